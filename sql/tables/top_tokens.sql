@@ -1,0 +1,10 @@
+-- One row per step and rank: the most likely next tokens.
+CREATE TABLE IF NOT EXISTS top_tokens (
+  run_id VARCHAR,       -- id of the run
+  prompt_id INTEGER,    -- 0-based conversation within the run
+  step INTEGER,         -- 0-based forward pass
+  rank INTEGER,         -- 0 for the most likely token
+  token_id INTEGER,     -- id in the tokenizer's vocabulary
+  token VARCHAR,        -- text of the token
+  logprob DOUBLE        -- log-probability, nats
+);

@@ -1,0 +1,11 @@
+"""Finds the SQL, report templates and scenarios that travel with the package."""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+
+
+def asset_dir(name: str) -> Path:
+    """Folder `name` (`sql`, `reports` or `scenarios`): the wheel's bundled copy, else the checkout's."""
+    bundled = _PACKAGE / "_assets" / name
+    return bundled if bundled.is_dir() else _PACKAGE.parent / name

@@ -1,0 +1,255 @@
+"""The catalog: a DuckDB file that is a function of the lake and the SQL library, and of nothing else.
+
+Whatever is in it can be thrown away: `sync` registers the runs that the lake has and forgets those that it has
+not, and a catalog of another version of the SQL library is filled anew.
+"""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from string import Template
+
+import duckdb
+import pyarrow as pa
+
+from warehouse import sqldoc
+from warehouse.errors import AlabError
+from warehouse.lake import Lake
+
+#: Version of the catalog's layout; raised when an older alab must no longer open it.
+FORMAT = 1
+#: The oldest DuckDB whose command line opens the catalog.
+STORAGE = "v1.2.0"
+
+
+class CatalogBusyError(AlabError):
+    """Another process holds the catalog."""
+
+
+def table_names() -> list[str]:
+    """The metadata tables that each run fills, in load order."""
+    return [o.name for o in sqldoc.library() if o.kind == "table" and o.name != "catalog_info"]
+
+
+def metadata_schemas() -> dict[str, pa.Schema]:
+    """Arrow schema of each metadata table, as `sql/tables/` declares it."""
+    with duckdb.connect() as db:
+        for item in sqldoc.library():
+            if item.kind == "table":
+                db.execute(item.statement)
+        return {name: db.table(name).to_arrow_table().schema for name in table_names()}
+
+
+def literal(value: object) -> str:
+    """A SQL literal for None, a string, or a dict of strings."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, dict):
+        keys = ", ".join(literal(key) for key in value)
+        values = ", ".join(literal(item) for item in value.values())
+        return f"map([{keys}]::VARCHAR[], [{values}]::VARCHAR[])"
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+@contextmanager
+def connect(lake: Lake, *, timeout: float = 10.0) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open the catalog for reading, up to date with the lake.
+
+    Runs that wait in the lake are registered first. Where another process holds the file, readers go on with
+    what it has.
+
+    Args:
+        lake: the warehouse's lake.
+        timeout: seconds to wait for another process that holds the file.
+
+    Raises:
+        AlabError: there is no warehouse, or the catalog was written by a newer alab.
+        CatalogBusyError: another process holds the file.
+    """
+    if not lake.root.is_dir():
+        raise AlabError(
+            f"there is no warehouse at {lake.warehouse}",
+            "Capture a run first (alab capture SCENARIO), or name a warehouse with --warehouse or $ALAB_WAREHOUSE.",
+        )
+    lake.prepare()
+    lake.sweep()
+    if not lake.catalog.exists():
+        sync(lake, timeout=timeout)
+    db = _open(lake, read_only=True, timeout=timeout)
+    if _stale(db, lake):
+        db.close()
+        with suppress(CatalogBusyError):  # another reader holds it; what it has is still consistent
+            sync(lake, timeout=timeout)
+        db = _open(lake, read_only=True, timeout=timeout)
+    try:
+        db.execute("SET VARIABLE alab_lake = ?", [_glob_escaped(lake.root)])
+        db.execute("SET TimeZone = 'UTC'")
+        yield db
+    finally:
+        db.close()
+
+
+def sync(lake: Lake, *, timeout: float = 10.0) -> list[str]:
+    """Make the catalog agree with the lake and the SQL library, in one transaction.
+
+    Returns:
+        Ids of the runs that were registered.
+    """
+    lake.prepare()
+    with _open(lake, read_only=False, timeout=timeout) as db:
+        db.begin()
+        info = _info(db)
+        if info is None or info["sql_digest"] != sqldoc.digest() or info["lake"] != str(lake.root):
+            _load_library(db, lake, info)
+        known = {row[0] for row in db.execute("SELECT run_id FROM runs").fetchall()}
+        there = set(lake.run_ids())
+        if gone := sorted(known - there):
+            for table in table_names():
+                db.execute(
+                    Template("DELETE FROM $table WHERE run_id IN (SELECT unnest(?))").substitute(table=table),
+                    [gone],
+                )
+        registered = [run_id for run_id in sorted(there - known) if _register(db, lake, run_id)]
+        _load_index(db, lake)
+        db.commit()
+    return registered
+
+
+def _open(lake: Lake, *, read_only: bool, timeout: float) -> duckdb.DuckDBPyConnection:
+    """Open the file, trying again with jitter while another process holds it."""
+    deadline = time.monotonic() + timeout
+    config = {} if read_only else {"storage_compatibility_version": STORAGE}
+    while True:
+        try:
+            return duckdb.connect(str(lake.catalog), read_only=read_only, config=config)
+        except duckdb.IOException as error:
+            if "lock" not in str(error).lower():
+                raise AlabError(
+                    f"cannot open the catalog {lake.catalog}: {str(error).splitlines()[0]}",
+                    "Where the file is damaged, delete it and run: alab rebuild",
+                ) from error
+            if time.monotonic() > deadline:
+                raise CatalogBusyError(
+                    f"another process holds the catalog {lake.catalog}",
+                    "Close it (a DuckDB shell, a notebook) and try again; nothing is lost meanwhile.",
+                ) from error
+            time.sleep(random.uniform(0.01, 0.06))
+
+
+def _info(db: duckdb.DuckDBPyConnection) -> dict | None:
+    """The row of `catalog_info`; None in a new file."""
+    found = db.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'catalog_info'").fetchone()
+    row = found and db.execute("SELECT format, sql_digest, lake, alab_version, objects FROM catalog_info").fetchone()
+    if not row:
+        return None
+    if row[0] > FORMAT:
+        raise AlabError(
+            f"this warehouse was written by alab {row[3]}, which is newer than this one ({version('alab')})",
+            "Upgrade: pip install -U alab",
+        )
+    return dict(zip(("format", "sql_digest", "lake", "alab_version", "objects"), row, strict=True))
+
+
+def _stale(db: duckdb.DuckDBPyConnection, lake: Lake) -> bool:
+    info = _info(db)
+    if info is None or info["sql_digest"] != sqldoc.digest() or info["lake"] != str(lake.root):
+        return True
+    return {row[0] for row in db.execute("SELECT run_id FROM runs").fetchall()} != set(lake.run_ids())
+
+
+def _load_library(db: duckdb.DuckDBPyConnection, lake: Lake, info: dict | None) -> None:
+    """Replace everything that alab itself keeps in the file; a user's own tables and macros stay."""
+    for statement in json.loads(info["objects"]) if info else []:
+        db.execute(statement)
+    library = sqldoc.library()
+    db.execute(next(item for item in library if item.name == "catalog_info").statement)
+    for item in library:
+        if item.kind == "table":
+            db.execute(item.statement)
+    _load_index(db, lake)
+    for item in library:
+        if item.kind != "table":
+            db.execute(item.statement)
+    for item in [*sqldoc.parse(sqldoc.index_template()), *library]:
+        _comment(db, item)
+    drops = [_drop(item) for item in reversed(library)]
+    db.execute("DELETE FROM catalog_info")
+    db.execute(
+        "INSERT INTO catalog_info VALUES (?, ?, ?, ?, ?)",
+        [FORMAT, version("alab"), sqldoc.digest(), str(lake.root), json.dumps(drops)],
+    )
+
+
+def _sql_kind(item: sqldoc.SqlObject) -> str:
+    return {"analysis": "MACRO TABLE", "macro": "MACRO", "view": "VIEW", "table": "TABLE"}[item.kind]
+
+
+def _drop(item: sqldoc.SqlObject) -> str:
+    return f"DROP {_sql_kind(item)} IF EXISTS {item.name}"
+
+
+def _comment(db: duckdb.DuckDBPyConnection, item: sqldoc.SqlObject) -> None:
+    db.execute(f"COMMENT ON {_sql_kind(item)} {item.name} IS {literal(item.comment)}")
+    if item.kind in ("table", "view"):
+        for column, doc in item.columns.items():
+            db.execute(f"COMMENT ON COLUMN {item.name}.{column} IS {literal(doc)}")
+
+
+def _load_index(db: duckdb.DuckDBPyConnection, lake: Lake) -> None:
+    """Tell views and macros which runs the lake has files of."""
+    latest = db.execute("SELECT max_by(run_id, (created_at, run_id)) FROM runs").fetchone()[0]
+    runs_with = db.execute(
+        "SELECT dataset, '|' || string_agg(DISTINCT run_id, '|' ORDER BY run_id) || '|' "
+        "FROM files GROUP BY dataset ORDER BY dataset"
+    ).fetchall()
+    text = Template(sqldoc.index_template()).substitute(
+        lake=literal(_glob_escaped(lake.root)), latest_run=literal(latest), runs_with=literal(dict(runs_with))
+    )
+    for item in sqldoc.parse(text):
+        db.execute(item.statement)
+        _comment(db, item)
+
+
+def _register(db: duckdb.DuckDBPyConnection, lake: Lake, run_id: str) -> bool:
+    """Copy a run's metadata into the tables; False where the run has gone meanwhile."""
+    folder = lake.dataset("metadata", run_id)
+    if not (folder / "runs.parquet").exists():
+        return False
+    for table in table_names():
+        path = folder / f"{table}.parquet"
+        if path.exists():
+            db.execute(
+                Template(
+                    "INSERT INTO $table BY NAME SELECT * FROM read_parquet(?, hive_partitioning = false)"
+                ).substitute(table=table),
+                [_glob_escaped(path)],
+            )
+    return True
+
+
+def _glob_escaped(path: Path) -> str:
+    """A path that means itself where DuckDB expects a pattern."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in str(path))
+
+
+def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
+    """The id of the run that a user means: an id, a unique prefix of one, or `latest`.
+
+    Raises:
+        AlabError: no run, or more than one, answers to the name.
+    """
+    ids = [row[0] for row in db.execute("SELECT run_id FROM runs ORDER BY created_at DESC, run_id DESC").fetchall()]
+    if not ids:
+        raise AlabError("the warehouse has no runs yet", "Capture one: alab capture SCENARIO")
+    if name == "latest":
+        return ids[0]
+    found = [name] if name in ids else [run_id for run_id in ids if run_id.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise AlabError(f"{name!r} could be any of {len(found)} runs: {', '.join(found[:5])}", "Type more of the id.")
+    raise AlabError(f"there is no run {name!r}; the newest are: {', '.join(ids[:5])}", "See them all: alab runs")

@@ -1,0 +1,157 @@
+"""Reads the SQL library: the statements of `sql/` with the comments that document them.
+
+A comment block stands directly above its `CREATE` statement. Its first paragraph is the summary; lines that
+begin with `@param NAME`, `@column NAME`, `@returns` or `@example` document the parts. Columns of a table are
+documented by the comment at the end of their line.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from warehouse.assets import asset_dir
+
+#: Load order: tables first, then scalar macros, views over the lake, and analyses on top of all three.
+FOLDERS = ("tables", "macros", "views", "analyses")
+
+_CREATE = re.compile(
+    r"CREATE\s+(?:OR\s+REPLACE\s+)?(?P<kind>TABLE|VIEW|MACRO)\s+(?:IF\s+NOT\s+EXISTS\s+)?(?P<name>\w+)"
+    r"\s*(?P<args>\([^)]*\))?\s*(?P<table>AS\s+TABLE\b)?",
+    re.IGNORECASE,
+)
+_COLUMN = re.compile(r"^\s+(?P<name>\w+)\s+[A-Z][A-Z\[\] ]*?,?\s*--\s*(?P<doc>.+)$")
+_TAG = re.compile(r"^@(?P<tag>param|column|returns|example)\s*(?P<rest>.*)$")
+
+
+@dataclass
+class SqlObject:
+    """One object of the SQL library.
+
+    Attributes:
+        kind: `table`, `view`, `macro` (scalar) or `analysis` (table macro).
+        name: its name in the catalog; names that begin with `_` are private.
+        file: path of its file below `sql/`.
+        statement: the CREATE statement.
+        doc: its documentation, summary first.
+        params: documentation of each argument, by name.
+        columns: documentation of each output column, by name.
+        returns: what a scalar macro gives.
+        examples: queries that run as they stand.
+    """
+
+    kind: str
+    name: str
+    file: str
+    statement: str
+    doc: str
+    params: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
+    returns: str = ""
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph of the documentation, on one line."""
+        return " ".join(self.doc.split("\n\n")[0].split())
+
+    @property
+    def arguments(self) -> list[str]:
+        """Names of a macro's arguments, in order, without their defaults."""
+        inside = _CREATE.search(self.statement)["args"] if self.kind in ("macro", "analysis") else None
+        return [part.split(":=")[0].strip() for part in (inside or "()")[1:-1].split(",") if part.strip()]
+
+    @property
+    def comment(self) -> str:
+        """The whole documentation as one text, the way it is kept in the catalog."""
+        parts = [self.doc]
+        parts += [f"{name}: {doc}" for name, doc in self.params.items()]
+        parts += [f"returns: {self.returns}"] if self.returns else []
+        if self.kind != "table":
+            parts += [f"column {name}: {doc}" for name, doc in self.columns.items()]
+        parts += [f"example: {example}" for example in self.examples]
+        return "\n".join(parts)
+
+
+def parse(text: str, file: str = "") -> list[SqlObject]:
+    """Split the text of one SQL file into its documented objects."""
+    objects, comment, code = [], [], []
+    for line in text.splitlines():
+        if not code and line.startswith("--"):
+            comment.append(line[2:].removeprefix(" "))
+        elif not code and not line.strip():
+            comment = []
+        else:
+            code.append(line)
+            if re.sub(r"\s--\s.*$", "", line).rstrip().endswith(";"):
+                objects.append(_object("\n".join(code), comment, file))
+                comment, code = [], []
+    if code:
+        raise ValueError(f"{file}: the last statement has no semicolon at the end of its line")
+    return objects
+
+
+def _object(statement: str, comment: list[str], file: str) -> SqlObject:
+    match = _CREATE.search(statement)
+    if match is None:
+        raise ValueError(f"{file}: not a CREATE TABLE, VIEW or MACRO: {statement[:60]!r}")
+    kind = "analysis" if match["table"] else match["kind"].lower()
+    result = SqlObject(kind, match["name"], file, statement, doc="")
+    prose: list[str] = []
+    sink = prose
+    for line in comment:
+        tag = _TAG.match(line)
+        if tag is None:
+            sink.append(line)
+            continue
+        sink = [tag["rest"]]
+        _store(result, tag["tag"], sink)
+    result.doc = "\n".join(prose).strip()
+    for store in (result.params, result.columns):
+        for name, lines in store.items():
+            store[name] = " ".join(" ".join(lines).split())
+    result.returns = " ".join(" ".join(result.returns).split())
+    result.examples = ["\n".join(lines).strip() for lines in result.examples]
+    if kind == "table":
+        for line in statement.splitlines():
+            column = _COLUMN.match(line)
+            if column:
+                result.columns[column["name"]] = column["doc"].strip()
+    return result
+
+
+def _store(result: SqlObject, tag: str, lines: list[str]) -> None:
+    """File the (growing) lines of one tag under the object."""
+    if tag in ("param", "column"):
+        name, _, lines[0] = lines[0].partition(" ")
+        (result.params if tag == "param" else result.columns)[name] = lines
+    elif tag == "returns":
+        result.returns = lines
+    else:
+        result.examples.append(lines)
+
+
+def library(root: Path | None = None) -> list[SqlObject]:
+    """Every object of the SQL library in load order, without the generated index of `index.sql`."""
+    root = root or asset_dir("sql")
+    return [
+        item
+        for folder in FOLDERS
+        for path in sorted((root / folder).glob("*.sql"))
+        for item in parse(path.read_text(encoding="utf-8"), f"{folder}/{path.name}")
+    ]
+
+
+def index_template(root: Path | None = None) -> str:
+    """Text of `index.sql`, whose placeholders the catalog fills."""
+    return ((root or asset_dir("sql")) / "index.sql").read_text(encoding="utf-8")
+
+
+def digest(root: Path | None = None) -> str:
+    """A short hash of the whole SQL library: it changes whenever a file under `sql/` does."""
+    root = root or asset_dir("sql")
+    state = hashlib.sha256(index_template(root).encode())
+    for folder in FOLDERS:
+        for path in sorted((root / folder).glob("*.sql")):
+            state.update(path.name.encode() + b"\0" + path.read_bytes())
+    return state.hexdigest()[:16]
