@@ -7,6 +7,7 @@ documented by the comment at the end of their line.
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -132,14 +133,38 @@ def _store(result: SqlObject, tag: str, lines: list[str]) -> None:
 
 
 def library(root: Path | None = None) -> list[SqlObject]:
-    """Every object of the SQL library in load order, without the generated index of `index.sql`."""
+    """Every object of the SQL library in load order, without the generated index of `index.sql`.
+
+    Folders come in the order of `FOLDERS`; within one, an object comes after those that its statement uses.
+    """
     root = root or asset_dir("sql")
     return [
         item
         for folder in FOLDERS
-        for path in sorted((root / folder).glob("*.sql"))
-        for item in parse(path.read_text(encoding="utf-8"), f"{folder}/{path.name}")
+        for item in _in_order(
+            item
+            for path in sorted((root / folder).glob("*.sql"))
+            for item in parse(path.read_text(encoding="utf-8"), f"{folder}/{path.name}")
+        )
     ]
+
+
+def _in_order(items: Iterable[SqlObject]) -> list[SqlObject]:
+    """Sort objects so that each comes after those that it calls, and otherwise stays where it is."""
+    by_name = {item.name: item for item in items}
+    ordered: dict[str, SqlObject] = {}
+
+    def place(item: SqlObject, above: tuple[str, ...] = ()) -> None:
+        if item.name in above:
+            raise ValueError(f"{item.file}: {' → '.join([*above, item.name])} call each other")
+        for name in re.findall(r"\b(\w+)\(", item.statement):
+            if name in by_name and name != item.name and name not in ordered:
+                place(by_name[name], (*above, item.name))
+        ordered.setdefault(item.name, item)
+
+    for item in by_name.values():
+        place(item)
+    return list(ordered.values())
 
 
 def index_template(root: Path | None = None) -> str:

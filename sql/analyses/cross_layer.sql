@@ -1,0 +1,23 @@
+-- Cosine of every layer with every other at the last token of one forward pass: a square matrix in long form.
+--
+-- No rows where the site was not captured (`capture.sites` of the scenario).
+-- @param run_id a run id or `latest`
+-- @param step 0-based forward pass; 0 is the prefill
+-- @param site a site of `activations`, such as hidden_out
+-- @param prompt 0-based conversation within the run; give it by name
+-- @column layer_a 0-based decoder block
+-- @column layer_b 0-based decoder block
+-- @column cosine cosine of the two layers' vectors; NULL where one is all zeros
+-- @example select * from cross_layer_cosine('latest', 0, 'hidden_out') where layer_b = layer_a + 1
+CREATE OR REPLACE MACRO cross_layer_cosine(run_id, step, site, prompt := 0) AS TABLE
+WITH last AS MATERIALIZED (
+  SELECT t.layer, t.vector::DOUBLE[] AS vector, norm(t.vector) AS norm
+  FROM tensor_of(run_id, site) AS t
+  JOIN _last_positions_of(run_id) AS l
+    ON t.prompt_id = l.prompt_id AND t.step = l.step AND t.position = l.position
+  WHERE t.prompt_id = prompt AND t.step = step AND l.step = step
+)
+SELECT a.layer AS layer_a, b.layer AS layer_b,
+       _clamp(dot(a.vector, b.vector) / nullif(a.norm * b.norm, 0)) AS cosine
+FROM last AS a CROSS JOIN last AS b
+ORDER BY layer_a, layer_b;

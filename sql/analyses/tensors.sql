@@ -1,0 +1,38 @@
+-- One site of one run in long form: a vector per token, layer and forward pass.
+--
+-- Reads that site's column of that run's files only. No rows for a site that was not captured
+-- (`capture.sites` of the scenario); `sites` of the run says why.
+-- @param run_id a run id or `latest`
+-- @param site hidden_in, hidden_out, q, k, v, attn_out, mlp_gate, mlp_up, mlp_down_in (or mlp_act), mlp_down_out
+-- @column run_id id of the run
+-- @column prompt_id 0-based conversation within the run
+-- @column step 0-based forward pass
+-- @column kind prefill or decode
+-- @column position 0-based place of the token in the whole sequence
+-- @column layer 0-based decoder block
+-- @column vector the activation
+-- @example select position, layer, norm(vector) from tensor_of('latest', 'attn_out') where step = 1
+CREATE OR REPLACE MACRO tensor_of(run_id, site) AS TABLE
+SELECT * FROM (
+  SELECT t.run_id, t.prompt_id, t.step, t.kind, t.position, t.layer,
+         CASE site
+           WHEN 'hidden_in' THEN t.hidden_in WHEN 'hidden_out' THEN t.hidden_out
+           WHEN 'q' THEN t.q WHEN 'k' THEN t.k WHEN 'v' THEN t.v WHEN 'attn_out' THEN t.attn_out
+           WHEN 'mlp_gate' THEN t.mlp_gate WHEN 'mlp_up' THEN t.mlp_up
+           WHEN 'mlp_down_in' THEN t.mlp_down_in WHEN 'mlp_act' THEN t.mlp_down_in
+           WHEN 'mlp_down_out' THEN t.mlp_down_out
+           ELSE error('unknown site ''' || site || '''; the sites are hidden_in, hidden_out, q, k, v, attn_out, '
+                      'mlp_gate, mlp_up, mlp_down_in, mlp_act, mlp_down_out') END AS vector
+  FROM activations_of(run_id) AS t
+) AS long
+WHERE long.vector IS NOT NULL;
+
+-- Last position that each forward pass of a run read.
+-- @param run_id a run id or `latest`
+-- @column prompt_id 0-based conversation within the run
+-- @column step 0-based forward pass
+-- @column position position of the last token of the pass
+-- @example select * from _last_positions_of('latest')
+CREATE OR REPLACE MACRO _last_positions_of(run_id) AS TABLE
+SELECT s.prompt_id, s.step, s.seq_len - 1 AS position
+FROM steps AS s JOIN (SELECT resolve_run(run_id) AS asked) ON s.run_id = asked;

@@ -1,0 +1,101 @@
+-- NULL where two vectors are equally wide, else an error that names both widths.
+-- @param a a vector
+-- @param b a vector
+-- @returns NULL
+-- @example select _same_width([1, 2], [3, 4]) is null
+CREATE OR REPLACE MACRO _same_width(a, b) AS
+  CASE WHEN len(a) <> len(b)
+       THEN error('vectors of different width: ' || len(a) || ' and ' || len(b) || ' dimensions') END;
+
+-- A cosine brought back into -1 … 1, which rounding can leave by a hair; NaN stays NaN.
+-- @param x a number
+-- @returns DOUBLE
+-- @example select _clamp(1.0000000000000002) = 1
+CREATE OR REPLACE MACRO _clamp(x) AS
+  CASE WHEN abs(x) < 1.001 THEN greatest(-1::DOUBLE, least(1::DOUBLE, x)) ELSE x END;
+
+-- Inner product of two vectors.
+-- @param a a vector
+-- @param b a vector of the same width
+-- @returns DOUBLE; NULL where either is NULL
+-- @example select dot([1, 2, 3], [4, 5, 6]) = 32
+CREATE OR REPLACE MACRO dot(a, b) AS coalesce(_same_width(a, b), list_inner_product(a::DOUBLE[], b::DOUBLE[]));
+
+-- Euclidean length of a vector.
+-- @param a a vector
+-- @returns DOUBLE; NULL for NULL
+-- @example select norm([3, 4]) = 5
+CREATE OR REPLACE MACRO norm(a) AS sqrt(list_inner_product(a::DOUBLE[], a::DOUBLE[]));
+
+-- Cosine of the angle between two vectors.
+-- @param a a vector
+-- @param b a vector of the same width
+-- @returns DOUBLE in -1 … 1; NULL where either vector is NULL or all zeros
+-- @example select cosine([1, 0], [1, 1]) between 0.7071 and 0.7072
+-- @example select prompt_id, site, layer, cosine(a.vector, b.vector) from states_of('latest') a join states_of('latest') b using (prompt_id, site, layer) where a.state = 'initial' and b.state = 'final'
+CREATE OR REPLACE MACRO cosine(a, b) AS _clamp(dot(a, b) / nullif(norm(a) * norm(b), 0));
+
+-- Mean absolute difference over the dimensions.
+-- @param a a vector
+-- @param b a vector of the same width
+-- @returns DOUBLE, 0 for equal vectors; NULL where either is NULL
+-- @example select mae([1, 2], [2, 4]) = 1.5
+CREATE OR REPLACE MACRO mae(a, b) AS
+  CASE WHEN b IS NOT NULL
+       THEN coalesce(_same_width(a, b),
+                     (SELECT avg(abs(_x::DOUBLE - _y)) FROM (SELECT unnest(a) AS _x, unnest(b) AS _y))) END;
+
+-- Euclidean distance between two vectors.
+-- @param a a vector
+-- @param b a vector of the same width
+-- @returns DOUBLE, 0 for equal vectors; NULL where either is NULL
+-- @example select euclidean([0, 0], [3, 4]) = 5
+CREATE OR REPLACE MACRO euclidean(a, b) AS coalesce(_same_width(a, b), list_distance(a::DOUBLE[], b::DOUBLE[]));
+
+-- Sort key whose k largest values are the k largest dimensions by absolute value; of equal ones the first counts
+-- as larger.
+--
+-- A float has 24 significant bits and a double 53, so the dimension fits below the value without changing the
+-- order of different values.
+-- @param x value of the dimension
+-- @param dim 0-based dimension
+-- @returns DOUBLE
+-- @example select _magnitude(-2.0, 7) > _magnitude(2.0, 8) and _magnitude(2.0, 8) > _magnitude(1.9999, 0)
+CREATE OR REPLACE MACRO _magnitude(x, dim) AS abs(x::FLOAT)::DOUBLE * (1 - dim * 1e-13) - dim * 1e-300;
+
+-- How many dimensions a top fraction of a vector has: `max(1, floor(fraction · width))`.
+-- @param width width of the vector
+-- @param fraction fraction of the dimensions
+-- @returns BIGINT
+-- @example select _top_count(576, 0.01) = 5
+CREATE OR REPLACE MACRO _top_count(width, fraction) AS greatest(1, floor(fraction * width))::BIGINT;
+
+-- Dimensions of the k largest values of a vector by absolute value, largest first; ties go to the first dimension.
+-- @param a a vector
+-- @param k how many dimensions; all of them where the vector has no more
+-- @returns BIGINT[] of 0-based dimensions; NULL for NULL
+-- @example select top_dims([0.5, -3, 2], 2) = [1, 2]
+CREATE OR REPLACE MACRO top_dims(a, k) AS
+  (SELECT max_by(_dim, _magnitude(_x, _dim), k) FROM (SELECT unnest(a) AS _x, unnest(range(len(a))) AS _dim));
+
+-- Jaccard overlap of two sets of the same size, from the size of their intersection.
+-- @param shared how many elements the sets share
+-- @param k size of each set
+-- @returns DOUBLE in 0 … 1
+-- @example select _jaccard(5, 5) = 1 and _jaccard(0, 5) = 0
+CREATE OR REPLACE MACRO _jaccard(shared, k) AS shared / (2.0::DOUBLE * k - shared);
+
+-- Overlap of the dimensions in which two vectors are largest by absolute value.
+--
+-- Both sets have `max(1, floor(fraction · width))` dimensions; ties go to the first dimension.
+-- @param a a vector
+-- @param b a vector of the same width
+-- @param fraction fraction of the dimensions to compare; give it by name
+-- @returns DOUBLE in 0 … 1, the size of the intersection over that of the union; NULL where either vector is NULL
+-- @example select top_jaccard([1, 9, 8, 0], [9, 8, 1, 0], fraction := 0.5) between 0.333 and 0.334
+CREATE OR REPLACE MACRO top_jaccard(a, b, fraction := 0.01) AS
+  CASE WHEN a IS NOT NULL AND b IS NOT NULL
+       THEN coalesce(_same_width(a, b),
+                     _jaccard(len(list_intersect(top_dims(a, _top_count(len(a), fraction)),
+                                                 top_dims(b, _top_count(len(b), fraction)))),
+                              _top_count(len(a), fraction))) END;
