@@ -15,11 +15,12 @@ import contextlib
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
@@ -121,8 +122,17 @@ class Lake:
 
     def run_ids(self) -> list[str]:
         """Ids of all published runs."""
+        return sorted(self.versions())
+
+    def versions(self) -> dict[str, int]:
+        """When each published run's metadata last changed, in nanoseconds, by run id."""
         folder = self.root / "metadata"
-        return sorted(path.name.removeprefix("run=") for path in folder.glob("run=*")) if folder.is_dir() else []
+        found = folder.glob("run=*") if folder.is_dir() else []
+        versions = {}
+        for path in found:
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                versions[path.name.removeprefix("run=")] = path.stat().st_mtime_ns
+        return versions
 
     def prepare(self) -> None:
         """Create the folders and the files without rows; does nothing in a lake that has them."""
@@ -173,22 +183,49 @@ class Lake:
             lock = FileLock(self.staging / f"{folder.name}.lock", blocking=False)
             with contextlib.suppress(Timeout):
                 lock.acquire()
-                if folder.exists():
-                    StagedRun(self, folder.name, lock).discard()
-                    swept.append(folder.name)
-                lock.release()
+                swept += [folder.name] if folder.exists() else []
+                StagedRun(self, folder.name, lock).discard()
         return swept
 
+    @contextlib.contextmanager
+    def hold(self, run_id: str) -> Iterator["StagedRun"]:
+        """Keep other processes from changing a published run meanwhile.
+
+        Raises:
+            AlabError: another process is changing it, or has removed it.
+        """
+        self.prepare()
+        lock = FileLock(self.staging / f"{run_id}.lock", timeout=10)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise AlabError(f"another process is changing the run {run_id}", "Try again when it is done.") from None
+        staged = StagedRun(self, run_id, lock)
+        staged.folder.mkdir(exist_ok=True)
+        try:
+            if not self.dataset("metadata", run_id).exists():
+                raise AlabError(f"the run {run_id} is gone", "See those that are left: alab runs")
+            yield staged
+        finally:
+            staged.discard()
+
     def remove(self, run_id: str) -> None:
-        """Delete a run: its metadata folder goes first, in one rename, so it is never half there."""
-        grave = self.staging / f"removed-{run_id}"
-        grave.mkdir(parents=True, exist_ok=True)
-        metadata = self.dataset("metadata", run_id)
-        if metadata.exists():
-            metadata.rename(grave / "metadata")
-        for folder in self.root.glob(f"[!.]*/run={run_id}"):
-            shutil.rmtree(folder)
-        shutil.rmtree(grave)
+        """Delete a run: taking its metadata away, in one rename, makes it a run that was never published."""
+        with self.hold(run_id) as held:
+            home = held.path("metadata")
+            home.parent.mkdir()
+            self.dataset("metadata", run_id).rename(home)
+
+    def drop(self, run_id: str, datasets: Iterable[str]) -> None:
+        """Delete some datasets of a run; the others and its metadata stay."""
+        with self.hold(run_id) as held:
+            tables = {name: self.metadata(run_id, name) for name in ("files", "runs")}
+            gone = pc.is_in(tables["files"]["dataset"], value_set=pa.array(datasets, pa.string()))
+            held.amend({"files": tables["files"].filter(pc.invert(gone)), "runs": tables["runs"]})
+
+    def metadata(self, run_id: str, table: str) -> pa.Table:
+        """A metadata table of a run, as the lake has it."""
+        return pq.ParquetFile(self.dataset("metadata", run_id) / f"{table}.parquet").read()
 
     def files(self, run_id: str) -> Iterator[Path]:
         """Every file of a published run."""
@@ -221,11 +258,7 @@ class StagedRun:
             metadata: a table per metadata table; `files` is added here.
         """
         bulk = [self._file_row(path, checksum=False) for path in sorted(self.folder.rglob("*.parquet"))]
-        if "runs" in metadata:
-            size = sum(row["n_bytes"] for row in bulk)
-            runs = metadata["runs"]
-            at = runs.schema.get_field_index("bytes")
-            metadata = metadata | {"runs": runs.set_column(at, "bytes", pa.array([size], runs.schema.field(at).type))}
+        metadata = metadata | {"runs": _with_size(metadata["runs"], sum(row["n_bytes"] for row in bulk))}
         for name, table in metadata.items():
             if name != "files":
                 self.write_metadata(name, table)
@@ -245,22 +278,55 @@ class StagedRun:
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path, compression="zstd")
 
+    def amend(self, metadata: dict[str, pa.Table]) -> None:
+        """Replace metadata tables of a published run, all of them or none.
+
+        Args:
+            metadata: the new tables, `files` and `runs` among them. Rows of `files` about metadata are renewed.
+                A dataset that `files` does not name is deleted.
+        """
+        files = metadata.pop("files")
+        bulk = files.filter(pc.not_equal(files["dataset"], "metadata"))
+        metadata["runs"] = _with_size(metadata["runs"], pc.sum(bulk["n_bytes"]).as_py() or 0)
+        home = self.lake.dataset("metadata", self.run_id)
+        draft = self.folder / "draft" / "metadata" / home.name
+        shutil.copytree(home, draft)
+        (draft / "files.parquet").unlink()
+        for name, table in metadata.items():
+            pq.write_table(table, draft / f"{name}.parquet", compression="zstd")
+        small = [file_row(self.run_id, path, draft.parents[1], checksum=True) for path in sorted(draft.iterdir())]
+        files = pa.concat_tables([bulk, pa.Table.from_pylist(small, files.schema)])
+        pq.write_table(files, draft / "files.parquet", compression="zstd")
+        draft.parent.rename(self.folder / "metadata")  # from here on, `discard` finishes what is left to do
+
     def discard(self) -> None:
-        """Remove everything that was written, also what an interrupted `publish()` had moved."""
-        if not self.lake.dataset("metadata", self.run_id).exists():
+        """Leave the run as it was last published or amended, or gone where it never was."""
+        home = self.lake.dataset("metadata", self.run_id)
+        if home.exists():
+            for path in self.path("metadata").glob("*.parquet"):
+                path.replace(home / path.name)
+        with contextlib.suppress(OSError, pa.ArrowInvalid):  # damaged metadata: nothing more is lost, `check` tells
+            keep = self.lake.metadata(self.run_id, "files")["dataset"].to_pylist() if home.exists() else []
             for folder in self.lake.root.glob(f"[!.]*/run={self.run_id}"):
-                shutil.rmtree(folder)
+                if folder.parent.name not in keep:
+                    shutil.rmtree(folder)
         self._close()
 
     def _close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+        Path(self._lock.lock_file).unlink(missing_ok=True)  # while it is held, so that nobody else's goes
         self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def _file_row(self, path: Path, checksum: bool) -> dict:
         return file_row(
             self.run_id, path, self.folder, checksum or path.relative_to(self.folder).parts[0] == "states"
         )
+
+
+def _with_size(runs: pa.Table, size: int) -> pa.Table:
+    """The table `runs` with the size of the run's tensors filled in."""
+    at = runs.schema.get_field_index("bytes")
+    return runs.set_column(at, runs.schema.field(at), pa.array([size], pa.int64()))
 
 
 def file_row(run_id: str, path: Path, root: Path, checksum: bool) -> dict:

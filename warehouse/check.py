@@ -1,0 +1,167 @@
+"""Looks for anything in a warehouse that is not as it was written: `alab check` and `alab rebuild`."""
+
+import copy
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from warehouse import catalog
+from warehouse.errors import AlabError
+from warehouse.lake import Lake, sha256
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: `missing`, `truncated`, `changed`, `damaged`, `stray`, `orphan`, `unregistered` or `catalog`.
+        where: the file or folder relative to the lake, or the table of the catalog.
+        message: what is wrong, in words.
+    """
+
+    kind: str
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.kind:<12} {self.where}: {self.message}"
+
+
+def check(lake: Lake) -> list[Problem]:
+    """Compare the lake's files with what each run's metadata says of them, and the catalog with the lake.
+
+    Bulky files are compared by size and rows, metadata and states by checksum.
+
+    Raises:
+        AlabError: there is no warehouse.
+    """
+    if not lake.root.is_dir():
+        raise AlabError(f"there is no warehouse at {lake.warehouse}", "Name another one with --warehouse.")
+    problems = [problem for run_id in lake.run_ids() for problem in _check_run(lake, run_id)]
+    problems += [Problem("orphan", _name(lake, path), "belongs to no run") for path in orphans(lake)]
+    return problems + list(_check_catalog(lake))
+
+
+def repair(lake: Lake) -> None:
+    """Delete orphan folders and build the catalog anew; runs that lost data stay as they are."""
+    for path in orphans(lake):
+        shutil.rmtree(path)
+    rebuild(lake)
+
+
+def rebuild(lake: Lake) -> list[str]:
+    """Replace the catalog by one that is built from the lake alone.
+
+    Returns:
+        Ids of the runs in it.
+    """
+    if not lake.root.is_dir():
+        raise AlabError(f"there is no warehouse at {lake.warehouse}", "Name another one with --warehouse.")
+    lake.sweep()
+    fresh = copy.copy(lake)
+    with tempfile.TemporaryDirectory(dir=lake.warehouse, prefix=".rebuild-") as folder:
+        fresh.catalog = Path(folder) / "alab.duckdb"
+        run_ids = catalog.sync(fresh)
+        lake.catalog.with_name(f"{lake.catalog.name}.wal").unlink(missing_ok=True)
+        fresh.catalog.replace(lake.catalog)
+    return run_ids
+
+
+def orphans(lake: Lake) -> list[Path]:
+    """Folders of runs that have no metadata and that nobody is writing."""
+    known = {*lake.run_ids(), *(path.name for path in lake.staging.glob("*/"))}
+    return sorted(path for path in lake.root.glob("[!.]*/run=*") if path.name.removeprefix("run=") not in known)
+
+
+def _name(lake: Lake, path: Path) -> str:
+    return path.relative_to(lake.root).as_posix()
+
+
+def _check_run(lake: Lake, run_id: str) -> Iterator[Problem]:
+    home = lake.dataset("metadata", run_id)
+    tables = {}
+    for table in ("runs", "files"):
+        try:
+            tables[table] = lake.metadata(run_id, table).to_pylist()
+        except FileNotFoundError:
+            yield Problem("missing", _name(lake, home / f"{table}.parquet"), "every run has one")
+        except (OSError, pa.ArrowInvalid) as error:
+            yield Problem("damaged", _name(lake, home / f"{table}.parquet"), _first_line(error))
+    if "runs" in tables and [row["run_id"] for row in tables["runs"]] != [run_id]:
+        found = ", ".join(row["run_id"] for row in tables["runs"]) or "none"
+        yield Problem("changed", _name(lake, home), f"its metadata is of another run: {found}")
+    if "files" in tables:
+        for row in tables["files"]:
+            yield from _check_file(lake, row)
+        named = {row["path"] for row in tables["files"]} | {_name(lake, home / "files.parquet")}
+        for path in lake.files(run_id):
+            if _name(lake, path) not in named:
+                yield Problem("stray", _name(lake, path), "the run's metadata does not name this file")
+
+
+def _check_file(lake: Lake, row: dict) -> Iterator[Problem]:
+    """Compare one file with its row of the table `files`."""
+    path, where = lake.root / row["path"], row["path"]
+    try:
+        size = path.stat().st_size
+        if size < row["n_bytes"]:
+            yield Problem("truncated", where, f"{size:,} of {row['n_bytes']:,} bytes")
+        elif size > row["n_bytes"]:
+            yield Problem("changed", where, f"{size:,} bytes, written as {row['n_bytes']:,}")
+        elif row["sha256"] and sha256(path) != row["sha256"]:
+            yield Problem("changed", where, "the checksum is not the one it was written with")
+        elif (rows := pq.read_metadata(path).num_rows) != row["n_rows"]:
+            yield Problem("changed", where, f"{rows:,} rows, written as {row['n_rows']:,}")
+    except FileNotFoundError:
+        yield Problem("missing", where, f"a file of {row['n_bytes']:,} bytes is gone")
+    except (OSError, pa.ArrowInvalid) as error:
+        yield Problem("damaged", where, _first_line(error))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _check_catalog(lake: Lake) -> Iterator[Problem]:
+    """Compare every table of the catalog with one that is built from the lake now."""
+    if not lake.catalog.exists():
+        yield Problem("catalog", lake.catalog.name, "there is none; it comes back with the next command")
+        return
+    fresh = copy.copy(lake)
+    with tempfile.TemporaryDirectory(dir=lake.warehouse, prefix=".check-") as folder:
+        fresh.catalog = Path(folder) / "alab.duckdb"
+        catalog.sync(fresh)
+        try:
+            db = catalog.open_file(lake, read_only=True, timeout=10)
+        except catalog.CatalogBusyError:
+            raise
+        except AlabError as error:
+            yield Problem("catalog", lake.catalog.name, error.message)
+            return
+        with db:
+            yield from _compare(db, fresh.catalog)
+
+
+def _compare(db: duckdb.DuckDBPyConnection, other: Path) -> Iterator[Problem]:
+    db.execute(Template("ATTACH $path AS lake (READ_ONLY)").substitute(path=catalog.literal(other)))
+    difference = Template("SELECT run_id, count(*) FROM (FROM $a EXCEPT ALL FROM $b) GROUP BY run_id ORDER BY run_id")
+    here = {row[0] for row in db.execute("SELECT run_id FROM catalog_runs").fetchall()}
+    there = {row[0] for row in db.execute("SELECT run_id FROM lake.catalog_runs").fetchall()}
+    for run_id in sorted(there - here):
+        yield Problem("unregistered", run_id, "the catalog does not have this run; any alab command registers it")
+    for table in catalog.table_names():
+        try:
+            for a, b, text in ((f"lake.{table}", table, "lacks"), (table, f"lake.{table}", "has beside the lake's")):
+                for run_id, count in db.execute(difference.substitute(a=a, b=b)).fetchall():
+                    if run_id in here:
+                        yield Problem("catalog", table, f"{text} {count} rows of {run_id}")
+        except duckdb.Error as error:
+            yield Problem("catalog", table, _first_line(error))

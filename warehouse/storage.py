@@ -1,0 +1,38 @@
+"""What runs cost on disk, and giving it back: `alab rm`."""
+
+from warehouse import catalog
+from warehouse.lake import BULK, Lake
+
+
+def size(lake: Lake, run_id: str, *, activations_only: bool = False) -> int:
+    """Bytes that removing a run, or its bulky datasets alone, would free."""
+    paths = lake.files(run_id)
+    return sum(p.stat().st_size for p in paths if not activations_only or p.relative_to(lake.root).parts[0] in BULK)
+
+
+def remove(lake: Lake, run_ids: list[str], *, activations_only: bool = False) -> int:
+    """Delete runs from the lake and the catalog.
+
+    The catalog is held meanwhile, so that no query of another process loses its files half-way.
+
+    Args:
+        lake: the warehouse's lake.
+        run_ids: ids of the runs.
+        activations_only: delete only the tensors of every token; states, metadata and what is computed from
+            them stay.
+
+    Returns:
+        Bytes that were freed.
+
+    Raises:
+        CatalogBusyError: another process has the catalog open; nothing was removed.
+        AlabError: another process is changing one of the runs.
+    """
+    before = sum(size(lake, run_id) for run_id in run_ids)
+
+    def change() -> None:
+        for run_id in run_ids:
+            lake.drop(run_id, BULK) if activations_only else lake.remove(run_id)
+
+    catalog.sync(lake, change=change)
+    return before - sum(size(lake, run_id) for run_id in run_ids)
