@@ -1,0 +1,6 @@
+-- The runs of this report, oldest first.
+SELECT run_id, scenario, model_id, arch, num_layers, hidden_size, num_heads, num_kv_heads, vocab_size, dtype, device,
+       store_dtype, seed, created_at, finished_at, env_json, bytes
+FROM runs
+WHERE list_contains($runs, run_id)
+ORDER BY created_at, run_id

@@ -1,0 +1,298 @@
+// Draws the report's charts from the packed tables, when they come into view, and moves them with the switches.
+// `alab.embed` is vega-embed, bundled above inside the same function; nothing here reaches the global scope.
+'use strict';
+
+const report = JSON.parse(document.getElementById('report').textContent);
+const METRICS = {
+  cosine: {
+    metric_title: 'Cosine similarity',
+    metric_reading: '1 = same direction, 0 = unrelated',
+    metric_colour: 'bright = more alike',
+  },
+  mae: {
+    metric_title: 'Mean absolute error',
+    metric_reading: '0 = identical; in units of the activations',
+    metric_colour: 'bright = further apart',
+  },
+  jaccard: {
+    metric_title: 'Overlap of the top 1% (Jaccard)',
+    metric_reading: '1 = the same largest dimensions, 0 = none shared',
+    metric_colour: 'bright = more alike',
+  },
+};
+// What the switches say: the page's choices here, those of one card on its element.
+const choices = {metric: 'cosine', site: report.sites[0] ?? 'hidden_out', scale: 'raw'};
+let printing = false;
+
+// --- data ---------------------------------------------------------------------------------------------------
+
+const tables = new Map();
+
+/** One table as `{rows, columns}`; inflated on first use, then kept. */
+function table(name) {
+  if (!tables.has(name)) tables.set(name, inflate(document.getElementById(`data-${name}`).textContent));
+  return tables.get(name);
+}
+
+async function inflate(text) {
+  const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'));
+  return JSON.parse(await new Response(stream).text());
+}
+
+/** A function from row number to value. Text columns are packed as a dictionary and codes. */
+const reader = (column) => (column.codes ? (row) => column.values[column.codes[row]] ?? null : (row) => column[row]);
+
+/** The rows that meet every condition of `where` (a value, or a list of them), as objects. */
+function select(data, where) {
+  const tests = Object.entries(where).map(([name, value]) => {
+    const read = reader(data.columns[name]);
+    return Array.isArray(value) ? (row) => value.includes(read(row)) : (row) => read(row) === value;
+  });
+  const readers = Object.entries(data.columns).map(([name, column]) => [name, reader(column)]);
+  const found = [];
+  for (let row = 0; row < data.rows; row += 1) {
+    if (tests.every((test) => test(row))) found.push(Object.fromEntries(readers.map(([name, read]) => [name, read(row)])));
+  }
+  return found;
+}
+
+/** The value of a choice for an element: its card's own, else the page's. */
+function choice(element, name) {
+  const card = element.closest('[data-card]');
+  return card?.choices?.[name] ?? choices[name];
+}
+
+/** The figure's conditions, with `$name` replaced by what is chosen. */
+function conditions(figure) {
+  const where = JSON.parse(figure.dataset.where || '{}');
+  for (const [name, value] of Object.entries(where)) {
+    if (typeof value === 'string' && value.startsWith('$')) where[name] = choice(figure, value.slice(1));
+  }
+  return where;
+}
+
+// --- SQL and copying ----------------------------------------------------------------------------------------
+
+function literal(value) {
+  if (Array.isArray(value)) return `[${value.map(literal).join(', ')}]`;
+  return typeof value === 'string' ? `'${value.replaceAll("'", "''")}'` : String(value);
+}
+
+/** The query that gives exactly the rows a figure shows. */
+function sqlOf(figure) {
+  const block = report.tables[figure.dataset.table];
+  const where = conditions(figure);
+  const fill = (values) => Object.entries(values).reduce(
+    (text, [name, value]) => text.replaceAll(`$${name}`, () => literal(value)), report.queries[block.query]);
+  let parts = [block.values];
+  if (block.each) {
+    parts = block.each.filter((values) => !where.run_id || values.run === where.run_id);
+    if (parts.length === 1) delete where.run_id;
+  }
+  const [comment, ...rest] = fill(parts[0]).split('\n');
+  const body = [rest.join('\n'), ...parts.slice(1).map((values) => fill(values).split('\n').slice(1).join('\n'))];
+  const tests = Object.entries(where).map(([name, value]) =>
+    Array.isArray(value) ? `list_contains(${literal(value)}, ${name})` : `${name} = ${literal(value)}`);
+  const text = body.length > 1 ? body.map((one) => `(${one.trim()})`).join('\nUNION ALL\n') : body[0].trim();
+  const whole = tests.length ? `SELECT * FROM (\n${text}\n) WHERE ${tests.join(' AND ')}` : text;
+  return `${comment}\n${whole};`;
+}
+
+async function copy(text, button) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = document.body.appendChild(Object.assign(document.createElement('textarea'), {value: text}));
+    area.select();
+    document.execCommand('copy');
+    area.remove();
+  }
+  const label = button.textContent;
+  button.textContent = 'Copied';
+  setTimeout(() => { button.textContent = label; }, 1200);
+}
+
+function asTabs(rows) {
+  if (!rows.length) return '';
+  const names = Object.keys(rows[0]);
+  const line = (row) => names.map((name) => String(row[name] ?? '').replace(/[\t\r\n]/g, ' ')).join('\t');
+  return [names.join('\t'), ...rows.map(line)].join('\n');
+}
+
+function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+/** Give a figure its two buttons: the SQL behind it, and its rows for a spreadsheet. */
+function addTools(figure) {
+  const panel = element('div', {className: 'sql', hidden: true});
+  const show = element('button', {type: 'button', textContent: 'SQL', title: 'Show the query behind this figure'});
+  const data = element('button', {type: 'button', textContent: 'Copy data', title: 'Copy the rows, tab-separated'});
+  show.setAttribute('aria-expanded', 'false');
+  show.addEventListener('click', () => {
+    panel.hidden = !panel.hidden;
+    show.setAttribute('aria-expanded', String(!panel.hidden));
+    const again = element('button', {type: 'button', textContent: 'Copy SQL'});
+    again.addEventListener('click', () => copy(sqlOf(figure), again));
+    panel.replaceChildren(element('pre', {textContent: sqlOf(figure)}), again);
+  });
+  data.addEventListener('click', async () => {
+    copy(asTabs(select(await table(figure.dataset.table), conditions(figure))), data);
+  });
+  figure.append(element('div', {className: 'tools'}, show, data), panel);
+}
+
+// --- charts -------------------------------------------------------------------------------------------------
+
+const darkScreen = matchMedia('(prefers-color-scheme: dark)');
+const theme = () => (darkScreen.matches && !printing ? 'dark' : 'light');
+
+/** Vega's configuration, from the page's own custom properties so that both always agree. */
+function config() {
+  const style = getComputedStyle(document.documentElement);
+  const css = (name) => style.getPropertyValue(`--${name}`).trim();
+  const text = {labelColor: css('quiet'), titleColor: css('quiet'), labelFontSize: 11, titleFontSize: 11.5, titleFontWeight: 400};
+  return {
+    font: css('font'), background: 'transparent', padding: 4,
+    view: {stroke: null},
+    axis: {...text, gridColor: css('grid'), domainColor: css('line'), tickColor: css('line'), tickSize: 4,
+      labelPadding: 4, titlePadding: 8, labelOverlap: 'greedy', labelLimit: 150},
+    axisY: {domain: false, ticks: false, tickCount: 5},
+    legend: {...text, orient: 'top', symbolType: 'stroke', symbolStrokeWidth: 3, symbolSize: 160, offset: 6,
+      labelLimit: 160, columnPadding: 14, gradientThickness: 8, gradientLength: 150, labelFontSize: 11.5},
+    title: {anchor: 'start', frame: 'group', color: css('ink'), subtitleColor: css('quiet'), fontSize: 13,
+      fontWeight: 600, subtitleFontSize: 11.5, offset: 8, subtitlePadding: 3, limit: 600},
+    line: {strokeWidth: 2, strokeCap: 'round', strokeJoin: 'round'},
+    rule: {color: css('quiet')}, text: {color: css('ink'), fontSize: 11}, bar: {cornerRadiusEnd: 1.5},
+    range: {category: css('series').split(/\s*,\s*/), heatmap: {scheme: 'viridis'}, ramp: {scheme: 'viridis'}},
+  };
+}
+
+/** Values for the parameters that a chart declares: the metric with its texts, and every other choice. */
+function parameters(figure, spec) {
+  const known = {...choices, ...figure.closest('[data-card]')?.choices, ...JSON.parse(figure.dataset.fix || '{}')};
+  Object.assign(known, METRICS[known.metric]);
+  return (spec.params ?? []).filter((one) => one.name in known).map((one) => [one.name, known[one.name]]);
+}
+
+/** Draw a figure, or bring a drawn one up to date with the choices. */
+async function draw(figure) {
+  const turn = figure.turn = (figure.turn ?? 0) + 1;
+  try {
+    const rows = select(await table(figure.dataset.table), conditions(figure));
+    if (turn !== figure.turn) return;
+    figure.classList.toggle('empty', !rows.length);
+    if (figure.dataset.chart in custom) custom[figure.dataset.chart](figure, rows);
+    else await drawChart(figure, rows, turn);
+    figure.dataset.state = rows.length ? 'drawn' : 'empty';
+  } catch (error) {
+    figure.dataset.state = 'failed';
+    console.error(`${figure.dataset.chart} of ${figure.dataset.table}: ${error?.stack ?? error}`);
+  }
+}
+
+async function drawChart(figure, rows, turn) {
+  const plot = figure.querySelector('.plot');
+  const chart = report.charts[figure.dataset.chart];
+  const values = parameters(figure, chart);
+  if (figure.dataset.rows) {
+    const count = new Set(rows.map((row) => row[figure.dataset.rows])).size;
+    const height = Math.round(Math.min(Math.max(count * figure.dataset.rowHeight, 60), 1500)) + 110;
+    plot.style.setProperty('--height', `${height}px`);
+  }
+  if (figure.result && figure.drawnTheme === theme()) {
+    const {view} = figure.result;
+    for (const [name, value] of values) view.signal(name, value);
+    view.data('rows', rows);
+    view.resize();
+    await view.runAsync();
+    return;
+  }
+  figure.result?.finalize();
+  const spec = structuredClone(chart);
+  for (const one of spec.params ?? []) one.value = values.find(([name]) => name === one.name)?.[1] ?? one.value;
+  spec.data = {name: 'rows', values: rows};
+  figure.drawnTheme = theme();
+  const result = await alab.embed(plot, spec, {
+    actions: false, renderer: 'svg', ast: true, config: config(), tooltip: {theme: theme()},
+  });
+  if (turn === figure.turn) figure.result = result;
+  else result.finalize();
+}
+
+// --- figures that are not charts ----------------------------------------------------------------------------
+
+const custom = {};
+
+// --- switches -----------------------------------------------------------------------------------------------
+
+/** Redraw what is drawn below an element, after a choice. */
+function redraw(below) {
+  return Promise.all([...below.querySelectorAll('figure[data-state]')].map(draw));
+}
+
+document.addEventListener('input', (event) => {
+  const {set} = event.target.dataset;
+  if (!set) return;
+  const value = event.target.type === 'range' ? Number(event.target.value) : event.target.value;
+  const card = event.target.closest('[data-card]');
+  if (card) (card.choices ??= {})[set] = value;
+  else choices[set] = value;
+  redraw(card ?? document);
+});
+
+darkScreen.addEventListener('change', () => redraw(document));
+
+// --- drawing when seen, and everything before printing ------------------------------------------------------
+
+const figures = [...document.querySelectorAll('figure[data-chart]')];
+const seen = new IntersectionObserver((entries) => {
+  for (const {isIntersecting, target} of entries) {
+    if (isIntersecting) {
+      seen.unobserve(target);
+      draw(target);
+    }
+  }
+}, {rootMargin: '200px'});
+for (const card of document.querySelectorAll('[data-card][data-choices]')) card.choices = JSON.parse(card.dataset.choices);
+for (const figure of figures) {
+  addTools(figure);
+  seen.observe(figure);
+}
+
+/** Open and draw everything, in light colours; what was closed is closed again afterwards. */
+async function drawAll() {
+  printing = true;
+  document.documentElement.classList.add('printing');
+  for (const fold of document.querySelectorAll('details:not([open])')) {
+    fold.open = true;
+    fold.dataset.opened = '';
+  }
+  await Promise.all(figures.map(draw));
+}
+
+addEventListener('beforeprint', () => { drawAll(); });
+addEventListener('afterprint', () => {
+  printing = false;
+  document.documentElement.classList.remove('printing');
+  for (const fold of document.querySelectorAll('details[data-opened]')) {
+    fold.open = false;
+    delete fold.dataset.opened;
+  }
+  if (darkScreen.matches) redraw(document);
+});
+
+async function print() {
+  await drawAll();
+  window.print();
+}
+document.getElementById('print').addEventListener('click', print);
+addEventListener('keydown', (event) => {
+  if ((event.ctrlKey || event.metaKey) && event.key === 'p') {
+    event.preventDefault();
+    print();
+  }
+});
