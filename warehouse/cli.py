@@ -53,5 +53,71 @@ def main(warehouse: Path | None, debug: bool) -> None:
     """
 
 
+@main.command()
+@click.argument("scenarios", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SCENARIO...")
+@click.option("--force", is_flag=True, help="Run although the disk looks too small.")
+@click.pass_context
+def capture(ctx: click.Context, scenarios: tuple[Path, ...], force: bool) -> None:
+    """Run scenarios (YAML files, or directories of them) and keep every tensor.
+
+    Prints the ids of the new runs, one a line.
+    """
+    from warehouse.capture import capture_files
+    from warehouse.progress import bar
+
+    with bar() as report:
+        for run_id in capture_files(scenarios, ctx.find_root().params["warehouse"], force=force, progress=report):
+            click.echo(run_id)
+
+
+@main.command("sql")
+@click.argument("query", required=False)
+@click.option(
+    "-f", "--file", type=click.File(encoding="utf-8"), help="Read the query from a file; - is standard input."
+)
+@click.option("--format", "fmt", type=click.Choice(["table", "csv", "json", "jsonl", "md", "parquet"]),
+              help="[default: the suffix of the output, else table on a terminal, else csv]")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
+@click.option("--list", "listing", is_flag=True, help="List every macro, analysis, view and table.")
+@click.option("--describe", metavar="NAME", help="Show the whole documentation of one of them.")
+@click.pass_context
+def sql_command(ctx, query, file, fmt, output, listing, describe) -> None:
+    """Ask the warehouse in SQL; it only reads.
+
+    \b
+    alab sql "select site, layer, cosine from intra_run('latest')"
+    alab sql --list
+    """
+    from warehouse import query as queries
+
+    if describe:
+        click.echo(queries.describe(_lake(ctx), describe))
+        return
+    text = queries.LIST if listing else file.read() if file else query
+    if not text:
+        raise click.UsageError("give a query, --file, --list or --describe NAME")
+    for hint in queries.run(_lake(ctx), text, fmt, output):
+        click.echo(f"hint: {hint}", err=True)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: <warehouse>/report.html]")
+@click.option("--csv-dir", type=click.Path(path_type=Path, file_okay=False), help="Write the tables there as CSV files.")
+@click.option("--open", "open_it", is_flag=True, help="Open the page in the browser.")
+@click.pass_context
+def report(ctx: click.Context, runs: tuple[str, ...], out: Path | None, csv_dir: Path | None, open_it: bool) -> None:
+    """Write the comparison report of some runs, or of all, as one HTML file.
+
+    RUN is an id, a unique prefix of one, or `latest`. Prints the paths of the files.
+    """
+    from warehouse.report import write_report
+
+    for path in (files := write_report(_lake(ctx), runs, out=out, csv_dir=csv_dir)):
+        click.echo(path)
+    if open_it:
+        click.launch(str(files[0]))
+
+
 if __name__ == "__main__":
     main()

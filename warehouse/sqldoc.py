@@ -65,13 +65,12 @@ class SqlObject:
     @property
     def comment(self) -> str:
         """The whole documentation as one text, the way it is kept in the catalog."""
-        parts = [self.doc]
-        parts += [f"{name}: {doc}" for name, doc in self.params.items()]
+        parts = [f"argument {name}: {doc}" for name, doc in self.params.items()]
         parts += [f"returns: {self.returns}"] if self.returns else []
         if self.kind != "table":
             parts += [f"column {name}: {doc}" for name, doc in self.columns.items()]
         parts += [f"example: {example}" for example in self.examples]
-        return "\n".join(parts)
+        return "\n\n".join(filter(None, [self.doc, "\n".join(parts)]))
 
 
 def parse(text: str, file: str = "") -> list[SqlObject]:

@@ -25,7 +25,7 @@ WITH pairs AS MATERIALIZED (
   GROUP BY pair
 )
 SELECT resolve_run(run_id) AS run_id, prompt_id, site, layer,
-       cosine(a, b) AS cosine, mae, _jaccard(len(list_intersect(top_a, top_b)), k) AS jaccard
+       cosine(a, b) AS cosine, mae, _jaccard(_shared(top_a, top_b), k) AS jaccard
 FROM pairs JOIN scores USING (pair)
 ORDER BY prompt_id, site, layer;
 

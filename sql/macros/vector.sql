@@ -1,11 +1,11 @@
--- NULL where two vectors are equally wide, else an error that names both widths.
+-- The second of two vectors, or an error that names both widths where they differ.
 -- @param a a vector
 -- @param b a vector
--- @returns NULL
--- @example select _same_width([1, 2], [3, 4]) is null
-CREATE OR REPLACE MACRO _same_width(a, b) AS
+-- @returns b
+-- @example select _as_wide([1, 2], [3, 4]) = [3, 4]
+CREATE OR REPLACE MACRO _as_wide(a, b) AS
   CASE WHEN len(a) <> len(b)
-       THEN error('vectors of different width: ' || len(a) || ' and ' || len(b) || ' dimensions') END;
+       THEN error('vectors of different width: ' || len(a) || ' and ' || len(b) || ' dimensions') ELSE b END;
 
 -- A cosine brought back into -1 … 1, which rounding can leave by a hair; NaN stays NaN.
 -- @param x a number
@@ -19,7 +19,7 @@ CREATE OR REPLACE MACRO _clamp(x) AS
 -- @param b a vector of the same width
 -- @returns DOUBLE; NULL where either is NULL
 -- @example select dot([1, 2, 3], [4, 5, 6]) = 32
-CREATE OR REPLACE MACRO dot(a, b) AS coalesce(_same_width(a, b), list_inner_product(a::DOUBLE[], b::DOUBLE[]));
+CREATE OR REPLACE MACRO dot(a, b) AS list_inner_product(a::DOUBLE[], _as_wide(a, b)::DOUBLE[]);
 
 -- Euclidean length of a vector.
 -- @param a a vector
@@ -33,7 +33,7 @@ CREATE OR REPLACE MACRO norm(a) AS sqrt(list_inner_product(a::DOUBLE[], a::DOUBL
 -- @returns DOUBLE in -1 … 1; NULL where either vector is NULL or all zeros
 -- @example select cosine([1, 0], [1, 1]) between 0.7071 and 0.7072
 -- @example select prompt_id, site, layer, cosine(a.vector, b.vector) from states_of('latest') a join states_of('latest') b using (prompt_id, site, layer) where a.state = 'initial' and b.state = 'final'
-CREATE OR REPLACE MACRO cosine(a, b) AS _clamp(dot(a, b) / nullif(norm(a) * norm(b), 0));
+CREATE OR REPLACE MACRO cosine(a, b) AS _clamp(dot(a, b) / nullif(sqrt(dot(a, a) * dot(b, b)), 0));
 
 -- Mean absolute difference over the dimensions.
 -- @param a a vector
@@ -41,16 +41,14 @@ CREATE OR REPLACE MACRO cosine(a, b) AS _clamp(dot(a, b) / nullif(norm(a) * norm
 -- @returns DOUBLE, 0 for equal vectors; NULL where either is NULL
 -- @example select mae([1, 2], [2, 4]) = 1.5
 CREATE OR REPLACE MACRO mae(a, b) AS
-  CASE WHEN b IS NOT NULL
-       THEN coalesce(_same_width(a, b),
-                     (SELECT avg(abs(_x::DOUBLE - _y)) FROM (SELECT unnest(a) AS _x, unnest(b) AS _y))) END;
+  (SELECT avg(abs(_x::DOUBLE - _y)) FROM (SELECT unnest(a) AS _x, unnest(_as_wide(a, b)) AS _y));
 
 -- Euclidean distance between two vectors.
 -- @param a a vector
 -- @param b a vector of the same width
 -- @returns DOUBLE, 0 for equal vectors; NULL where either is NULL
 -- @example select euclidean([0, 0], [3, 4]) = 5
-CREATE OR REPLACE MACRO euclidean(a, b) AS coalesce(_same_width(a, b), list_distance(a::DOUBLE[], b::DOUBLE[]));
+CREATE OR REPLACE MACRO euclidean(a, b) AS list_distance(a::DOUBLE[], _as_wide(a, b)::DOUBLE[]);
 
 -- Sort key whose k largest values are the k largest dimensions by absolute value; of equal ones the first counts
 -- as larger.
@@ -78,6 +76,13 @@ CREATE OR REPLACE MACRO _top_count(width, fraction) AS greatest(1, floor(fractio
 CREATE OR REPLACE MACRO top_dims(a, k) AS
   (SELECT max_by(_dim, _magnitude(_x, _dim), k) FROM (SELECT unnest(a) AS _x, unnest(range(len(a))) AS _dim));
 
+-- How many elements two lists without duplicates share.
+-- @param a a list
+-- @param b a list
+-- @returns BIGINT
+-- @example select _shared([1, 2, 3], [3, 4, 1]) = 2
+CREATE OR REPLACE MACRO _shared(a, b) AS len(a) + len(b) - list_unique(list_concat(a, b));
+
 -- Jaccard overlap of two sets of the same size, from the size of their intersection.
 -- @param shared how many elements the sets share
 -- @param k size of each set
@@ -94,8 +99,6 @@ CREATE OR REPLACE MACRO _jaccard(shared, k) AS shared / (2.0::DOUBLE * k - share
 -- @returns DOUBLE in 0 … 1, the size of the intersection over that of the union; NULL where either vector is NULL
 -- @example select top_jaccard([1, 9, 8, 0], [9, 8, 1, 0], fraction := 0.5) between 0.333 and 0.334
 CREATE OR REPLACE MACRO top_jaccard(a, b, fraction := 0.01) AS
-  CASE WHEN a IS NOT NULL AND b IS NOT NULL
-       THEN coalesce(_same_width(a, b),
-                     _jaccard(len(list_intersect(top_dims(a, _top_count(len(a), fraction)),
-                                                 top_dims(b, _top_count(len(b), fraction)))),
-                              _top_count(len(a), fraction))) END;
+  _jaccard(_shared(top_dims(a, _top_count(len(a), fraction)),
+                   top_dims(_as_wide(a, b), _top_count(len(b), fraction))),
+           _top_count(len(a), fraction));

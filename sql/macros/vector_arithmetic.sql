@@ -5,9 +5,8 @@
 -- @example select vector_add([1, 2], [3, 4]) = [4, 6]
 CREATE OR REPLACE MACRO vector_add(a, b) AS
   CASE WHEN a IS NOT NULL AND b IS NOT NULL
-       THEN coalesce(_same_width(a, b),
-                     (SELECT list(_x::DOUBLE + _y ORDER BY _dim)
-                      FROM (SELECT unnest(a) AS _x, unnest(b) AS _y, unnest(range(len(a))) AS _dim))) END;
+       THEN (SELECT list(_x::DOUBLE + _y ORDER BY _dim)
+             FROM (SELECT unnest(a) AS _x, unnest(_as_wide(a, b)) AS _y, unnest(range(len(a))) AS _dim)) END;
 
 -- Difference of two vectors, dimension by dimension.
 -- @param a a vector
@@ -16,9 +15,8 @@ CREATE OR REPLACE MACRO vector_add(a, b) AS
 -- @example select vector_subtract([3, 4], [1, 1]) = [2, 3]
 CREATE OR REPLACE MACRO vector_subtract(a, b) AS
   CASE WHEN a IS NOT NULL AND b IS NOT NULL
-       THEN coalesce(_same_width(a, b),
-                     (SELECT list(_x::DOUBLE - _y ORDER BY _dim)
-                      FROM (SELECT unnest(a) AS _x, unnest(b) AS _y, unnest(range(len(a))) AS _dim))) END;
+       THEN (SELECT list(_x::DOUBLE - _y ORDER BY _dim)
+             FROM (SELECT unnest(a) AS _x, unnest(_as_wide(a, b)) AS _y, unnest(range(len(a))) AS _dim)) END;
 
 -- A vector times a number.
 -- @param a a vector
@@ -77,7 +75,6 @@ CREATE OR REPLACE MACRO vector_mean(vector) AS _mean_of_list(list(vector));
 -- @example select centered_cosine([2, 1], [1, 2], [1, 1]) = 0
 CREATE OR REPLACE MACRO centered_cosine(a, b, mean) AS
   CASE WHEN a IS NOT NULL AND b IS NOT NULL AND mean IS NOT NULL
-       THEN coalesce(_same_width(a, b), _same_width(a, mean), (
-         SELECT _clamp(sum((_x::DOUBLE - _m) * (_y::DOUBLE - _m))
-                       / nullif(sqrt(sum((_x::DOUBLE - _m) ** 2)) * sqrt(sum((_y::DOUBLE - _m) ** 2)), 0))
-         FROM (SELECT unnest(a) AS _x, unnest(b) AS _y, unnest(mean) AS _m))) END;
+       THEN (SELECT _clamp(sum((_x::DOUBLE - _m) * (_y::DOUBLE - _m))
+                           / nullif(sqrt(sum((_x::DOUBLE - _m) ** 2)) * sqrt(sum((_y::DOUBLE - _m) ** 2)), 0))
+             FROM (SELECT unnest(a) AS _x, unnest(_as_wide(a, b)) AS _y, unnest(_as_wide(a, mean)) AS _m)) END;
