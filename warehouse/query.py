@@ -10,9 +10,9 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -52,9 +52,8 @@ def run(lake: Lake, sql: str, fmt: str | None = None, output: Path | None = None
         AlabError: the query does not run, or the output cannot be written.
     """
     suffix = output.suffix.removeprefix(".") if output else ""
-    fmt = fmt or (
-        suffix if suffix in (*FORMATS, "parquet") else "table" if output is None and sys.stdout.isatty() else "csv"
-    )
+    usual = "table" if output is None and sys.stdout.isatty() else "csv"
+    fmt = fmt or (suffix if suffix in (*FORMATS, "parquet") else usual)
     if fmt == "parquet" and output is None and sys.stdout.isatty():
         raise AlabError("Parquet is not for a terminal", "Name a file: -o FILE", 2)
     with catalog.connect(lake) as db:
@@ -67,8 +66,9 @@ def run(lake: Lake, sql: str, fmt: str | None = None, output: Path | None = None
         if cursor is None or cursor.description is None:
             return ["the query has no statement that gives rows"]
         with _explained(db), _opened(output) as stream:
-            rows = FORMATS[fmt](cursor, stream)
-        return [] if rows else _hints(db, sql)
+            first = cursor.fetchmany(TABLE_ROWS + 1)
+            FORMATS[fmt]([column[0] for column in cursor.description], chain(first, _rest(cursor)), stream)
+        return [] if first else _hints(db, sql)
 
 
 def describe(lake: Lake, name: str) -> str:
@@ -168,37 +168,29 @@ def _literals(sql: str) -> Iterator[tuple[str, str]]:
                 yield kind, named[2].replace("''", "'")
 
 
-def _batches(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple]:
+def _rest(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple]:
     while rows := cursor.fetchmany(256):
         yield from rows
 
 
-def _names(cursor: duckdb.DuckDBPyConnection) -> list[str]:
-    return [column[0] for column in cursor.description]
-
-
-def _csv(cursor: duckdb.DuckDBPyConnection, stream: TextIO) -> int:
+def _csv(names: list[str], rows: Iterable[tuple], stream: TextIO) -> None:
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_names(cursor))
-    count = 0
-    for count, row in enumerate(_batches(cursor), 1):
+    writer.writerow(names)
+    for row in rows:
         writer.writerow([json.dumps(plain(value)) if isinstance(value, list | dict) else value for value in row])
-    return count
 
 
-def _json(cursor: duckdb.DuckDBPyConnection, stream: TextIO) -> int:
-    names, count = _names(cursor), 0
-    for count, row in enumerate(_batches(cursor), 1):
-        stream.write(("[\n" if count == 1 else ",\n") + _record(names, row))
-    stream.write("\n]\n" if count else "[]\n")
-    return count
+def _json(names: list[str], rows: Iterable[tuple], stream: TextIO) -> None:
+    separator = "[\n"
+    for row in rows:
+        stream.write(separator + _record(names, row))
+        separator = ",\n"
+    stream.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
-def _jsonl(cursor: duckdb.DuckDBPyConnection, stream: TextIO) -> int:
-    names, count = _names(cursor), 0
-    for count, row in enumerate(_batches(cursor), 1):
+def _jsonl(names: list[str], rows: Iterable[tuple], stream: TextIO) -> None:
+    for row in rows:
         stream.write(_record(names, row) + "\n")
-    return count
 
 
 def _record(names: list[str], row: tuple) -> str:
@@ -220,27 +212,23 @@ def plain(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
-def _markdown(cursor: duckdb.DuckDBPyConnection, stream: TextIO) -> int:
-    names, count = _names(cursor), 0
+def _markdown(names: list[str], rows: Iterable[tuple], stream: TextIO) -> None:
     stream.write(f"| {' | '.join(names)} |\n|{' --- |' * len(names)}\n")
-    for count, row in enumerate(_batches(cursor), 1):
+    for row in rows:
         cells = [cell(value, width=None).replace("|", "\\|") for value in row]
         stream.write(f"| {' | '.join(cells)} |\n")
-    return count
 
 
-def _table(cursor: duckdb.DuckDBPyConnection, stream: TextIO) -> int:
-    names = _names(cursor)
-    rows = cursor.fetchmany(TABLE_ROWS + 1)
-    shown = [[cell(value) for value in row] for row in rows[:TABLE_ROWS]]
+def _table(names: list[str], rows: Iterable[tuple], stream: TextIO) -> None:
+    first = list(islice(rows, TABLE_ROWS + 1))
+    shown = [[cell(value) for value in row] for row in first[:TABLE_ROWS]]
     widths = [max(map(len, column)) for column in zip(names, *shown, strict=True)]
-    right = [all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(names))]
+    right = [all(isinstance(row[i], int | float | None) for row in first) for i in range(len(names))]
     for cells in chain([names, ["─" * width for width in widths]], shown):
         padded = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True)]
         stream.write("  ".join(padded).rstrip() + "\n")
-    if len(rows) > TABLE_ROWS:
+    if len(first) > TABLE_ROWS:
         stream.write(f"… the first {TABLE_ROWS} rows; all of them: --format csv\n")
-    return len(rows)
 
 
 def cell(value: Any, width: int | None = CELL_WIDTH) -> str:
@@ -256,7 +244,7 @@ def cell(value: Any, width: int | None = CELL_WIDTH) -> str:
     return text if width is None or len(text) <= width else text[: width - 1] + "…"
 
 
-#: What writes each format: takes a cursor and a text stream, gives the number of rows.
-FORMATS: dict[str, Callable[[duckdb.DuckDBPyConnection, TextIO], int]] = {
+#: What writes each format: column names, rows, and the stream that they go to.
+FORMATS: dict[str, Callable[[list[str], Iterable[tuple], TextIO], None]] = {
     "table": _table, "csv": _csv, "json": _json, "jsonl": _jsonl, "md": _markdown,
 }  # fmt: skip
