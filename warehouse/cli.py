@@ -119,5 +119,87 @@ def report(ctx: click.Context, runs: tuple[str, ...], out: Path | None, csv_dir:
         click.launch(str(files[0]))
 
 
+_format = click.option("--format", "fmt", type=click.Choice(["table", "csv", "json", "jsonl", "md"]),
+                       help="[default: table on a terminal, else csv]")  # fmt: skip
+
+
+@main.command()
+@_format
+@click.pass_context
+def runs(ctx: click.Context, fmt: str | None) -> None:
+    """List the runs, newest first."""
+    from warehouse import query
+
+    query.run(_lake(ctx), "FROM run_overview()", fmt)
+
+
+@main.command()
+@click.argument("run")
+@click.option("--format", "fmt", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_context
+def inspect(ctx: click.Context, run: str, fmt: str) -> None:
+    """Show what a run is: model, steps, sites, files, warnings.
+
+    RUN is an id, a unique prefix of one, or `latest`.
+    """
+    from warehouse import summary
+
+    click.echo(summary.inspect(_lake(ctx), run, fmt))
+
+
+@main.command()
+@_format
+@click.pass_context
+def du(ctx: click.Context, fmt: str | None) -> None:
+    """Show what each run costs on disk, by dataset, in megabytes."""
+    from warehouse import query
+
+    query.run(_lake(ctx), "FROM run_sizes()", fmt)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--activations-only", is_flag=True, help="Keep states and metadata: reports go on working.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def rm(ctx: click.Context, runs: tuple[str, ...], activations_only: bool, yes: bool) -> None:
+    """Delete runs, or only the tensors of every token."""
+    from warehouse import storage
+
+    lake = _lake(ctx)
+    run_ids = storage.find(lake, runs)
+    for run_id in run_ids:
+        size = storage.readable(storage.size(lake, run_id, activations_only=activations_only))
+        click.echo(f"{run_id}: {'activations, attention and outputs' if activations_only else 'everything'}, {size}", err=True)
+    if not yes:
+        click.confirm("Delete for good?", abort=True, err=True)
+    click.echo(f"freed {storage.readable(storage.remove(lake, run_ids, activations_only=activations_only))}")
+
+
+@main.command()
+@click.option("--fix", is_flag=True, help="Delete folders that belong to no run, and build the catalog anew.")
+@click.pass_context
+def check(ctx: click.Context, fix: bool) -> None:
+    """Verify that catalog, files, row counts, sizes and checksums agree; exit status 1 where they do not."""
+    from warehouse import check as checks
+
+    lake = _lake(ctx)
+    if fix:
+        checks.repair(lake)
+    for problem in (problems := checks.check(lake)):
+        click.echo(problem)
+    click.echo(f"{len(problems) or 'no'} problems in {len(lake.run_ids())} runs", err=True)
+    ctx.exit(1 if problems else 0)
+
+
+@main.command()
+@click.pass_context
+def rebuild(ctx: click.Context) -> None:
+    """Delete the catalog and build it anew from the lake; tables of your own in it are lost."""
+    from warehouse import check
+
+    click.echo(f"{len(check.rebuild(_lake(ctx)))} runs registered")
+
+
 if __name__ == "__main__":
     main()

@@ -1,0 +1,410 @@
+"""Runs scenarios: prefill, decode, snapshots and references, every tensor on its way to the lake meanwhile."""
+
+import gc
+import json
+import math
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from warehouse import catalog, generate, models, sites
+from warehouse.chat import Chat, Rendered
+from warehouse.errors import AlabError
+from warehouse.lake import SITES, Lake, StagedRun
+from warehouse.plan import Plan, Snapshot, check_room, make_plan, preview
+from warehouse.recorder import FLAGS, LayerTensors, Recorder
+from warehouse.scenario import Scenario, find, load
+from warehouse.states import StateFile
+from warehouse.transfer import Transfer
+from warehouse.writer import Rows, SiteStats, TensorWriter
+
+#: Told of progress: (what is happening, passes done, passes in all).
+Progress = Callable[[str, int, int], None]
+
+
+def capture_files(
+    paths: Sequence[Path | str], warehouse: Path | str | None = None, *, force: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[str]:  # fmt: skip
+    """Run scenario files, or all those in a directory, one after the other.
+
+    All of them are read and checked before the first model is loaded.
+
+    Args:
+        paths: files and directories.
+        warehouse: where the runs go; else each scenario's `output.dir`, else `./lab`.
+        force: run although the disk looks too small.
+        progress: told of each forward pass.
+
+    Yields:
+        Ids of the new runs, each as soon as it is published.
+
+    Raises:
+        AlabError: a scenario is invalid or cannot be run; nothing of it is kept, earlier ones are.
+    """
+    scenarios = [load(path) for path in find(list(paths))]
+    for scenario in scenarios:
+        if scenario.output.format != "parquet" and progress:
+            progress("output.format: alab writes Parquet; alab export --format npz gives the json+npz layout", 0, 0)
+    lakes = [Lake(warehouse or scenario.output.dir or "lab") for scenario in scenarios]
+    yield from capture(scenarios, lakes, force=force, progress=progress)
+
+
+def capture(
+    scenarios: list[Scenario], lakes: list[Lake], *, force: bool = False, progress: Progress | None = None
+) -> Iterator[str]:
+    """Run scenarios and publish their runs.
+
+    Models are loaded once for neighbouring scenarios that share one, and freed before the next.
+
+    Args:
+        scenarios: what to run.
+        lakes: where each goes.
+        force: run although the disk looks too small.
+        progress: told of each forward pass.
+
+    Yields:
+        Ids of the new runs, each as soon as it is published.
+
+    Raises:
+        AlabError: a scenario cannot be run; nothing of it is kept, earlier ones are.
+    """
+    pairs = list(zip(scenarios, lakes, strict=True))
+    for (spec, eager), group in groupby(pairs, key=lambda pair: (pair[0].model, pair[0].capture.attention_weights)):
+        report = progress or (lambda *_: None)
+        report(f"loading {spec.id}", 0, 0)
+        loaded = models.load(spec, attention_weights=eager)
+        found = sites.discover(loaded.model)
+        for scenario, lake in group:
+            for single in scenario.at_each_message():
+                yield capture_one(single, loaded, found, lake, force=force, progress=report)
+        del loaded, found
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def capture_one(
+    scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites, lake: Lake, *,
+    force: bool = False, progress: Progress = lambda *_: None,
+) -> str:  # fmt: skip
+    """Run one scenario on a loaded model and publish it; see `capture`.
+
+    Returns:
+        The run's id. The run is in the lake in any case; where another process holds the catalog, the next
+        `alab` command registers it.
+    """
+    plan = make_plan(scenario, loaded, found)
+    if not force:
+        check_room(scenario, plan, found, loaded, lake)
+    lake.prepare()
+    lake.sweep()
+    staged = lake.stage(scenario.name)
+    try:
+        with torch.inference_mode():
+            metadata = _Run(scenario, loaded, found, plan, staged, progress).record()
+        staged.publish(metadata)
+    except BaseException as error:
+        staged.discard()
+        if isinstance(error, OSError):
+            raise AlabError(
+                f"cannot write to the warehouse {lake.warehouse}: {error.strerror or error}",
+                "Nothing of this run was kept. Free some space, or name another place with --warehouse.",
+            ) from error
+        raise
+    try:
+        catalog.sync(lake)
+    except catalog.CatalogBusyError:
+        progress(f"{staged.run_id} is in the lake; the catalog is in use, the next alab command registers it", 0, 0)
+    return staged.run_id
+
+
+class _Run:
+    """One run while it is being recorded."""
+
+    def __init__(
+        self, scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites, plan: Plan,
+        staged: StagedRun, progress: Progress,
+    ):  # fmt: skip
+        self.scenario, self.loaded, self.found, self.plan, self.staged = scenario, loaded, found, plan, staged
+        self.config = loaded.model.config.get_text_config()
+        self.chat = Chat(loaded.tokenizer)
+        self.eos = models.eos_ids(loaded.model, loaded.tokenizer)
+        self.reader = generate.Reader(loaded.model)
+        self.transfer = Transfer(loaded.model.device)
+        self.rows: dict[str, list[dict]] = {name: [] for name in catalog.table_names()}
+        self.created = datetime.now(UTC).replace(tzinfo=None)
+        self._progress = progress
+        self._done = 0
+        new = scenario.generation.max_new_tokens
+        passes = sum(new + (len(snapshots) + 1 if snapshots else 0) for _, _, snapshots in plan.prompts)
+        self._total = passes + len(plan.references) * scenario.capture.hidden_states
+
+    def record(self) -> dict[str, pa.Table]:
+        """Run every pass; everything but the metadata is on disk afterwards.
+
+        Returns:
+            The run's metadata tables.
+        """
+        wanted = self.scenario.capture
+        widths: dict[int | None, dict[str, int]] = {
+            n: {s: port.width for s, port in self.found.layers[n].ports.items() if s in self.plan.sites}
+            for n in self.plan.layers
+        }
+        widths[None] = {"embeddings": self.found.hidden_size} if wanted.hidden_states else {}
+        widths[None] |= {"logits": self.config.vocab_size} if wanted.logits else {}
+        self.states = StateFile(self.staged, self.found.hidden_size, wanted.store_dtype)
+        with (
+            Recorder(
+                self.loaded.model, self.found, sites=self.plan.sites, layers=self.plan.layers,
+                attention=wanted.attention_weights,
+            ) as self.recorder,
+            TensorWriter(self.staged, widths, wanted.store_dtype) as self.writer,
+        ):  # fmt: skip
+            for prompt_id in range(len(self.plan.prompts)):
+                self._prompt(prompt_id)
+            if wanted.hidden_states:
+                self._references()
+            self._progress("writing", self._total, self._total)
+            self.states.close()
+        self._describe()
+        schemas = catalog.metadata_schemas()
+        run = {"run_id": self.staged.run_id}
+        return {
+            name: pa.Table.from_pylist([run | row for row in rows], schemas[name]) for name, rows in self.rows.items()
+        }
+
+    def _tick(self, what: str) -> None:
+        self._done += 1
+        self._progress(what, min(self._done, self._total), self._total)
+
+    def _prompt(self, prompt_id: int) -> None:
+        """Prefill, decode, then the snapshots, longest first, off the same cache."""
+        messages, rendered, snapshots = self.plan.prompts[prompt_id]
+        ids = rendered.ids
+        # A prefix that ends where the next message begins is read off the prefill itself.
+        inside = {len(s.ids) - 1: s.message_index for s in snapshots if s.ids == ids[: len(s.ids)]}
+        generated, stop = self._generate(prompt_id, ids, inside)
+        text = self.chat.decode(generated)
+        if snapshots:
+            after = self._snapshot_after_reply(messages, text, len(ids) + len(generated))
+            for snapshot in reversed([*snapshots, *after]):
+                if snapshot.message_index not in inside.values():
+                    self._state(snapshot.ids, (prompt_id, "snapshot", snapshot.message_index, None))
+                self._tick("snapshots")
+            snapshots = [*snapshots, *after]
+        self.states.flush()
+        self._prompt_rows(prompt_id, messages, rendered, snapshots, generated, text, stop)
+
+    def _snapshot_after_reply(self, messages: list[dict], text: str, length: int) -> list[Snapshot]:
+        replied = self.chat.prefix([*messages, {"role": "assistant", "content": text}])
+        ids = self.chat.ids(replied) if replied else []
+        limit = models.context_length(self.loaded.model)
+        if not ids or (limit is not None and len(ids) > limit):
+            return []
+        return [Snapshot(len(messages), "assistant", preview(text), ids, is_generated=True)]
+
+    def _generate(self, prompt_id: int, ids: list[int], inside: dict[int, int]) -> tuple[list[int], str]:
+        """The prefill and the decode steps, each recorded whole.
+
+        Returns:
+            The generated tokens and why they ended.
+        """
+        options = self.scenario.generation
+        sampler = generate.Sampler(options, options.seed + prompt_id)
+        self.reader.rewind(0)
+        generated: list[int] = []
+        unread = ids
+        for step in range(options.max_new_tokens):
+            logits = self._step(prompt_id, step, unread, inside)
+            token = sampler.choose(logits)
+            self._step_rows(prompt_id, step, logits, token)
+            generated.append(token)
+            unread = [token]
+            if token in self.eos:
+                self._done += options.max_new_tokens - len(generated)
+                return generated, "eos"
+        return generated, "length"
+
+    def _step(self, prompt_id: int, step: int, ids: list[int], inside: dict[int, int]) -> Tensor:
+        """One recorded forward pass; gives the last token's (vocabulary,) logits."""
+        kind = "decode" if step else "prefill"
+        position = len(self.reader.ids)
+
+        def sink(tensors: LayerTensors) -> None:
+            host, ready = self.transfer(tensors)
+            self.writer.put(Rows(prompt_id, step, kind, position, host.layer, host.sites, host.attention, ready))
+            if step:
+                self.states.add((prompt_id, "final", step, None), tensors.layer, tensors.sites)
+                return
+            self.states.add((prompt_id, "initial", 0, None), tensors.layer, tensors.sites)
+            for row, message_index in inside.items():
+                self.states.add((prompt_id, "snapshot", message_index, None), tensors.layer, tensors.sites, row)
+
+        if step > 1:
+            self.states.drop((prompt_id, "final", step - 1, None))
+        with self.recorder.recording(sink):
+            logits = self.reader.read(ids, all_logits=self.scenario.capture.logits)
+        outputs = LayerTensors(-1, {})
+        if self.scenario.capture.hidden_states:
+            outputs.sites["embeddings"] = self.recorder.embeddings
+        if self.scenario.capture.logits:
+            outputs.sites["logits"] = logits
+        host, ready = self.transfer(outputs)
+        if host.sites:
+            self.writer.put(Rows(prompt_id, step, kind, position, None, host.sites, None, ready))
+        self._tick("reading the prompt" if step == 0 else "generating")
+        return logits[-1]
+
+    def _state(self, ids: list[int], key: tuple[int | None, str, int, str | None]) -> None:
+        """Read a sequence for its last token's state alone."""
+        with self.recorder.recording(lambda tensors: self.states.add(key, tensors.layer, tensors.sites)):
+            self.reader.advance(ids)
+
+    def _references(self) -> None:
+        for index, (label, messages, ids) in enumerate(self.plan.references):
+            self._state(ids, (None, "reference", index, label))
+            self._tick("references")
+            self.rows["reference_states"].append(
+                {"label": label, "ref_index": index, "messages": json.dumps(messages, ensure_ascii=False),
+                 "n_tokens": len(ids)}
+            )  # fmt: skip
+        self.states.flush()
+
+    def _step_rows(self, prompt_id: int, step: int, logits: Tensor, token: int) -> None:
+        logprobs = logits.float().log_softmax(-1)
+        probabilities = logprobs.exp()
+        entropy = float(torch.special.entr(probabilities).sum())
+        best = logprobs.topk(max(1, self.scenario.capture.top_k_probs))
+        at = {"prompt_id": prompt_id, "step": step}
+        first = int(best.indices[0])
+        self.rows["steps"].append(at | {
+            "kind": "decode" if step else "prefill", "seq_len": len(self.reader.ids),
+            "generated_token_id": token, "generated_token": self.chat.token_text(token),
+            "argmax_token_id": first, "argmax_logprob": float(best.values[0]),
+            "entropy": entropy, "top1_prob": math.exp(float(best.values[0])),
+        })  # fmt: skip
+        if self.scenario.capture.top_k_probs:
+            self.rows["top_tokens"] += [
+                at | {"rank": rank, "token_id": token_id, "token": self.chat.token_text(token_id), "logprob": logprob}
+                for rank, (token_id, logprob) in enumerate(
+                    zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                )
+            ]
+
+    def _prompt_rows(
+        self, prompt_id: int, messages: list[dict], rendered: Rendered, snapshots: list[Snapshot],
+        generated: list[int], text: str, stop: str,
+    ) -> None:  # fmt: skip
+        at = {"prompt_id": prompt_id}
+        n = len(rendered.ids)
+        self.rows["prompts"].append(at | {
+            "n_prompt_tokens": n, "n_generated": len(generated), "stop_reason": stop,
+            "prompt_text": rendered.text, "generated_text": text,
+        })  # fmt: skip
+        owners = [(*owner, False) for owner in rendered.owners]
+        owners += [(len(messages), "assistant", False, True)] * len(generated)
+        for position, (token_id, owner) in enumerate(zip([*rendered.ids, *generated], owners, strict=True)):
+            step = 0 if position < n else position - n + 1
+            self.rows["tokens"].append(at | {
+                "step": step if position < n + len(generated) - 1 else None, "position": position,
+                "token_id": token_id, "token": self.chat.token_text(token_id), "message_index": owner[0],
+                "role": owner[1], "is_template": owner[2], "is_generated": owner[3],
+            })  # fmt: skip
+        for k, message in enumerate([*messages, {"role": "assistant", "content": text}]):
+            positions = [position for position, owner in enumerate(owners) if owner[0] == k]
+            self.rows["messages"].append(at | {
+                "message_index": k, "role": message["role"], "content": message["content"],
+                "first_position": min(positions, default=None), "last_position": max(positions, default=None),
+                "is_generated": k == len(messages),
+            })  # fmt: skip
+        self.rows["snapshots"] += [
+            at | {"message_index": s.message_index, "role": s.role, "preview": s.preview, "n_tokens": len(s.ids),
+                  "is_generated": s.is_generated}
+            for s in snapshots
+        ]  # fmt: skip
+
+    def _describe(self) -> None:
+        """Rows about the run as a whole, its layers and its sites."""
+        scenario, loaded, stats = self.scenario, self.loaded, self.writer.stats
+        config, wanted = self.config, scenario.capture
+        heads = config.num_attention_heads
+        self.rows["runs"].append({
+            "scenario": scenario.name, "model_id": loaded.model_id, "arch": type(loaded.model).__name__,
+            "num_layers": len(self.found.layers), "hidden_size": self.found.hidden_size, "num_heads": heads,
+            "num_kv_heads": getattr(config, "num_key_value_heads", None) or heads,
+            "head_dim": getattr(config, "head_dim", None) or self.found.hidden_size // heads,
+            "vocab_size": config.vocab_size, "dtype": loaded.dtype, "device": loaded.device,
+            "store_dtype": wanted.store_dtype, "seed": scenario.generation.seed, "created_at": self.created,
+            "finished_at": datetime.now(UTC).replace(tzinfo=None), "scenario_json": scenario.model_dump_json(),
+            "env_json": json.dumps(environment()), "tokenizer_json": self.chat.describe(), "bytes": 0,
+        })  # fmt: skip
+        flags = {site: flag for flag, names in FLAGS.items() for site in names}
+        for n in self.plan.layers:
+            found = self.found.layers[n]
+            error, largest = stats.residual.get(n, (None, None))
+            relative = None if error is None else error / largest if largest else 0.0
+            self.rows["layers"].append({"layer": n, "module": found.module, "residual_error": relative})
+            for site in SITES:
+                port = found.ports.get(site) if site in self.plan.sites else None
+                off = None if site in self.plan.sites else f"capture.{flags[site]} is off"
+                reason = None if port else off or found.reasons[site]
+                self._site_row(n, site, port and str(port), port and port.width, reason)
+            if wanted.attention_weights:
+                self._site_row(n, "attention", found.attention, None, found.reasons.get("attention"))
+        if wanted.hidden_states:
+            self._site_row(None, "embeddings", self.found.embedding, self.found.hidden_size)
+        if wanted.logits:
+            self._site_row(None, "logits", "lm_head", config.vocab_size)
+        self.rows["warnings"] += self.plan.warnings + self._number_warnings()
+
+    def _site_row(
+        self, layer: int | None, site: str, module: str | None, width: int | None, reason: str | None = None
+    ) -> None:
+        seen = self.writer.stats.sites.get((layer, site), SiteStats())
+        self.rows["sites"].append({
+            "layer": layer, "site": site, "module": module, "width": width, "reason": reason,
+            "n_out_of_range": seen.out_of_range, "n_nonfinite": seen.nonfinite,
+        })  # fmt: skip
+
+    def _number_warnings(self) -> list[dict]:
+        """Warnings about values: out of range, not finite, or a residual that does not add up."""
+        rows, store = self.rows["sites"], self.scenario.capture.store_dtype
+        outside = sum(row["n_out_of_range"] for row in rows)
+        nonfinite = sum(row["n_nonfinite"] for row in rows)
+        unsound = [
+            row["layer"] for row in self.rows["layers"]
+            if row["residual_error"] is not None and row["residual_error"] > 8 * _epsilon(self.loaded.dtype)
+        ]  # fmt: skip
+        absent = sorted(
+            {(row["site"], row["reason"]) for row in rows if row["reason"] and "is off" not in row["reason"]}
+        )
+        found = [("missing_site", f"{site} was not captured: {reason}") for site, reason in absent]
+        if outside:
+            found.append(
+                ("out_of_range", f"{outside} values are outside the range of {store}; they are kept unrounded")
+            )
+        if nonfinite:
+            found.append(("nonfinite", f"the model produced {nonfinite} values that are NaN or infinite"))
+        if unsound:
+            found.append(("residual", f"the residual identity does not hold to rounding in the layers {unsound}"))
+        return [{"code": code, "message": message} for code, message in found]
+
+
+def _epsilon(dtype: str) -> float:
+    return torch.finfo(getattr(torch, dtype)).eps
+
+
+def environment() -> dict[str, str]:
+    """Versions that a run depends on."""
+    packages = ("alab", "torch", "transformers", "pyarrow", "duckdb")
+    return {"python": platform.python_version(), "platform": platform.platform()} | {
+        name: version(name) for name in packages
+    }

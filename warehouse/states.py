@@ -1,0 +1,75 @@
+"""Collects last-token states and writes them to the run's `states` file."""
+
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from warehouse import lake
+from warehouse.writer import Scratch, SiteStats
+
+Key = tuple[int | None, str, int, str | None]
+
+
+class StateFile:
+    """The states of a run: filled while passes run, written state by state.
+
+    A state is told by (prompt_id or None, state, state_index, label or None).
+
+    Args:
+        staged: the run being written.
+        width: width of the residual stream.
+        store_dtype: precision to round to, as in `TensorWriter`.
+    """
+
+    def __init__(self, staged: lake.StagedRun, width: int, store_dtype: str):
+        self._path = staged.path("states", "part-0.parquet")
+        self._schema = lake.state_schema(width)
+        self._scratch = Scratch(store_dtype)
+        self._states: dict[Key, dict[tuple[int, str], Tensor]] = {}
+        self._writer: Any = None
+
+    def add(self, key: Key, layer: int, sites: dict[str, Tensor], row: int = -1) -> None:
+        """Keep one token's vectors of a layer: row `row` of each site that states have."""
+        state = self._states.setdefault(key, {})
+        for site in lake.STATE_SITES:
+            if site in sites:
+                state[layer, site] = sites[site][row].float().cpu()
+
+    def drop(self, key: Key) -> None:
+        """Forget a state that was collected but not written."""
+        self._states.pop(key, None)
+
+    def flush(self) -> None:
+        """Write what has been collected."""
+        group = []
+        for key, vectors in self._states.items():
+            group += [
+                (*key[:4], layer, site, vector) for (layer, site), vector in sorted(vectors.items(), key=_order)
+            ]
+        self._states = {}
+        if not group:
+            return
+        if self._writer is None:
+            self._writer = lake.open_parquet(self._path, self._schema)
+        stack = torch.stack([row[-1] for row in group])
+        self._scratch.round(stack, SiteStats())
+        flat = pa.array(stack.view(-1).numpy())
+        columns = [pa.array(column, field.type) for column, field in
+                   zip(list(zip(*group, strict=True))[:-1], self._schema, strict=False)]  # fmt: skip
+        vectors = pa.FixedSizeListArray.from_arrays(flat, type=self._schema.field("vector").type)
+        table = pa.Table.from_arrays([*columns, vectors], schema=self._schema)
+        self._writer.write_table(table, row_group_size=max(64, len({row[4] for row in group}) * 4))
+
+    def close(self) -> None:
+        """Write the rest and finish the file."""
+        self.flush()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _order(item: tuple[tuple[int, str], Tensor]) -> tuple[int, int]:
+    (layer, site), _ = item
+    return layer, lake.STATE_SITES.index(site)
