@@ -151,7 +151,7 @@ const darkScreen = matchMedia('(prefers-color-scheme: dark)');
 const theme = () => (darkScreen.matches && !printing ? 'dark' : 'light');
 
 /** Vega's configuration, from the page's own custom properties so that both always agree. */
-function config() {
+function config(width) {
   const style = getComputedStyle(document.documentElement);
   const css = (name) => style.getPropertyValue(`--${name}`).trim();
   const text = {labelColor: css('quiet'), titleColor: css('quiet'), labelFontSize: 11, titleFontSize: 11.5, titleFontWeight: 400};
@@ -162,7 +162,7 @@ function config() {
       labelPadding: 4, titlePadding: 8, labelOverlap: 'greedy', labelLimit: 150},
     axisY: {domain: false, ticks: false, tickCount: 5},
     legend: {...text, orient: 'top', symbolType: 'stroke', symbolStrokeWidth: 3, symbolSize: 160, offset: 6,
-      labelLimit: 160, columnPadding: 14, gradientThickness: 8, gradientLength: 150, labelFontSize: 11.5},
+      labelLimit: 160, columns: width < 560 ? Math.max(1, Math.floor(width / 150)) : 0, columnPadding: 14, gradientThickness: 8, gradientLength: 150, labelFontSize: 11.5},
     title: {anchor: 'start', frame: 'group', color: css('ink'), subtitleColor: css('quiet'), fontSize: 13,
       fontWeight: 600, subtitleFontSize: 11.5, offset: 8, subtitlePadding: 3, limit: 600},
     line: {strokeWidth: 2, strokeCap: 'round', strokeJoin: 'round'},
@@ -185,7 +185,7 @@ async function draw(figure) {
     const rows = select(await table(figure.dataset.table), conditions(figure));
     if (turn !== figure.turn) return;
     figure.classList.toggle('empty', !rows.length);
-    if (figure.dataset.chart in custom) custom[figure.dataset.chart](figure, rows);
+    if (figure.dataset.chart in custom) custom[figure.dataset.chart].draw(figure, rows);
     else await drawChart(figure, rows, turn);
     figure.dataset.state = rows.length ? 'drawn' : 'empty';
   } catch (error) {
@@ -217,7 +217,7 @@ async function drawChart(figure, rows, turn) {
   spec.data = {name: 'rows', values: rows};
   figure.drawnTheme = theme();
   const result = await alab.embed(plot, spec, {
-    actions: false, renderer: 'svg', ast: true, config: config(), tooltip: {theme: theme()},
+    actions: false, renderer: 'svg', ast: true, config: config(plot.clientWidth), tooltip: {theme: theme()},
   });
   if (turn === figure.turn) figure.result = result;
   else result.finalize();
@@ -225,23 +225,35 @@ async function drawChart(figure, rows, turn) {
 
 // --- figures that are not charts ----------------------------------------------------------------------------
 
+/** By name: `uses`, the choices that move it, and `draw(figure, rows)`. */
 const custom = {};
 
 // --- switches -----------------------------------------------------------------------------------------------
 
-/** Redraw what is drawn below an element, after a choice. */
-function redraw(below) {
-  return Promise.all([...below.querySelectorAll('figure[data-state]')].map(draw));
+/** Whether a choice moves a figure. */
+function uses(figure, name) {
+  const {chart, where} = figure.dataset;
+  const own = JSON.parse(figure.dataset.fix || '{}');
+  if (where.includes(`"$${name}"`)) return true;
+  if (chart in custom) return custom[chart].uses.includes(name);
+  return !(name in own) && (report.charts[chart].params ?? []).some((one) => one.name === name);
+}
+
+/** Redraw what is drawn below an element, or what of it a choice moves. */
+function redraw(below, name = null) {
+  const drawn = [...below.querySelectorAll('figure[data-state]')];
+  return Promise.all(drawn.filter((figure) => name === null || uses(figure, name)).map(draw));
 }
 
 document.addEventListener('input', (event) => {
   const {set} = event.target.dataset;
   if (!set) return;
-  const value = event.target.type === 'range' ? Number(event.target.value) : event.target.value;
+  const numeric = event.target.type === 'range' || 'number' in event.target.dataset;
+  const value = numeric ? Number(event.target.value) : event.target.value;
   const card = event.target.closest('[data-card]');
   if (card) (card.choices ??= {})[set] = value;
   else choices[set] = value;
-  redraw(card ?? document);
+  redraw(card ?? document, set);
 });
 
 darkScreen.addEventListener('change', () => redraw(document));

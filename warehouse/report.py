@@ -42,20 +42,20 @@ class Tables:
         """The rows of a query, for a template."""
         return self.query(name, **values).to_pylist()
 
-    def add(self, name: str, query: str, **values: object) -> int:
-        """Put the result of a query on the page as the table `name`; returns how many rows it has."""
+    def add(self, name: str, query: str, **values: object) -> pa.Table:
+        """Put the result of a query on the page as the table `name`; a table without rows is left out."""
         return self._put(name, self.query(query, **values), {"query": query, "values": values})
 
-    def add_each(self, name: str, query: str, each: Sequence[dict]) -> int:
+    def add_each(self, name: str, query: str, each: Sequence[dict]) -> pa.Table:
         """Put the results of a query for several values on the page as one table."""
         results = [self.query(query, **values) for values in each]
         return self._put(name, pa.concat_tables(results), {"query": query, "each": list(each)})
 
-    def _put(self, name: str, table: pa.Table, origin: dict) -> int:
+    def _put(self, name: str, table: pa.Table, origin: dict) -> pa.Table:
         if table.num_rows:
             self.packed[name] = page.pack(table)
             self.origin[name] = origin
-        return table.num_rows
+        return table
 
 
 def write_report(
@@ -114,10 +114,10 @@ def collect(lake: Lake, tables: Tables, run_ids: list[str]) -> dict:
     tables.add_each("intra", "intra", [{"run": run_id} for run_id in ids])
     summary = [row for run_id in ids for row in tables.rows("intra_summary", run=run_id)]
     for run in runs:
-        run["has"] = _run_tables(tables, run)
+        run["tables"] = _run_tables(tables, run)
+        run["reference_table"] = tables.rows("reference_table", run=run["run_id"])
     for card in cards:
-        card["intra_summary"] = _of(card, summary)
-        card["has"] = card["run"]["has"] | _card_tables(tables, card) | {"intra": bool(card["intra_summary"])}
+        _fill(tables, card, summary)
     captured = tables.rows("sites", runs=ids)
     sites = [site for site in SITE_ORDER if any(row["site"] == site and row["layers"] for row in captured)]
     title = runs[0]["scenario"] if len(runs) == 1 else f"{len(runs)} runs"
@@ -149,13 +149,13 @@ ABOUT_HEAD = (
     "with",
 )
 #: Tables of each run, and the queries that make them.
-RUN_TABLES = ("references", "message_means", "steps", "top_tokens", "residual", "residual_error")
+RUN_TABLES = ("references", "message_means", "roles", "steps", "top_tokens", "residual", "residual_error")
 
 
 def _of(card: dict, rows: list[dict]) -> list[dict]:
     """The rows of one conversation."""
     key = (card["run_id"], card["prompt_id"])
-    return [row for row in rows if (row["run_id"], row["prompt_id"]) == key]
+    return [row for row in rows if (row.get("run_id", key[0]), row["prompt_id"]) == key]
 
 
 def _cards(tables: Tables, runs: list[dict]) -> list[dict]:
@@ -165,23 +165,32 @@ def _cards(tables: Tables, runs: list[dict]) -> list[dict]:
     cards = [prompt | {"run": by_id[prompt["run_id"]]} for prompt in tables.rows("prompts", runs=ids)]
     cards.sort(key=lambda card: (ids.index(card["run_id"]), card["prompt_id"]))
     messages = tables.rows("messages", runs=ids)
+    snapshots = tables.rows("snapshots", runs=ids)
+    labels = tables.rows("labels", runs=ids)
     for index, card in enumerate(cards):
         card |= {
             "index": index, "run_index": ids.index(card["run_id"]), "alone": len(cards) == 1,
-            "messages": _of(card, messages), "choices": {},
+            "messages": _of(card, messages), "snapshots": _of(card, snapshots),
+            "references": [row["label"] for row in labels if row["run_id"] == card["run_id"]],
         }  # fmt: skip
     return cards
 
 
-def _run_tables(tables: Tables, run: dict) -> dict[str, bool]:
-    """Put the tables of one run on the page; says which of them have rows."""
-    return {name: bool(tables.add(f"{name}-{run['index']}", name, run=run["run_id"])) for name in RUN_TABLES}
+def _run_tables(tables: Tables, run: dict) -> dict[str, pa.Table]:
+    """Put the tables of one run on the page, and give them by name."""
+    return {name: tables.add(f"{name}-{run['index']}", name, run=run["run_id"]) for name in RUN_TABLES}
 
 
-def _card_tables(tables: Tables, card: dict) -> dict[str, bool]:
-    """Put the tables of one conversation on the page; says which of them have rows."""
+def _fill(tables: Tables, card: dict, intra: list[dict]) -> None:
+    """Give a conversation its table rows, what its controls offer, and which of its parts there are."""
     values = {"run": card["run_id"], "prompt": card["prompt_id"]}
-    return {"cross_layer": bool(tables.add(f"cross_layer-{card['index']}", "cross_layer", **values))}
+    own = card["run"]["tables"] | {"cross_layer": tables.add(f"cross_layer-{card['index']}", "cross_layer", **values)}
+    card["intra_summary"] = _of(card, intra)
+    card["reference_table"] = _of(card, card["run"]["reference_table"])
+    card["has"] = {name: table.num_rows > 0 for name, table in own.items()} | {"intra": bool(card["intra_summary"])}
+    card["last_step"] = max((row["step"] for row in _of(card, own["steps"].to_pylist())), default=0)
+    card["residual_steps"] = sorted({row["step"] for row in _of(card, own["residual"].to_pylist())})
+    card["choices"] = {"step": 0, "residual_step": next(iter(card["residual_steps"]), 0)}
 
 
 def _facts(runs: list[dict], cards: list[dict]) -> list[tuple]:
