@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 
-from warehouse import catalog, lake
+from warehouse import catalog, lake, parquet
 
 ROLES = ("system", "user", "assistant")
 LABELS = ("joy", "fear", "calm")
@@ -38,7 +38,7 @@ class Shape:
 def vectors(array: np.ndarray) -> pa.Array:
     """A (rows, width) float array as an Arrow column of the lake."""
     flat = pa.array(np.ascontiguousarray(array, dtype=np.float32).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, type=lake.vector(array.shape[1]))
+    return pa.FixedSizeListArray.from_arrays(flat, type=parquet.vector(array.shape[1]))
 
 
 def write(path, schema: pa.Schema, columns: dict, group: int = 64) -> None:
@@ -48,7 +48,7 @@ def write(path, schema: pa.Schema, columns: dict, group: int = 64) -> None:
         else pa.array(columns[f.name], f.type) if f.name in columns else pa.nulls(n, f.type)
         for f in schema
     ]  # fmt: skip
-    with lake.open_parquet(path, schema) as writer:
+    with parquet.open_parquet(path, schema) as writer:
         writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=group)
 
 
@@ -80,7 +80,7 @@ def make_run(
         for layer, row in enumerate(per_layer):
             path = staged.path("activations", f"steps=0-{shape.steps - 1}", f"layer={layer:02d}", "part-0.parquet")
             columns = {"prompt_id": [0] * sequence, "step": step, "kind": kind, "position": position}
-            write(path, lake.activation_schema(widths), columns | {s: vectors(row[s]) for s in shape.sites}, 8)
+            write(path, parquet.activation_schema(widths), columns | {s: vectors(row[s]) for s in shape.sites}, 8)
     if shape.attention:
         for layer in range(shape.layers):
             rows = [
@@ -92,7 +92,7 @@ def make_run(
                 zip(("prompt_id", "step", "head", "position", "weights"), zip(*rows, strict=True), strict=True)
             )
             path = staged.path("attention", f"steps=0-{shape.steps - 1}", f"layer={layer:02d}", "part-0.parquet")
-            write(path, lake.attention_schema(), columns)
+            write(path, parquet.attention_schema(), columns)
     logits = rng.standard_normal((sequence, shape.vocab)).astype("f4") * 2
     if shape.outputs:
         columns = {
@@ -100,7 +100,7 @@ def make_run(
             "embeddings": vectors(per_layer[0]["hidden_in"]), "logits": vectors(logits),
         }  # fmt: skip
         path = staged.path("outputs", f"steps=0-{shape.steps - 1}", "part-0.parquet")
-        write(path, lake.output_schema({"embeddings": shape.width, "logits": shape.vocab}), columns)
+        write(path, parquet.output_schema({"embeddings": shape.width, "logits": shape.vocab}), columns)
     write_states(staged, shape, rng, per_layer)
     staged.publish(metadata(run_id, name, shape, model_id, seed, logits))
     return run_id
@@ -125,7 +125,7 @@ def write_states(staged: lake.StagedRun, shape: Shape, rng: np.random.Generator,
                 else:
                     stack.append(rng.standard_normal(shape.width) + 1.0)
     write(
-        staged.path("states", "part-0.parquet"), lake.state_schema(shape.width),
+        staged.path("states", "part-0.parquet"), parquet.state_schema(shape.width),
         rows | {"vector": vectors(np.stack(stack))}, max(64, shape.layers * len(sites)),
     )  # fmt: skip
 

@@ -12,13 +12,16 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
 import duckdb
-import pyarrow as pa
 
 from warehouse import sqldoc
 from warehouse.errors import AlabError
 from warehouse.lake import Lake
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: Version of the catalog's layout; raised when an older alab must no longer open it.
 FORMAT = 1
@@ -35,7 +38,7 @@ def table_names() -> list[str]:
     return [o.name for o in sqldoc.library() if o.kind == "table" and not o.name.startswith("catalog_")]
 
 
-def metadata_schemas() -> dict[str, pa.Schema]:
+def metadata_schemas() -> "dict[str, pa.Schema]":
     """Arrow schema of each metadata table, as `sql/tables/` declares it."""
     with duckdb.connect() as db:
         for item in sqldoc.library():

@@ -170,7 +170,8 @@ def rm(ctx: click.Context, runs: tuple[str, ...], activations_only: bool, yes: b
     run_ids = storage.find(lake, runs)
     for run_id in run_ids:
         size = storage.readable(storage.size(lake, run_id, activations_only=activations_only))
-        click.echo(f"{run_id}: {'activations, attention and outputs' if activations_only else 'everything'}, {size}", err=True)
+        what = "activations, attention and outputs" if activations_only else "everything"
+        click.echo(f"{run_id}: {what}, {size}", err=True)
     if not yes:
         click.confirm("Delete for good?", abort=True, err=True)
     click.echo(f"freed {storage.readable(storage.remove(lake, run_ids, activations_only=activations_only))}")

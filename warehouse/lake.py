@@ -1,4 +1,4 @@
-"""The lake: Arrow schemas, the physical layout of Parquet files, paths, and publishing by rename.
+"""The lake: where its files are, and publishing by rename.
 
     <warehouse>/lake/activations/run=<run_id>/steps=<first>-<last>/layer=<NN>/part-<n>.parquet
     <warehouse>/lake/attention/…      one row per head and query position, the causal half of the weights
@@ -13,18 +13,18 @@ A run exists once its metadata folder does; that rename is the last step of publ
 
 import contextlib
 import hashlib
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from warehouse.errors import AlabError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: Per-layer tensors, in the order of the columns of `activations`.
 SITES = (
@@ -41,66 +41,6 @@ TAILS = {
     "outputs": "/steps=*/*.parquet",
     "states": "/*.parquet",
 }
-
-
-def vector(width: int | None) -> pa.DataType:
-    """Type of a vector column: a fixed-size list of float32; a plain list where every value is NULL."""
-    element = pa.field("element", pa.float32(), nullable=False)
-    return pa.list_(element, width) if width else pa.list_(element)
-
-
-def _scalars(*names: str) -> list[pa.Field]:
-    types = {"kind": pa.string(), "state": pa.string(), "label": pa.string(), "site": pa.string()}
-    optional = {"prompt_id", "label"}
-    return [pa.field(name, types.get(name, pa.int32()), name in optional) for name in names]
-
-
-def activation_schema(widths: dict[str, int]) -> pa.Schema:
-    """Schema of `activations` for a model whose sites have these widths; absent sites are NULL columns."""
-    return pa.schema(
-        [*_scalars("prompt_id", "step", "kind", "position"),
-         *(pa.field(site, vector(widths.get(site))) for site in SITES)]
-    )  # fmt: skip
-
-
-def attention_schema() -> pa.Schema:
-    """Schema of `attention`: `weights` covers the key positions 0 … position."""
-    return pa.schema([*_scalars("prompt_id", "step", "head", "position"), pa.field("weights", vector(None), False)])
-
-
-def output_schema(widths: dict[str, int]) -> pa.Schema:
-    """Schema of `outputs`: `embeddings` is as wide as the embedding, `logits` as the vocabulary."""
-    return pa.schema(
-        [*_scalars("prompt_id", "step", "position"),
-         *(pa.field(site, vector(widths.get(site))) for site in ("embeddings", "logits"))]
-    )  # fmt: skip
-
-
-def state_schema(width: int | None) -> pa.Schema:
-    """Schema of `states`: one vector per state, layer and site."""
-    return pa.schema(
-        [*_scalars("prompt_id", "state", "state_index", "label", "layer", "site"),
-         pa.field("vector", vector(width), False)]
-    )  # fmt: skip
-
-
-def open_parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """Open a Parquet file in the lake's one physical layout.
-
-    Floats are split into byte streams and packed with zstd 1; strings are dictionaries; scalars have
-    statistics. The batch size covers a whole column chunk: pyarrow's default of 1,024 values made writing
-    30% slower.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    vectors = [field.name for field in schema if pa.types.is_nested(field.type)]
-    return pq.ParquetWriter(
-        path, schema,
-        compression="zstd", compression_level=1,
-        use_dictionary=[field.name for field in schema if pa.types.is_string(field.type)],
-        column_encoding={f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in vectors},
-        write_statistics=[field.name for field in schema if field.name not in vectors],
-        write_batch_size=1 << 20,
-    )  # fmt: skip
 
 
 class Lake:
@@ -138,15 +78,13 @@ class Lake:
         """Create the folders and the files without rows; does nothing in a lake that has them."""
         try:
             self.staging.mkdir(parents=True, exist_ok=True)
-            schemas = {
-                "activations": activation_schema({}), "attention": attention_schema(),
-                "outputs": output_schema({}), "states": state_schema(None),
-            }  # fmt: skip
-            for dataset, schema in schemas.items():
-                path = self.root / ".empty" / f"{dataset}/run=0{TAILS[dataset].replace('*', '0')}"
+            for dataset, tail in TAILS.items():
+                path = self.root / ".empty" / f"{dataset}/run=0{tail.replace('*', '0')}"
                 if not path.exists():
+                    from warehouse import parquet
+
                     unfinished = path.with_suffix(f".{datetime.now(UTC).timestamp()}")
-                    open_parquet(unfinished, schema).close()
+                    parquet.open_parquet(unfinished, parquet.empty_schema(dataset)).close()
                     unfinished.replace(path)
         except OSError as error:
             raise AlabError(
@@ -219,13 +157,15 @@ class Lake:
     def drop(self, run_id: str, datasets: Iterable[str]) -> None:
         """Delete some datasets of a run; the others and its metadata stay."""
         with self.hold(run_id) as held:
-            tables = {name: self.metadata(run_id, name) for name in ("files", "runs")}
-            gone = pc.is_in(tables["files"]["dataset"], value_set=pa.array(datasets, pa.string()))
-            held.amend({"files": tables["files"].filter(pc.invert(gone)), "runs": tables["runs"]})
+            files, dropped = self.metadata(run_id, "files"), set(datasets)
+            kept = [dataset not in dropped for dataset in files["dataset"].to_pylist()]
+            held.amend({"files": files.filter(kept), "runs": self.metadata(run_id, "runs")})
 
-    def metadata(self, run_id: str, table: str) -> pa.Table:
+    def metadata(self, run_id: str, table: str) -> "pa.Table":
         """A metadata table of a run, as the lake has it."""
-        return pq.ParquetFile(self.dataset("metadata", run_id) / f"{table}.parquet").read()
+        from pyarrow.parquet import ParquetFile
+
+        return ParquetFile(self.dataset("metadata", run_id) / f"{table}.parquet").read()
 
     def files(self, run_id: str) -> Iterator[Path]:
         """Every file of a published run."""
@@ -251,19 +191,16 @@ class StagedRun:
         """Where a file of the run is written meanwhile."""
         return self.folder.joinpath(dataset, f"run={self.run_id}", *parts)
 
-    def publish(self, metadata: dict[str, pa.Table]) -> None:
+    def publish(self, metadata: "dict[str, pa.Table]") -> None:
         """Make the run exist: write its metadata and rename everything into the lake, metadata last.
 
         Args:
             metadata: a table per metadata table; `files` is added here.
         """
-        bulk = [self._file_row(path, checksum=False) for path in sorted(self.folder.rglob("*.parquet"))]
-        metadata = metadata | {"runs": _with_size(metadata["runs"], sum(row["n_bytes"] for row in bulk))}
-        for name, table in metadata.items():
-            if name != "files":
-                self.write_metadata(name, table)
-        small = [self._file_row(path, checksum=True) for path in sorted(self.path("metadata").glob("*.parquet"))]
-        self.write_metadata("files", pa.Table.from_pylist(bulk + small, metadata["files"].schema))
+        from warehouse import parquet
+
+        files = [parquet.file_row(self.run_id, path, self.folder) for path in sorted(self.folder.rglob("*.parquet"))]
+        parquet.write_metadata(self.path("metadata"), metadata, files)
         for source in sorted(
             self.folder.glob(f"*/run={self.run_id}"), key=lambda path: path.parent.name == "metadata"
         ):
@@ -272,31 +209,20 @@ class StagedRun:
             source.rename(target)
         self._close()
 
-    def write_metadata(self, name: str, table: pa.Table) -> None:
-        """Write one metadata table of the run."""
-        path = self.path("metadata", f"{name}.parquet")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, path, compression="zstd")
-
-    def amend(self, metadata: dict[str, pa.Table]) -> None:
+    def amend(self, metadata: "dict[str, pa.Table]") -> None:
         """Replace metadata tables of a published run, all of them or none.
 
         Args:
             metadata: the new tables, `files` and `runs` among them. Rows of `files` about metadata are renewed.
                 A dataset that `files` does not name is deleted.
         """
-        files = metadata.pop("files")
-        bulk = files.filter(pc.not_equal(files["dataset"], "metadata"))
-        metadata["runs"] = _with_size(metadata["runs"], pc.sum(bulk["n_bytes"]).as_py() or 0)
+        from warehouse import parquet
+
         home = self.lake.dataset("metadata", self.run_id)
         draft = self.folder / "draft" / "metadata" / home.name
         shutil.copytree(home, draft)
-        (draft / "files.parquet").unlink()
-        for name, table in metadata.items():
-            pq.write_table(table, draft / f"{name}.parquet", compression="zstd")
-        small = [file_row(self.run_id, path, draft.parents[1], checksum=True) for path in sorted(draft.iterdir())]
-        files = pa.concat_tables([bulk, pa.Table.from_pylist(small, files.schema)])
-        pq.write_table(files, draft / "files.parquet", compression="zstd")
+        files = [row for row in metadata["files"].to_pylist() if row["dataset"] != "metadata"]
+        parquet.write_metadata(draft, metadata, files)
         draft.parent.rename(self.folder / "metadata")  # from here on, `discard` finishes what is left to do
 
     def discard(self) -> None:
@@ -305,7 +231,7 @@ class StagedRun:
         if home.exists():
             for path in self.path("metadata").glob("*.parquet"):
                 path.replace(home / path.name)
-        with contextlib.suppress(OSError, pa.ArrowInvalid):  # damaged metadata: nothing more is lost, `check` tells
+        with contextlib.suppress(OSError, ValueError):  # damaged metadata: nothing more is lost, `check` tells
             keep = self.lake.metadata(self.run_id, "files")["dataset"].to_pylist() if home.exists() else []
             for folder in self.lake.root.glob(f"[!.]*/run={self.run_id}"):
                 if folder.parent.name not in keep:
@@ -316,35 +242,6 @@ class StagedRun:
         shutil.rmtree(self.folder, ignore_errors=True)
         Path(self._lock.lock_file).unlink(missing_ok=True)  # while it is held, so that nobody else's goes
         self._lock.release()
-
-    def _file_row(self, path: Path, checksum: bool) -> dict:
-        return file_row(
-            self.run_id, path, self.folder, checksum or path.relative_to(self.folder).parts[0] == "states"
-        )
-
-
-def _with_size(runs: pa.Table, size: int) -> pa.Table:
-    """The table `runs` with the size of the run's tensors filled in."""
-    at = runs.schema.get_field_index("bytes")
-    return runs.set_column(at, runs.schema.field(at), pa.array([size], pa.int64()))
-
-
-def file_row(run_id: str, path: Path, root: Path, checksum: bool) -> dict:
-    """One row of the table `files` for a Parquet file below `root`."""
-    relative = path.relative_to(root)
-    steps = re.search(r"/steps=(\d+)-(\d+)/", f"/{relative}")
-    layer = re.search(r"/layer=(\d+)/", f"/{relative}")
-    return {
-        "run_id": run_id,
-        "dataset": relative.parts[0],
-        "path": relative.as_posix(),
-        "first_step": int(steps[1]) if steps else None,
-        "last_step": int(steps[2]) if steps else None,
-        "layer": int(layer[1]) if layer else None,
-        "n_rows": pq.read_metadata(path).num_rows,
-        "n_bytes": path.stat().st_size,
-        "sha256": sha256(path) if checksum else None,
-    }
 
 
 def sha256(path: Path) -> str:

@@ -1,7 +1,31 @@
 """What runs cost on disk, and giving it back: `alab rm`."""
 
+from collections.abc import Iterable
+
 from warehouse import catalog
 from warehouse.lake import BULK, Lake
+
+
+def find(lake: Lake, names: Iterable[str]) -> list[str]:
+    """Ids of the runs that a user means, each once; also of a run whose metadata is damaged, by its whole id.
+
+    Raises:
+        AlabError: no run, or more than one, answers to a name.
+    """
+    with catalog.connect(lake) as db:
+        return list(dict.fromkeys(n if n in lake.run_ids() else catalog.find_run(db, n) for n in names))
+
+
+def readable(size: int) -> str:
+    """A number of bytes for a person.
+
+    >>> readable(999), readable(12_345), readable(2_500_000_000)
+    ('999 bytes', '12.3 kB', '2.5 GB')
+    """
+    for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"
 
 
 def size(lake: Lake, run_id: str, *, activations_only: bool = False) -> int:
