@@ -159,7 +159,7 @@ function config(width) {
     font: css('font'), background: 'transparent', padding: 4,
     view: {stroke: null},
     axis: {...text, gridColor: css('grid'), domainColor: css('line'), tickColor: css('line'), tickSize: 4,
-      labelPadding: 4, titlePadding: 8, labelOverlap: 'greedy', labelLimit: 150},
+      labelPadding: 4, titlePadding: 8, labelOverlap: 'parity', labelLimit: 150},
     axisY: {domain: false, ticks: false, tickCount: 5},
     legend: {...text, orient: 'top', symbolType: 'stroke', symbolStrokeWidth: 3, symbolSize: 160, offset: 6,
       labelLimit: 160, columns: width < 560 ? Math.max(1, Math.floor(width / 150)) : 0, columnPadding: 14, gradientThickness: 8, gradientLength: 150, labelFontSize: 11.5},

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: Jinja templates, packed tables, Vega-Lite files and the JavaScript that draws them."""
+"""One HTML page: Jinja templates, packed tables, Vega-Lite files and the JavaScript that draws them."""
 
 import base64
 import gzip

@@ -1,0 +1,171 @@
+"""What the report shows, as rows for its templates and tables for its charts.
+
+No metric is computed here: each table is one query of `reports/queries`, and a part of the page whose table has no
+rows is left out.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from warehouse import page
+from warehouse.assets import asset_dir
+
+#: Tables of each run that are drawn, and the queries that make them.
+RUN_TABLES = ("references", "message_means", "roles", "steps", "top_tokens", "residual", "residual_error")
+#: Tables of each run that templates print.
+RUN_ROWS = ("reference_table",)
+#: Conversations that get a card of their own; the overview has all of them.
+MAX_CARDS = 120
+#: Pairs that get a card: all of them up to twice this, else so many of the least and of the most alike.
+MAX_PAIRS = 8
+#: Analyses that several queries of one run read; they are computed once.
+SHARED = {"snapshot_reference($run)": "_snapshot_reference_rows"}
+
+
+class Tables:
+    """The tables that a page draws, each with the query that made it.
+
+    Args:
+        db: an open catalog.
+
+    Attributes:
+        packed: the tables, packed for the page, by name.
+        origin: the query of each table and the values bound in it.
+        queries: text of the queries, by name.
+    """
+
+    def __init__(self, db: duckdb.DuckDBPyConnection):
+        self.db = db
+        self.packed: dict[str, str] = {}
+        self.origin: dict[str, dict] = {}
+        self.queries: dict[str, str] = {}
+
+    def query(self, name: str, **values: object) -> pa.Table:
+        """Run `reports/queries/<name>.sql` with bound values."""
+        if name not in self.queries:
+            path = asset_dir("reports") / "queries" / f"{name}.sql"
+            self.queries[name] = path.read_text(encoding="utf-8").strip()
+        text = self.queries[name]
+        for call, stored in SHARED.items():
+            if call in text:
+                text = text.replace(call, stored)
+                if "$run" not in text:
+                    values = {key: value for key, value in values.items() if key != "run"}
+        return self.db.sql(text, params=values or None).to_arrow_table()
+
+    def share(self, run_id: str) -> None:
+        """Compute the analyses that several queries of a run read, for the queries that follow."""
+        for call, stored in SHARED.items():
+            self.db.execute(f"CREATE OR REPLACE TEMP TABLE {stored} AS FROM {call}", {"run": run_id})
+
+    def rows(self, name: str, **values: object) -> list[dict]:
+        """The rows of a query, for a template."""
+        return self.query(name, **values).to_pylist()
+
+    def add(self, name: str, query: str, **values: object) -> pa.Table:
+        """Put the result of a query on the page as the table `name`; a table without rows is left out."""
+        return self.put(name, self.query(query, **values), {"query": query, "values": values})
+
+    def add_each(self, name: str, query: str, each: Sequence[dict]) -> pa.Table:
+        """Put the results of a query for several values on the page as one table."""
+        results = [self.query(query, **values) for values in each]
+        return self.put(name, pa.concat_tables(results), {"query": query, "each": list(each)})
+
+    def put(self, name: str, table: pa.Table, origin: dict) -> pa.Table:
+        """Put a table on the page; a table without rows is left out."""
+        if table.num_rows:
+            self.packed[name] = page.pack(table)
+            self.origin[name] = origin
+        return table
+
+
+def by_conversation(rows: list[dict]) -> dict[tuple, list[dict]]:
+    """Rows grouped by run and prompt."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["run_id"], row["prompt_id"]].append(row)
+    return groups
+
+
+def runs_of(tables: Tables, run_ids: list[str]) -> list[dict]:
+    """The runs, oldest first, each with its place."""
+    runs = tables.rows("runs", runs=run_ids)
+    return [run | {"index": index} for index, run in enumerate(runs)]
+
+
+def intra(tables: Tables, runs: list[dict]) -> list[dict]:
+    """Put what replying changed on the page; gives the summary rows of every conversation.
+
+    The rows of all runs stay in the connection as `intra_rows` and `intra_summary_rows`, for the queries about
+    all of them together.
+    """
+    each = [{"run": run["run_id"]} for run in runs]
+    rows = tables.add_each("intra", "intra", each)
+    summary = pa.concat_tables([tables.query("intra_summary", **values) for values in each])
+    tables.db.register("intra_rows", rows)
+    tables.db.register("intra_summary_rows", summary)
+    return summary.to_pylist()
+
+
+def cards(tables: Tables, runs: list[dict], summary: list[dict]) -> list[dict]:
+    """One card per conversation, with everything that is shown of it."""
+    ids = [run["run_id"] for run in runs]
+    place = {run_id: index for index, run_id in enumerate(ids)}
+    found = sorted(tables.rows("prompts", runs=ids), key=lambda row: (place[row["run_id"]], row["prompt_id"]))
+    shown = found[:MAX_CARDS]
+    summaries = by_conversation(summary)
+    messages = by_conversation(tables.rows("messages", runs=ids))
+    snapshots = by_conversation(tables.rows("snapshots", runs=ids))
+    labels = defaultdict(list)
+    for row in tables.rows("labels", runs=ids):
+        labels[row["run_id"]].append(row["label"])
+    several = {run_id for run_id, prompt_id in map(_key, found) if prompt_id}
+    own: dict[str, dict] = {}
+    for index, card in enumerate(shown):
+        key = run_id, prompt_id = _key(card)
+        if run_id not in own:
+            prompts = [row["prompt_id"] for row in shown if row["run_id"] == run_id]
+            own[run_id] = _run_tables(tables, place[run_id], run_id, prompts)
+        card |= {
+            "index": index, "run_index": place[run_id], "run": runs[place[run_id]], "alone": len(found) == 1,
+            "title": f"{run_id} · conversation {prompt_id}" if run_id in several else run_id,
+            "messages": messages[key], "snapshots": snapshots[key], "references": labels[run_id],
+            "intra_summary": summaries[key],
+        }  # fmt: skip
+        card["has"] = {"intra": bool(summaries[key])}
+        for name, table in own[run_id].items():
+            mine = _conversation(table, prompt_id)
+            card["has"][name] = mine.num_rows > 0
+            if name in RUN_ROWS:
+                card[name] = mine.to_pylist()
+            elif name in ("steps", "residual"):
+                card[f"{name}_of"] = pc.unique(mine["step"]).to_pylist()
+        layers = tables.add(f"cross_layer-{index}", "cross_layer", run=run_id, prompt=prompt_id)
+        card["has"]["cross_layer"] = layers.num_rows > 0
+        card["choices"] = {"step": 0, "residual_step": next(iter(card["residual_of"]), 0)}
+    return shown
+
+
+def _key(row: dict) -> tuple[str, int]:
+    return row["run_id"], row["prompt_id"]
+
+
+def _conversation(table: pa.Table, prompt_id: int) -> pa.Table:
+    """The rows of one conversation of a run's table; all of them where the table is about the whole run."""
+    return table.filter(pc.field("prompt_id") == prompt_id) if "prompt_id" in table.column_names else table
+
+
+def _run_tables(tables: Tables, index: int, run_id: str, prompts: list[int]) -> dict[str, pa.Table]:
+    """Put the tables of one run on the page, as far as its conversations are shown, and give them by name."""
+    tables.share(run_id)
+    own = {name: tables.query(name, run=run_id) for name in RUN_ROWS}
+    for name in RUN_TABLES:
+        table = tables.query(name, run=run_id)
+        if "prompt_id" in table.column_names:
+            table = table.filter(pc.field("prompt_id").isin(prompts))
+        own[name] = tables.put(f"{name}-{index}", table, {"query": name, "values": {"run": run_id}})
+    return own
