@@ -189,7 +189,7 @@ def check(ctx: click.Context, fix: bool) -> None:
         checks.repair(lake)
     for problem in (problems := checks.check(lake)):
         click.echo(problem)
-    click.echo(f"{len(problems) or 'no'} problems in {len(lake.run_ids())} runs", err=True)
+    click.echo(f"runs checked: {len(lake.run_ids())}, problems: {len(problems)}", err=True)
     ctx.exit(1 if problems else 0)
 
 

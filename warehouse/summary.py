@@ -34,16 +34,19 @@ def inspect(lake: Lake, name: str, fmt: str = "table") -> str:
             return json.dumps(_record(db, run), indent=2, ensure_ascii=False)
         parts = ["\n".join(f"{key:<12} {value}" for key, value in _head(db, run).items())]
         for section in SECTIONS[:-1]:
+            names, rows = _section(db, section, run_id)
             stream = StringIO()
-            if query.FORMATS["table"](_section(db, section, run_id), stream):
+            query.FORMATS["table"](names, rows, stream)
+            if rows:
                 parts.append(f"{section.upper()}  (alab sql \"from run_{section}('{run_id}')\")\n{stream.getvalue()}")
-        if warnings := _section(db, "warnings", run_id).fetchall():
+        if warnings := _section(db, "warnings", run_id)[1]:
             parts.append("\n".join(["WARNINGS", *(f"{code}: {message}" for _, code, message in warnings)]))
     return "\n\n".join(part.rstrip() for part in parts)
 
 
-def _section(db: duckdb.DuckDBPyConnection, section: str, run_id: str) -> duckdb.DuckDBPyConnection:
-    return db.execute(f"FROM run_{section}(?)", [run_id])
+def _section(db: duckdb.DuckDBPyConnection, section: str, run_id: str) -> tuple[list[str], list[tuple]]:
+    cursor = db.execute(f"FROM run_{section}(?)", [run_id])
+    return [column[0] for column in cursor.description], cursor.fetchall()
 
 
 def _record(db: duckdb.DuckDBPyConnection, run: dict) -> dict:
@@ -51,9 +54,8 @@ def _record(db: duckdb.DuckDBPyConnection, run: dict) -> dict:
     for key in ("scenario_json", "env_json", "tokenizer_json"):
         record[key.removesuffix("_json")] = json.loads(record.pop(key))
     for section in SECTIONS:
-        cursor = _section(db, section, run["run_id"])
-        names = [column[0] for column in cursor.description]
-        record[section] = [dict(zip(names, map(query.plain, row), strict=True)) for row in cursor.fetchall()]
+        names, rows = _section(db, section, run["run_id"])
+        record[section] = [dict(zip(names, map(query.plain, row), strict=True)) for row in rows]
     return record
 
 
