@@ -173,7 +173,7 @@ function config(width) {
 
 /** Values for the parameters that a chart declares: the metric with its texts, and every other choice. */
 function parameters(figure, spec) {
-  const known = {...choices, ...figure.closest('[data-card]')?.choices, ...JSON.parse(figure.dataset.fix || '{}')};
+  const known = {names: report.names, ...choices, ...figure.closest('[data-card]')?.choices, ...JSON.parse(figure.dataset.fix || '{}')};
   Object.assign(known, METRICS[known.metric]);
   return (spec.params ?? []).filter((one) => one.name in known).map((one) => [one.name, known[one.name]]);
 }
@@ -270,6 +270,12 @@ const seen = new IntersectionObserver((entries) => {
   }
 }, {rootMargin: '200px'});
 for (const card of document.querySelectorAll('[data-card][data-choices]')) card.choices = JSON.parse(card.dataset.choices);
+/** Open the folds around what the address names, as a link to a run's card does. */
+function openTarget() {
+  for (let at = document.getElementById(location.hash.slice(1)); at; at = at.parentElement?.closest('details')) at.open = true;
+}
+addEventListener('hashchange', openTarget);
+openTarget();
 for (const figure of figures) {
   addTools(figure);
   seen.observe(figure);

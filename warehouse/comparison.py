@@ -4,7 +4,7 @@ No metric is computed here: each table is one query of `reports/queries`, and a 
 rows is left out.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import duckdb
@@ -22,8 +22,8 @@ RUN_ROWS = ("reference_table",)
 MAX_CARDS = 120
 #: Pairs that get a card: all of them up to twice this, else so many of the least and of the most alike.
 MAX_PAIRS = 8
-#: Analyses that several queries of one run read; they are computed once.
-SHARED = {"snapshot_reference($run)": "_snapshot_reference_rows"}
+#: Analyses that several queries read, computed once into a table of the connection.
+SHARED = {"snapshot_reference($run)": "snapshot_reference_rows", "inter_run_among($runs)": "pair_rows"}
 
 
 class Tables:
@@ -36,6 +36,7 @@ class Tables:
         packed: the tables, packed for the page, by name.
         origin: the query of each table and the values bound in it.
         queries: text of the queries, by name.
+        stored: names of the rows that are kept in the connection.
     """
 
     def __init__(self, db: duckdb.DuckDBPyConnection):
@@ -43,24 +44,33 @@ class Tables:
         self.packed: dict[str, str] = {}
         self.origin: dict[str, dict] = {}
         self.queries: dict[str, str] = {}
+        self.stored: set[str] = set()
 
     def query(self, name: str, **values: object) -> pa.Table:
         """Run `reports/queries/<name>.sql` with bound values."""
+        return self.relation(name, **values).to_arrow_table()
+
+    def relation(self, name: str, **values: object) -> duckdb.DuckDBPyRelation:
+        """The query `reports/queries/<name>.sql` with bound values, not yet run."""
         if name not in self.queries:
             path = asset_dir("reports") / "queries" / f"{name}.sql"
             self.queries[name] = path.read_text(encoding="utf-8").strip()
         text = self.queries[name]
         for call, stored in SHARED.items():
-            if call in text:
+            if stored in self.stored:
                 text = text.replace(call, stored)
-                if "$run" not in text:
-                    values = {key: value for key, value in values.items() if key != "run"}
-        return self.db.sql(text, params=values or None).to_arrow_table()
+        values = {key: value for key, value in values.items() if f"${key}" in text}
+        return self.db.sql(text, params=values or None)
 
-    def share(self, run_id: str) -> None:
-        """Compute the analyses that several queries of a run read, for the queries that follow."""
-        for call, stored in SHARED.items():
-            self.db.execute(f"CREATE OR REPLACE TEMP TABLE {stored} AS FROM {call}", {"run": run_id})
+    def store(self, name: str, table: pa.Table) -> None:
+        """Keep rows in the connection, for queries about all of them together."""
+        self.db.register(name, table)
+        self.stored.add(name)
+
+    def share(self, call: str, **values: object) -> None:
+        """Compute an analysis that several queries read, for the queries that follow."""
+        self.db.execute(f"CREATE OR REPLACE TEMP TABLE {SHARED[call]} AS FROM {call}", values)
+        self.stored.add(SHARED[call])
 
     def rows(self, name: str, **values: object) -> list[dict]:
         """The rows of a query, for a template."""
@@ -92,9 +102,12 @@ def by_conversation(rows: list[dict]) -> dict[tuple, list[dict]]:
 
 
 def runs_of(tables: Tables, run_ids: list[str]) -> list[dict]:
-    """The runs, oldest first, each with its place."""
+    """The runs, oldest first, each with its place and a short name."""
     runs = tables.rows("runs", runs=run_ids)
-    return [run | {"index": index} for index, run in enumerate(runs)]
+    uses = Counter(run["scenario"] for run in runs)
+    for index, run in enumerate(runs):
+        run |= {"index": index, "name": run["scenario"] if uses[run["scenario"]] == 1 else run["run_id"]}
+    return runs
 
 
 def intra(tables: Tables, runs: list[dict]) -> list[dict]:
@@ -106,8 +119,8 @@ def intra(tables: Tables, runs: list[dict]) -> list[dict]:
     each = [{"run": run["run_id"]} for run in runs]
     rows = tables.add_each("intra", "intra", each)
     summary = pa.concat_tables([tables.query("intra_summary", **values) for values in each])
-    tables.db.register("intra_rows", rows)
-    tables.db.register("intra_summary_rows", summary)
+    tables.store("intra_rows", rows)
+    tables.store("intra_summary_rows", summary)
     return summary.to_pylist()
 
 
@@ -132,7 +145,7 @@ def cards(tables: Tables, runs: list[dict], summary: list[dict]) -> list[dict]:
             own[run_id] = _run_tables(tables, place[run_id], run_id, prompts)
         card |= {
             "index": index, "run_index": place[run_id], "run": runs[place[run_id]], "alone": len(found) == 1,
-            "title": f"{run_id} · conversation {prompt_id}" if run_id in several else run_id,
+            "title": runs[place[run_id]]["name"] + (f" · conversation {prompt_id}" if run_id in several else ""),
             "messages": messages[key], "snapshots": snapshots[key], "references": labels[run_id],
             "intra_summary": summaries[key],
         }  # fmt: skip
@@ -161,7 +174,7 @@ def _conversation(table: pa.Table, prompt_id: int) -> pa.Table:
 
 def _run_tables(tables: Tables, index: int, run_id: str, prompts: list[int]) -> dict[str, pa.Table]:
     """Put the tables of one run on the page, as far as its conversations are shown, and give them by name."""
-    tables.share(run_id)
+    tables.share("snapshot_reference($run)", run=run_id)
     own = {name: tables.query(name, run=run_id) for name in RUN_ROWS}
     for name in RUN_TABLES:
         table = tables.query(name, run=run_id)
@@ -169,3 +182,39 @@ def _run_tables(tables: Tables, index: int, run_id: str, prompts: list[int]) -> 
             table = table.filter(pc.field("prompt_id").isin(prompts))
         own[name] = tables.put(f"{name}-{index}", table, {"query": name, "values": {"run": run_id}})
     return own
+
+
+def pairs(tables: Tables, runs: list[dict]) -> dict | None:
+    """Put the comparison between runs on the page; None where no two runs compare.
+
+    The rows of all pairs stay in the connection as `pair_rows`, and their summary as `pair_summary_rows`.
+    """
+    ids = [run["run_id"] for run in runs]
+    if len(ids) < 2:
+        return None
+    tables.share("inter_run_among($runs)", runs=ids)
+    summary = tables.query("pair_summary", runs=ids)
+    if not summary.num_rows:
+        return None
+    tables.store("pair_summary_rows", summary)
+    found = tables.rows("pairs_shown", each=MAX_PAIRS)
+    tables.add("pair_matrix", "pair_matrix", runs=ids)
+    tables.add_each("pair_layers", "pair_layers", [{"run_a": row["run_a"], "run_b": row["run_b"]} for row in found])
+    names = {run["run_id"]: run["name"] for run in runs}
+    wanted = {(row["run_a"], row["run_b"]) for row in found}
+    own = defaultdict(list)
+    for row in summary.to_pylist():
+        if (row["run_a"], row["run_b"]) in wanted:
+            own[row["run_a"], row["run_b"]].append(row)
+    shown = [
+        row | {
+            "pair": f"{row['run_a']} × {row['run_b']}", "names": (names[row["run_a"]], names[row["run_b"]]),
+            "rows": own[row["run_a"], row["run_b"]],
+        }
+        for row in found
+    ]  # fmt: skip
+    skipped = tables.rows("pairs_skipped", runs=ids)
+    return {
+        "count": found[0]["pairs"], "limited": found[0]["pairs"] > len(found), "each": MAX_PAIRS,
+        "shown": shown, "totals": tables.rows("pair_totals"), "skipped": skipped,
+    }  # fmt: skip

@@ -13,6 +13,11 @@ from warehouse.lake import STATE_SITES, Lake
 
 #: The sites of a state, the one that is shown first ahead.
 SITE_ORDER = ("hidden_out", *(site for site in STATE_SITES if site != "hidden_out"))
+#: The CSV files, each with the rows that it is made from.
+CSV_FILES = {
+    "intra_run_report": "intra_summary_rows", "intra_run_cosines": "intra_rows",
+    "comparison_report": "pair_summary_rows", "comparison_cosines": "pair_rows",
+}  # fmt: skip
 ABOUT_HEAD = (
     "run", "model", "layers × width", "dtype", "stored as", "device", "seed", "captured", "took", "size", "with",
 )  # fmt: skip
@@ -37,9 +42,10 @@ def write_report(
     """
     out = out or lake.warehouse / "report.html"
     with catalog.connect(lake) as db:
-        context = collect(lake, comparison.Tables(db), _chosen(db, runs))
-    _write(out, page.render(context))
-    return [out]
+        tables = comparison.Tables(db)
+        context = collect(lake, tables, _chosen(db, runs))
+        _write(out, page.render(context))
+        return [out, *(_write_csvs(tables, csv_dir) if csv_dir else ())]
 
 
 def _chosen(db: duckdb.DuckDBPyConnection, names: Iterable[str]) -> list[str]:
@@ -63,6 +69,24 @@ def _write(path: Path, text: str) -> None:
         ) from error
 
 
+def _write_csvs(tables: comparison.Tables, folder: Path) -> list[Path]:
+    """Write the CSV files of what is on the page; those about pairs only where there are any."""
+    names = [name for name, source in CSV_FILES.items() if source in tables.stored]
+    paths = [folder / f"{name}.csv" for name in names]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, path in zip(names, paths, strict=True):
+            unfinished = path.with_name(f".{path.name}.unfinished")
+            tables.relation(name).write_csv(str(unfinished))
+            unfinished.replace(path)
+    except (OSError, duckdb.IOException) as error:
+        raise AlabError(
+            f"cannot write CSV files into {folder}: {getattr(error, 'strerror', None) or error}",
+            "Name another directory with --csv-dir.",
+        ) from error
+    return paths
+
+
 def collect(lake: Lake, tables: comparison.Tables, run_ids: list[str]) -> dict:
     """Everything the templates show, and the tables for the script."""
     runs = comparison.runs_of(tables, run_ids)
@@ -71,18 +95,31 @@ def collect(lake: Lake, tables: comparison.Tables, run_ids: list[str]) -> dict:
     cards = comparison.cards(tables, runs, summary)
     captured = tables.rows("sites", runs=ids)
     sites = [site for site in SITE_ORDER if any(row["site"] == site and row["layers"] for row in captured)]
-    title = runs[0]["scenario"] if len(runs) == 1 else f"{len(runs)} runs"
     return {
-        "title": title, "warehouse": lake.warehouse.name, "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "runs": runs, "cards": cards, "sites": sites, "facts": _facts(runs, cards),
-        "overview": comparison.by_conversation(summary),
-        "hidden_cards": len(comparison.by_conversation(tables.rows("prompts", runs=ids))) - len(cards),
+        "title": runs[0]["scenario"] if len(runs) == 1 else f"{len(runs)} runs",
+        "warehouse": lake.warehouse.name,
+        "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "facts": _facts(runs, cards),
         "warnings": tables.rows("warnings", runs=ids),
+        "contents": _contents(runs, cards),
+        "runs": runs,
+        "sites": sites,
+        "cards": cards,
+        "hidden_cards": len(tables.rows("prompts", runs=ids)) - len(cards),
+        "overview": bool(summary),
         "totals": tables.rows("intra_totals") if summary else [],
-        "contents": _contents(cards), "about_head": ABOUT_HEAD, "about_rows": [_about(run) for run in runs],
-        "registry": {"charts": page.charts(), "queries": tables.queries, "tables": tables.origin, "sites": sites},
+        "pairs": comparison.pairs(tables, runs),
+        "about_head": ABOUT_HEAD,
+        "about_rows": [_about(run) for run in runs],
+        "registry": {
+            "charts": page.charts(),
+            "queries": tables.queries,
+            "tables": tables.origin,
+            "sites": sites,
+            "names": {run["run_id"]: run["name"] for run in runs},
+        },
         "packed": tables.packed,
-    }  # fmt: skip
+    }
 
 
 def _facts(runs: list[dict], cards: list[dict]) -> list[tuple]:
@@ -105,7 +142,7 @@ def _facts(runs: list[dict], cards: list[dict]) -> list[tuple]:
     ]  # fmt: skip
 
 
-def _contents(cards: list[dict]) -> list[tuple[str, str]]:
+def _contents(runs: list[dict], cards: list[dict]) -> list[tuple[str, str]]:
     """Anchors and titles for the table of contents."""
     if len(cards) == 1:
         has = cards[0]["has"]
@@ -119,6 +156,7 @@ def _contents(cards: list[dict]) -> list[tuple[str, str]]:
     else:
         parts = [
             ("runs", "What replying changed", True), ("cards", "Run by run", True),
+            ("inter", "Between runs", len(runs) > 1),
             ("about", "About these runs", True),
         ]  # fmt: skip
     return [(anchor, title) for anchor, title, there in parts if there]
