@@ -26,34 +26,77 @@ SELECT s.* FROM snapshots AS s JOIN (SELECT resolve_run(run_id) AS asked) ON s.r
 CREATE OR REPLACE MACRO snapshot_reference(run_id) AS TABLE
 WITH vectors AS MATERIALIZED (
   SELECT row_number() OVER () AS id, s.prompt_id, s.state, s.state_index, s.label, s.site, s.layer, s.vector,
-         s.vector::DOUBLE[] AS wide, norm(s.vector) AS norm, _top_count(len(s.vector), 0.01) AS k
+         norm(s.vector) AS norm, _top_count(len(s.vector), 0.01) AS k
   FROM states_of(run_id) AS s
   WHERE s.state IN ('snapshot', 'reference')
-), pairs AS MATERIALIZED (
-  SELECT row_number() OVER () AS pair, a.id AS a, b.id AS b,
-         _clamp(list_inner_product(a.wide, b.wide) / nullif(a.norm * b.norm, 0)) AS cosine,
-         a.vector AS va, b.vector AS vb
-  FROM vectors AS a JOIN vectors AS b ON a.site = b.site AND a.layer = b.layer
-  WHERE a.state = 'snapshot' AND b.state = 'reference'
-), distances AS (
-  SELECT pair, avg(abs(x::DOUBLE - y)) AS mae
-  FROM (SELECT pair, unnest(va) AS x, unnest(vb) AS y FROM pairs)
-  GROUP BY pair
+), scores AS MATERIALIZED (
+  SELECT a, b, sum(x::DOUBLE * y) AS dot, avg(abs(x - y)) AS mae
+  FROM (
+    SELECT a.id AS a, b.id AS b, unnest(a.vector) AS x, unnest(b.vector) AS y
+    FROM vectors AS a JOIN vectors AS b ON a.site = b.site AND a.layer = b.layer
+    WHERE a.state = 'snapshot' AND b.state = 'reference'
+  )
+  GROUP BY a, b
 ), tops AS MATERIALIZED (
   SELECT id, unnest(max_by(dim, _magnitude(x, dim), k)) AS dim
   FROM (SELECT id, k, unnest(vector) AS x, unnest(range(len(vector))) AS dim FROM vectors)
   GROUP BY id
 ), shared AS (
-  SELECT a, b, count(*) AS n
-  FROM pairs JOIN tops AS ta ON ta.id = a JOIN tops AS tb ON tb.id = b AND tb.dim = ta.dim
-  GROUP BY a, b
+  SELECT scores.a, scores.b, count(*) AS n
+  FROM scores JOIN tops AS ta ON ta.id = scores.a JOIN tops AS tb ON tb.id = scores.b AND tb.dim = ta.dim
+  GROUP BY scores.a, scores.b
 )
 SELECT resolve_run(run_id) AS run_id, a.prompt_id, a.state_index AS message_index, i.role, i.is_generated,
-       b.label, a.site, a.layer, pairs.cosine, mae, _jaccard(coalesce(n, 0), a.k) AS jaccard
-FROM pairs
-JOIN distances USING (pair)
-JOIN vectors AS a ON a.id = pairs.a
-JOIN vectors AS b ON b.id = pairs.b
-LEFT JOIN shared ON shared.a = pairs.a AND shared.b = pairs.b
+       b.label, a.site, a.layer,
+       _clamp(scores.dot / nullif(a.norm * b.norm, 0)) AS cosine, scores.mae,
+       _jaccard(coalesce(shared.n, 0), a.k) AS jaccard
+FROM scores
+JOIN vectors AS a ON a.id = scores.a
+JOIN vectors AS b ON b.id = scores.b
+LEFT JOIN shared ON shared.a = scores.a AND shared.b = scores.b
 JOIN snapshots_of(run_id) AS i ON i.prompt_id = a.prompt_id AND i.message_index = a.state_index
+ORDER BY a.prompt_id, message_index, b.state_index, a.site, a.layer;
+
+-- Cosine of the state after each message with each reference, raw or without the mean over the references.
+--
+-- Last-token states share a large common part, so raw cosines all lie close together; `centered := true` takes
+-- the mean over the run's references off both sides first. One reference alone has nothing left then: NULL.
+-- @param run_id a run id or `latest`
+-- @param centered true to take the mean over the references off; give it by name
+-- @column run_id id of the run
+-- @column prompt_id 0-based conversation within the run
+-- @column message_index last message that the snapshot has seen
+-- @column role role of that message
+-- @column is_generated true for the snapshot after the generated reply
+-- @column label label of the reference
+-- @column site hidden_in, hidden_out, attn_out or mlp_down_out
+-- @column layer 0-based decoder block
+-- @column cosine cosine of the snapshot and the reference; NULL where one is all zeros
+-- @example select label, avg(cosine) from snapshot_cosine('latest', centered := true) group by label
+CREATE OR REPLACE MACRO snapshot_cosine(run_id, centered := false) AS TABLE
+WITH means AS (
+  SELECT site, layer, list(mean ORDER BY dim) AS mean
+  FROM (
+    SELECT site, layer, dim, CASE WHEN centered THEN avg(x) ELSE 0 END AS mean
+    FROM (SELECT s.site, s.layer, unnest(s.vector) AS x, unnest(range(len(s.vector))) AS dim
+          FROM states_of(run_id) AS s WHERE s.state = 'reference')
+    GROUP BY site, layer, dim
+  )
+  GROUP BY site, layer
+), parts AS MATERIALIZED (
+  -- (v − m)·(w − m) = v·w − v·m − w·m + m·m: inner products are enough
+  SELECT s.prompt_id, s.state, s.state_index, s.label, s.site, s.layer, s.vector::DOUBLE[] AS vector,
+         dot(s.vector, s.vector) AS own, dot(s.vector, m.mean) AS with_mean, dot(m.mean, m.mean) AS mean_own
+  FROM states_of(run_id) AS s JOIN means AS m ON m.site = s.site AND m.layer = s.layer
+  WHERE s.state IN ('snapshot', 'reference')
+)
+SELECT resolve_run(run_id) AS run_id, a.prompt_id, a.state_index AS message_index, i.role, i.is_generated,
+       b.label, a.site, a.layer,
+       _clamp((dot(a.vector, b.vector) - a.with_mean - b.with_mean + a.mean_own)
+              / nullif(sqrt(greatest(a.own - 2 * a.with_mean + a.mean_own, 0)
+                            * greatest(b.own - 2 * b.with_mean + b.mean_own, 0)), 0)) AS cosine
+FROM parts AS a
+JOIN parts AS b ON a.site = b.site AND a.layer = b.layer
+JOIN snapshots_of(run_id) AS i ON i.prompt_id = a.prompt_id AND i.message_index = a.state_index
+WHERE a.state = 'snapshot' AND b.state = 'reference'
 ORDER BY a.prompt_id, message_index, b.state_index, a.site, a.layer;

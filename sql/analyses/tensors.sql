@@ -15,14 +15,8 @@
 CREATE OR REPLACE MACRO tensor_of(run_id, site) AS TABLE
 SELECT * FROM (
   SELECT t.run_id, t.prompt_id, t.step, t.kind, t.position, t.layer,
-         CASE site
-           WHEN 'hidden_in' THEN t.hidden_in WHEN 'hidden_out' THEN t.hidden_out
-           WHEN 'q' THEN t.q WHEN 'k' THEN t.k WHEN 'v' THEN t.v WHEN 'attn_out' THEN t.attn_out
-           WHEN 'mlp_gate' THEN t.mlp_gate WHEN 'mlp_up' THEN t.mlp_up
-           WHEN 'mlp_down_in' THEN t.mlp_down_in WHEN 'mlp_act' THEN t.mlp_down_in
-           WHEN 'mlp_down_out' THEN t.mlp_down_out
-           ELSE error('unknown site ''' || site || '''; the sites are hidden_in, hidden_out, q, k, v, attn_out, '
-                      'mlp_gate, mlp_up, mlp_down_in, mlp_act, mlp_down_out') END AS vector
+         _site_column(site, t.hidden_in, t.hidden_out, t.q, t.k, t.v, t.attn_out, t.mlp_gate, t.mlp_up,
+                      t.mlp_down_in, t.mlp_down_out) AS vector
   FROM activations_of(run_id) AS t
 ) AS long
 WHERE long.vector IS NOT NULL;

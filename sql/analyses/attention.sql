@@ -1,0 +1,21 @@
+-- How widely each head spreads its attention: the entropy of the weights of every query token.
+--
+-- 0 when a head looks at one token only, ln(n) when it looks at n tokens alike. No rows where attention was not
+-- captured (`capture.attention` of the scenario).
+-- @param run_id a run id or `latest`
+-- @column run_id id of the run
+-- @column prompt_id 0-based conversation within the run
+-- @column step 0-based forward pass
+-- @column layer 0-based decoder block
+-- @column head 0-based attention head
+-- @column position position of the query token
+-- @column entropy entropy of its weights, nats
+-- @example select layer, head, avg(entropy) from attention_entropy('latest') group by all order by all
+CREATE OR REPLACE MACRO attention_entropy(run_id) AS TABLE
+SELECT resolve_run(run_id) AS run_id, prompt_id, step, layer, head, position,
+       -sum(CASE WHEN w > 0 THEN w::DOUBLE * ln(w::DOUBLE) ELSE w END) AS entropy
+FROM (
+  SELECT a.prompt_id, a.step, a.layer, a.head, a.position, unnest(a.weights) AS w FROM attention_of(run_id) AS a
+)
+GROUP BY prompt_id, step, layer, head, position
+ORDER BY prompt_id, step, layer, head, position;

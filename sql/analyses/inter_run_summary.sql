@@ -1,0 +1,72 @@
+-- One line per conversation, state and site of `inter_run`: the spread over the layers, and where the extremes are.
+-- @param run_a a run id or `latest`
+-- @param run_b a run id or `latest`
+-- @column run_a id of the first run
+-- @column run_b id of the second run
+-- @column prompt_id 0-based conversation, the same in both runs
+-- @column state initial or final
+-- @column site hidden_in, hidden_out, attn_out or mlp_down_out
+-- @column layers number of layers compared
+-- @column cosine_mean mean cosine over the layers
+-- @column cosine_std population standard deviation of the cosine
+-- @column cosine_median median cosine
+-- @column cosine_min least cosine
+-- @column cosine_min_layer layer of the least cosine
+-- @column mae_mean mean of the mean absolute difference
+-- @column mae_std its population standard deviation
+-- @column mae_median its median
+-- @column mae_max its maximum
+-- @column mae_max_layer layer of the maximum
+-- @column jaccard_mean mean overlap of the largest 1% of the dimensions
+-- @column jaccard_std population standard deviation of the overlap
+-- @column jaccard_median median overlap
+-- @column jaccard_min least overlap
+-- @column jaccard_min_layer layer of the least overlap
+-- @example select state, site, cosine_mean from inter_run_summary('latest', 'another_run')
+CREATE OR REPLACE MACRO inter_run_summary(run_a, run_b) AS TABLE
+SELECT c.run_a, c.run_b, prompt_id, state, site, count(*) AS layers,
+       avg(cosine) AS cosine_mean, stddev_pop(cosine) AS cosine_std, median(cosine) AS cosine_median,
+       min(cosine) AS cosine_min, min_by(layer, (cosine, layer)) FILTER (cosine IS NOT NULL) AS cosine_min_layer,
+       avg(mae) AS mae_mean, stddev_pop(mae) AS mae_std, median(mae) AS mae_median,
+       max(mae) AS mae_max, max_by(layer, (mae, -layer)) AS mae_max_layer,
+       avg(jaccard) AS jaccard_mean, stddev_pop(jaccard) AS jaccard_std, median(jaccard) AS jaccard_median,
+       min(jaccard) AS jaccard_min, min_by(layer, (jaccard, layer)) AS jaccard_min_layer
+FROM inter_run(run_a, run_b) AS c
+GROUP BY c.run_a, c.run_b, prompt_id, state, site
+ORDER BY c.run_a, c.run_b, prompt_id, state DESC, site;
+
+-- One line per pair of runs, conversation, state and site of `inter_run_all`: the spread over the layers, and where
+-- the extremes are.
+-- @column run_a id of the older run
+-- @column run_b id of the newer run
+-- @column prompt_id 0-based conversation, the same in both runs
+-- @column state initial or final
+-- @column site hidden_in, hidden_out, attn_out or mlp_down_out
+-- @column layers number of layers compared
+-- @column cosine_mean mean cosine over the layers
+-- @column cosine_std population standard deviation of the cosine
+-- @column cosine_median median cosine
+-- @column cosine_min least cosine
+-- @column cosine_min_layer layer of the least cosine
+-- @column mae_mean mean of the mean absolute difference
+-- @column mae_std its population standard deviation
+-- @column mae_median its median
+-- @column mae_max its maximum
+-- @column mae_max_layer layer of the maximum
+-- @column jaccard_mean mean overlap of the largest 1% of the dimensions
+-- @column jaccard_std population standard deviation of the overlap
+-- @column jaccard_median median overlap
+-- @column jaccard_min least overlap
+-- @column jaccard_min_layer layer of the least overlap
+-- @example select run_a, run_b, cosine_mean from inter_run_all_summary() where state = 'final' and site = 'hidden_out'
+CREATE OR REPLACE MACRO inter_run_all_summary() AS TABLE
+SELECT c.run_a, c.run_b, prompt_id, state, site, count(*) AS layers,
+       avg(cosine) AS cosine_mean, stddev_pop(cosine) AS cosine_std, median(cosine) AS cosine_median,
+       min(cosine) AS cosine_min, min_by(layer, (cosine, layer)) FILTER (cosine IS NOT NULL) AS cosine_min_layer,
+       avg(mae) AS mae_mean, stddev_pop(mae) AS mae_std, median(mae) AS mae_median,
+       max(mae) AS mae_max, max_by(layer, (mae, -layer)) AS mae_max_layer,
+       avg(jaccard) AS jaccard_mean, stddev_pop(jaccard) AS jaccard_std, median(jaccard) AS jaccard_median,
+       min(jaccard) AS jaccard_min, min_by(layer, (jaccard, layer)) AS jaccard_min_layer
+FROM inter_run_all() AS c
+GROUP BY c.run_a, c.run_b, prompt_id, state, site
+ORDER BY c.run_a, c.run_b, prompt_id, state DESC, site;
