@@ -3,10 +3,13 @@
 A comment block stands directly above its `CREATE` statement. Its first paragraph is the summary; lines that
 begin with `@param NAME`, `@column NAME`, `@returns` or `@example` document the parts. Columns of a table are
 documented by the comment at the end of their line.
+
+`python -m warehouse.sqldoc > sql/README.md` writes the same documentation as one page.
 """
 
 import hashlib
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +64,12 @@ class SqlObject:
         """Names of a macro's arguments, in order, without their defaults."""
         inside = _CREATE.search(self.statement)["args"] if self.kind in ("macro", "analysis") else None
         return [part.split(":=")[0].strip() for part in (inside or "()")[1:-1].split(",") if part.strip()]
+
+    @property
+    def signature(self) -> str:
+        """How the object is written in a query, defaults of arguments included."""
+        inside = _CREATE.search(self.statement)["args"] if self.kind in ("macro", "analysis") else None
+        return self.name + " ".join((inside or "").split())
 
     @property
     def comment(self) -> str:
@@ -179,3 +188,42 @@ def digest(root: Path | None = None) -> str:
         for path in sorted((root / folder).glob("*.sql")):
             state.update(path.name.encode() + b"\0" + path.read_bytes())
     return state.hexdigest()[:16]
+
+
+_TITLES = {"analysis": "Analyses", "macro": "Macros", "view": "Views", "table": "Tables"}
+_INTRODUCTION = """# The SQL library
+
+What a warehouse's `alab.duckdb` offers, in `alab sql` and in the plain DuckDB command line (1.2 or newer) alike.
+`from help` lists it there. A run id may be `latest` throughout. An argument with `:=` has a default and is given by
+name. In an analysis of a run that does not exist there are no rows.
+
+This page is generated from the comments of the files beside it: `python -m warehouse.sqldoc > sql/README.md`
+"""
+
+
+def page() -> str:
+    """The documentation of every public object, as Markdown."""
+    parts = [_INTRODUCTION]
+    for kind, title in _TITLES.items():
+        items = [item for item in library() if item.kind == kind and not item.name.startswith("_")]
+        items.sort(key=lambda item: item.name)
+        parts += [f"## {title}", ", ".join(f"[{item.name}](#{item.name})" for item in items)]
+        parts += [_section(item) for item in items]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _section(item: SqlObject) -> str:
+    parts = [f'### <a id="{item.name}"></a>`{item.signature}`', item.doc]
+    for title, names in (("argument", item.params), ("column", item.columns)):
+        if names:
+            rows = [f"| `{name}` | {doc.replace('|', chr(92) + '|')} |" for name, doc in names.items()]
+            parts.append("\n".join([f"| {title} | |", "| --- | --- |", *rows]))
+    if item.returns:
+        parts.append(f"Gives {item.returns}.")
+    if item.examples:
+        parts.append("```sql\n" + "\n".join(f"{example};" for example in item.examples) + "\n```")
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
