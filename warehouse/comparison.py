@@ -15,15 +15,16 @@ from warehouse import page
 from warehouse.assets import asset_dir
 
 #: Tables of each run that are drawn, and the queries that make them.
-RUN_TABLES = ("references", "message_means", "roles", "steps", "top_tokens", "residual", "residual_error")
+RUN_TABLES = (
+    "references", "message_means", "roles", "discriminative", "damping", "fade", "steps", "top_tokens", "residual",
+    "residual_error",
+)  # fmt: skip
 #: Tables of each run that templates print.
 RUN_ROWS = ("reference_table",)
 #: Conversations that get a card of their own; the overview has all of them.
 MAX_CARDS = 120
 #: Pairs that get a card: all of them up to twice this, else so many of the least and of the most alike.
 MAX_PAIRS = 8
-#: Analyses that several queries read, computed once into a table of the connection.
-SHARED = {"snapshot_reference($run)": "snapshot_reference_rows", "inter_run_among($runs)": "pair_rows"}
 
 
 class Tables:
@@ -55,22 +56,19 @@ class Tables:
         if name not in self.queries:
             path = asset_dir("reports") / "queries" / f"{name}.sql"
             self.queries[name] = path.read_text(encoding="utf-8").strip()
-        text = self.queries[name]
-        for call, stored in SHARED.items():
-            if stored in self.stored:
-                text = text.replace(call, stored)
-        values = {key: value for key, value in values.items() if f"${key}" in text}
-        return self.db.sql(text, params=values or None)
+        return self.db.sql(self.queries[name], params=values or None)
 
     def store(self, name: str, table: pa.Table) -> None:
         """Keep rows in the connection, for queries about all of them together."""
         self.db.register(name, table)
         self.stored.add(name)
 
-    def share(self, call: str, **values: object) -> None:
-        """Compute an analysis that several queries read, for the queries that follow."""
-        self.db.execute(f"CREATE OR REPLACE TEMP TABLE {SHARED[call]} AS FROM {call}", values)
-        self.stored.add(SHARED[call])
+    def share(self, name: str, **values: object) -> None:
+        """Compute what several queries read, as `reports/shared/<name>.sql` says."""
+        path = asset_dir("reports") / "shared" / f"{name}.sql"
+        for statement in self.db.extract_statements(path.read_text(encoding="utf-8")):
+            own = {key: values[key] for key in statement.named_parameters}
+            self.db.execute(statement, own or None)
 
     def rows(self, name: str, **values: object) -> list[dict]:
         """The rows of a query, for a template."""
@@ -110,78 +108,81 @@ def runs_of(tables: Tables, run_ids: list[str]) -> list[dict]:
     return runs
 
 
-def intra(tables: Tables, runs: list[dict]) -> list[dict]:
-    """Put what replying changed on the page; gives the summary rows of every conversation.
+def fill_runs(tables: Tables, runs: list[dict], prompts: list[dict]) -> list[dict]:
+    """Put the tables of every run on the page; those of single conversations for `prompts` only.
 
-    The rows of all runs stay in the connection as `intra_rows` and `intra_summary_rows`, for the queries about
-    all of them together.
+    The intra-run rows of all runs stay in the connection as `intra_rows` and `intra_summary_rows`, for the queries
+    about all of them together.
+
+    Returns:
+        The intra-run summary rows of every conversation.
     """
+    rows, summary = [], []
+    for run in runs:
+        run_id = run["run_id"]
+        tables.share("run", run=run_id)
+        rows.append(tables.query("intra", run=run_id))
+        summary.append(tables.query("intra_summary", run=run_id))
+        shown = [row["prompt_id"] for row in prompts if row["run_id"] == run_id]
+        run["tables"] = _run_tables(tables, run, shown) if shown else {}
     each = [{"run": run["run_id"]} for run in runs]
-    rows = tables.add_each("intra", "intra", each)
-    summary = pa.concat_tables([tables.query("intra_summary", **values) for values in each])
-    tables.store("intra_rows", rows)
-    tables.store("intra_summary_rows", summary)
-    return summary.to_pylist()
+    tables.store("intra_rows", tables.put("intra", pa.concat_tables(rows), {"query": "intra", "each": each}))
+    tables.store("intra_summary_rows", pa.concat_tables(summary))
+    return pa.concat_tables(summary).to_pylist()
 
 
-def cards(tables: Tables, runs: list[dict], summary: list[dict]) -> list[dict]:
+def _run_tables(tables: Tables, run: dict, prompts: list[int]) -> dict[str, pa.Table]:
+    """Put the tables of one run on the page, as far as its conversations are shown, and give them by name."""
+    values = {"run": run["run_id"]}
+    own = {name: tables.query(name, **values) for name in RUN_ROWS}
+    for name in RUN_TABLES:
+        table = tables.query(name, **values)
+        if "prompt_id" in table.column_names:
+            table = table.filter(pc.field("prompt_id").isin(prompts))
+        own[name] = tables.put(f"{name}-{run['index']}", table, {"query": name, "values": values})
+    return own
+
+
+def cards(tables: Tables, runs: list[dict], prompts: list[dict], summary: list[dict]) -> list[dict]:
     """One card per conversation, with everything that is shown of it."""
     ids = [run["run_id"] for run in runs]
-    place = {run_id: index for index, run_id in enumerate(ids)}
-    found = sorted(tables.rows("prompts", runs=ids), key=lambda row: (place[row["run_id"]], row["prompt_id"]))
-    shown = found[:MAX_CARDS]
+    by_id = {run["run_id"]: run for run in runs}
     summaries = by_conversation(summary)
     messages = by_conversation(tables.rows("messages", runs=ids))
     snapshots = by_conversation(tables.rows("snapshots", runs=ids))
     labels = defaultdict(list)
     for row in tables.rows("labels", runs=ids):
         labels[row["run_id"]].append(row["label"])
-    several = {run_id for run_id, prompt_id in map(_key, found) if prompt_id}
-    own: dict[str, dict] = {}
-    for index, card in enumerate(shown):
-        key = run_id, prompt_id = _key(card)
-        if run_id not in own:
-            prompts = [row["prompt_id"] for row in shown if row["run_id"] == run_id]
-            own[run_id] = _run_tables(tables, place[run_id], run_id, prompts)
+    several = {row["run_id"] for row in prompts if row["prompt_id"]}
+    for index, card in enumerate(prompts):
+        run, key = by_id[card["run_id"]], (card["run_id"], card["prompt_id"])
+        roles = {row["role"] for row in snapshots[key] if not row["is_generated"]}
         card |= {
-            "index": index, "run_index": place[run_id], "run": runs[place[run_id]], "alone": len(found) == 1,
-            "title": runs[place[run_id]]["name"] + (f" · conversation {prompt_id}" if run_id in several else ""),
-            "messages": messages[key], "snapshots": snapshots[key], "references": labels[run_id],
-            "intra_summary": summaries[key],
+            "index": index, "run_index": run["index"], "run": run, "alone": len(prompts) == 1,
+            "title": run["name"] + (f" · conversation {card['prompt_id']}" if card["run_id"] in several else ""),
+            "messages": messages[key], "snapshots": snapshots[key], "references": labels[card["run_id"]],
+            "has_both_roles": roles >= {"user", "assistant"}, "intra_summary": summaries[key],
         }  # fmt: skip
-        card["has"] = {"intra": bool(summaries[key])}
-        for name, table in own[run_id].items():
-            mine = _conversation(table, prompt_id)
-            card["has"][name] = mine.num_rows > 0
-            if name in RUN_ROWS:
-                card[name] = mine.to_pylist()
-            elif name in ("steps", "residual"):
-                card[f"{name}_of"] = pc.unique(mine["step"]).to_pylist()
-        layers = tables.add(f"cross_layer-{index}", "cross_layer", run=run_id, prompt=prompt_id)
-        card["has"]["cross_layer"] = layers.num_rows > 0
-        card["choices"] = {"step": 0, "residual_step": next(iter(card["residual_of"]), 0)}
-    return shown
+        _fill(tables, card)
+    return prompts
 
 
-def _key(row: dict) -> tuple[str, int]:
-    return row["run_id"], row["prompt_id"]
+def _fill(tables: Tables, card: dict) -> None:
+    """Say which parts a conversation has, and what its controls offer."""
+    own = {name: _conversation(table, card["prompt_id"]) for name, table in card["run"]["tables"].items()}
+    own["cross_layer"] = tables.add(
+        f"cross_layer-{card['index']}", "cross_layer", run=card["run_id"], prompt=card["prompt_id"]
+    )
+    card["has"] = {name: table.num_rows > 0 for name, table in own.items()} | {"intra": bool(card["intra_summary"])}
+    card |= {name: own[name].to_pylist() for name in RUN_ROWS}
+    card["steps_of"] = pc.unique(own["steps"]["step"]).to_pylist()
+    card["residual_of"] = pc.unique(own["residual"]["step"]).to_pylist()
+    card["choices"] = {"step": 0, "residual_step": next(iter(card["residual_of"]), 0)}
 
 
 def _conversation(table: pa.Table, prompt_id: int) -> pa.Table:
     """The rows of one conversation of a run's table; all of them where the table is about the whole run."""
     return table.filter(pc.field("prompt_id") == prompt_id) if "prompt_id" in table.column_names else table
-
-
-def _run_tables(tables: Tables, index: int, run_id: str, prompts: list[int]) -> dict[str, pa.Table]:
-    """Put the tables of one run on the page, as far as its conversations are shown, and give them by name."""
-    tables.share("snapshot_reference($run)", run=run_id)
-    own = {name: tables.query(name, run=run_id) for name in RUN_ROWS}
-    for name in RUN_TABLES:
-        table = tables.query(name, run=run_id)
-        if "prompt_id" in table.column_names:
-            table = table.filter(pc.field("prompt_id").isin(prompts))
-        own[name] = tables.put(f"{name}-{index}", table, {"query": name, "values": {"run": run_id}})
-    return own
 
 
 def pairs(tables: Tables, runs: list[dict]) -> dict | None:
@@ -192,7 +193,8 @@ def pairs(tables: Tables, runs: list[dict]) -> dict | None:
     ids = [run["run_id"] for run in runs]
     if len(ids) < 2:
         return None
-    tables.share("inter_run_among($runs)", runs=ids)
+    tables.share("pairs", runs=ids)
+    tables.stored.add("pair_rows")
     summary = tables.query("pair_summary", runs=ids)
     if not summary.num_rows:
         return None

@@ -91,8 +91,10 @@ def collect(lake: Lake, tables: comparison.Tables, run_ids: list[str]) -> dict:
     """Everything the templates show, and the tables for the script."""
     runs = comparison.runs_of(tables, run_ids)
     ids = [run["run_id"] for run in runs]
-    summary = comparison.intra(tables, runs)
-    cards = comparison.cards(tables, runs, summary)
+    prompts = tables.rows("prompts", runs=ids)
+    shown = prompts[: comparison.MAX_CARDS]
+    summary = comparison.fill_runs(tables, runs, shown)
+    cards = comparison.cards(tables, runs, shown, summary)
     captured = tables.rows("sites", runs=ids)
     sites = [site for site in SITE_ORDER if any(row["site"] == site and row["layers"] for row in captured)]
     return {
@@ -105,7 +107,7 @@ def collect(lake: Lake, tables: comparison.Tables, run_ids: list[str]) -> dict:
         "runs": runs,
         "sites": sites,
         "cards": cards,
-        "hidden_cards": len(tables.rows("prompts", runs=ids)) - len(cards),
+        "hidden_cards": len(prompts) - len(cards),
         "overview": bool(summary),
         "totals": tables.rows("intra_totals") if summary else [],
         "pairs": comparison.pairs(tables, runs),
