@@ -1,7 +1,7 @@
 -- How widely each head spreads its attention: the entropy of the weights of every query token.
 --
 -- 0 when a head looks at one token only, ln(n) when it looks at n tokens alike. No rows where attention was not
--- captured (`capture.attention` of the scenario).
+-- captured (`capture.attention_weights` of the scenario).
 -- @param run_id a run id or `latest`
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run

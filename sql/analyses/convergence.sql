@@ -1,6 +1,6 @@
 -- How the residual stream settles from layer to layer, at the last token of the prompt and of the reply.
 --
--- Reads the run's states only; needs the sites hidden_in and hidden_out.
+-- Reads the run's states only. No rows without `capture.hidden_states`.
 -- @param run_id a run id or `latest`
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run
@@ -66,7 +66,8 @@ WITH vectors AS (
 ), chosen AS (
   SELECT prompt_id, s.position, place FROM both_have AS s WHERE place % ceil(n / positions) = 0
 ), points AS MATERIALIZED (
-  SELECT side, layer, place, vector FROM vectors AS v JOIN chosen AS c ON c.prompt_id = v.prompt_id AND c.position = v.position
+  SELECT side, layer, place, vector
+  FROM vectors AS v JOIN chosen AS c ON c.prompt_id = v.prompt_id AND c.position = v.position
 ), gram AS (
   SELECT p.side, p.layer, p.place AS i, q.place AS j, list_inner_product(p.vector, q.vector) AS x
   FROM points AS p JOIN points AS q ON q.side = p.side AND q.layer = p.layer

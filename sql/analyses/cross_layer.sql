@@ -1,6 +1,6 @@
 -- Cosine of every layer with every other at the last token of one forward pass: a square matrix in long form.
 --
--- No rows where the site was not captured (`capture.sites` of the scenario).
+-- No rows where the site was not captured (`capture.hidden_states`, `qkv`, `mlp` and `layers` of the scenario).
 -- @param run_id a run id or `latest`
 -- @param step 0-based forward pass; 0 is the prefill
 -- @param site a site of `activations`, such as hidden_out

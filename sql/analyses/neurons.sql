@@ -1,6 +1,6 @@
 -- One dimension of one site and layer over all tokens of a run.
 --
--- No rows where the site was not captured (`capture.sites` of the scenario).
+-- No rows where the site was not captured (`capture.hidden_states`, `qkv`, `mlp` and `layers` of the scenario).
 -- @param run_id a run id or `latest`
 -- @param layer 0-based decoder block
 -- @param site a site of `activations`, such as mlp_act

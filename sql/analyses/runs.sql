@@ -10,7 +10,8 @@
 -- @example select run_id, mb from run_overview() where model_id like '%smollm2%'
 CREATE OR REPLACE MACRO run_overview() AS TABLE
 SELECT r.run_id, r.scenario, r.model_id, coalesce(p.prompts, 0) AS prompts, coalesce(s.steps, 0) AS steps,
-       coalesce(p.tokens, 0) AS tokens, round(r.bytes / 1e6, 3) AS mb, date_trunc('second', r.created_at) AS created_at
+       coalesce(p.tokens, 0) AS tokens, round(r.bytes / 1e6, 3) AS mb,
+       date_trunc('second', r.created_at) AS created_at
 FROM runs AS r
 LEFT JOIN (SELECT run_id, count(*) AS prompts, CAST(sum(n_prompt_tokens + n_generated) AS BIGINT) AS tokens
            FROM prompts GROUP BY run_id) AS p USING (run_id)
@@ -34,8 +35,8 @@ SELECT run_id,
        round(coalesce(sum(n_bytes) FILTER (dataset = 'outputs'), 0) / 1e6, 3) AS outputs,
        round(coalesce(sum(n_bytes) FILTER (dataset = 'states'), 0) / 1e6, 3) AS states,
        round(coalesce(sum(n_bytes) FILTER (dataset = 'metadata'), 0) / 1e6, 3) AS metadata,
-       round(coalesce(sum(n_bytes) FILTER (dataset NOT IN ('activations', 'attention', 'outputs', 'states', 'metadata')),
-                      0) / 1e6, 3) AS other,
+       round(coalesce(sum(n_bytes) FILTER (
+         dataset NOT IN ('activations', 'attention', 'outputs', 'states', 'metadata')), 0) / 1e6, 3) AS other,
        round(sum(n_bytes) / 1e6, 3) AS total
 FROM files
 GROUP BY run_id

@@ -7,9 +7,8 @@ SELECT s.* FROM snapshots AS s JOIN (SELECT resolve_run(run_id) AS asked) ON s.r
 
 -- The state after each message against each reference, per site and layer.
 --
--- Reads the run's states only. No rows where the scenario asked for no snapshots or no references
--- (`capture.snapshots`, `reference_states`). The snapshot after the generated reply is here, marked
--- `is_generated`; averages leave it out.
+-- Reads the run's states only. No rows where the scenario has no `reference_states` or no `capture.hidden_states`.
+-- The snapshot after the generated reply is here, marked `is_generated`; averages leave it out.
 -- @param run_id a run id or `latest`
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run

@@ -1,7 +1,7 @@
 -- One site of one run in long form: a vector per token, layer and forward pass.
 --
 -- Reads that site's column of that run's files only. No rows for a site that was not captured
--- (`capture.sites` of the scenario); `sites` of the run says why.
+-- (`capture.hidden_states`, `qkv`, `mlp` and `layers` of the scenario); `sites` of the run says why.
 -- @param run_id a run id or `latest`
 -- @param site hidden_in, hidden_out, q, k, v, attn_out, mlp_gate, mlp_up, mlp_down_in (or mlp_act), mlp_down_out
 -- @column run_id id of the run

@@ -1,6 +1,6 @@
 -- Similarity of every token of a conversation with one of its tokens, at one layer and site.
 --
--- No rows where the site was not captured (`capture.sites` of the scenario).
+-- No rows where the site was not captured (`capture.hidden_states`, `qkv`, `mlp` and `layers` of the scenario).
 -- @param run_id a run id or `latest`
 -- @param layer 0-based decoder block
 -- @param site a site of `activations`, such as hidden_out

@@ -8,7 +8,7 @@ CREATE OR REPLACE MACRO resolve_run(run) AS CASE WHEN run = 'latest' THEN _lates
 -- @param dataset name of a dataset of the lake
 -- @param run id of a run
 -- @returns BOOLEAN
--- @example select _has('states', 'no such run')
+-- @example select not _has('states', 'no such run')
 CREATE OR REPLACE MACRO _has(dataset, run) AS contains(_runs_with(dataset), '|' || run || '|');
 
 -- Files of one run in a dataset, as a path pattern; a file without rows where the run has none.

@@ -32,7 +32,10 @@ CREATE OR REPLACE MACRO norm(a) AS sqrt(list_inner_product(a::DOUBLE[], a::DOUBL
 -- @param b a vector of the same width
 -- @returns DOUBLE in -1 … 1; NULL where either vector is NULL or all zeros
 -- @example select cosine([1, 0], [1, 1]) between 0.7071 and 0.7072
--- @example select prompt_id, site, layer, cosine(a.vector, b.vector) from states_of('latest') a join states_of('latest') b using (prompt_id, site, layer) where a.state = 'initial' and b.state = 'final'
+-- @example
+-- select site, layer, cosine(a.vector, b.vector)
+-- from states_of('latest') a join states_of('latest') b using (prompt_id, site, layer)
+-- where a.state = 'initial' and b.state = 'final'
 CREATE OR REPLACE MACRO cosine(a, b) AS _clamp(dot(a, b) / nullif(sqrt(dot(a, a) * dot(b, b)), 0));
 
 -- Mean absolute difference over the dimensions.

@@ -1,0 +1,30 @@
+"""The metrics once more, in plain numpy: what the SQL is compared with."""
+
+import numpy as np
+
+
+def cosine(a, b):
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    size = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / size) if size else None
+
+
+def mae(a, b):
+    return float(np.abs(np.asarray(a, float) - np.asarray(b, float)).mean())
+
+
+def top(a, k):
+    """Dimensions of the k largest absolute values; the first of equals wins."""
+    return np.argsort(-np.abs(np.asarray(a, float)), kind="stable")[:k].tolist()
+
+
+def jaccard(a, b, fraction=0.01):
+    k = max(1, int(fraction * len(a)))
+    one, two = set(top(a, k)), set(top(b, k))
+    return len(one & two) / len(one | two)
+
+
+def cka(x, y):
+    """Linear CKA of (positions, width) arrays."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    return float(np.linalg.norm(x.T @ y) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)))

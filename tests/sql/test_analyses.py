@@ -1,0 +1,330 @@
+"""Every analysis against numpy on a small synthetic lake."""
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from reference import cka, cosine, jaccard, mae
+from synthetic import Shape, make_run
+
+from warehouse import catalog
+from warehouse.lake import STATE_SITES, Lake
+
+WIDE = Shape(width=128, mlp=160, layers=4)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A connection to a lake with two runs that compare, one of another width, one of other depth, one bare."""
+    lake = Lake(tmp_path_factory.mktemp("analyses") / "lab")
+    ids = {
+        "one": make_run(lake, "one", WIDE, seed=1),
+        "two": make_run(lake, "two", WIDE, seed=2),
+        "narrow": make_run(lake, "narrow", Shape(layers=4), seed=3),
+        "shallow": make_run(lake, "shallow", Shape(width=128, layers=2), seed=4),
+        "bare": make_run(lake, "bare", Shape(activations=False, attention=False, outputs=False), seed=5),
+        "no_sites": make_run(lake, "no_sites", Shape(sites=("hidden_out",), attention=False), seed=6),
+    }
+    catalog.sync(lake)
+    with catalog.connect(lake) as db:
+        yield Lab(db, ids)
+
+
+class Lab:
+    def __init__(self, db, ids):
+        self.db, self.ids = db, ids
+
+    def rows(self, sql: str) -> list[dict]:
+        for name, run_id in self.ids.items():
+            sql = sql.replace(f"${name}", f"'{run_id}'")
+        cursor = self.db.execute(sql)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def states(self, run: str) -> dict:
+        """(prompt_id, state, index, label, layer, site) to vector."""
+        rows = self.rows(f"FROM states_of(${run})")
+        keys = ("prompt_id", "state", "state_index", "label", "layer", "site")
+        return {tuple(r[k] for k in keys): np.array(r["vector"]) for r in rows}
+
+    def ends(self, run: str) -> dict:
+        return {(key[1], key[5], key[4]): v for key, v in self.states(run).items() if key[1] in ("initial", "final")}
+
+    def tensors(self, run: str, site: str) -> dict:
+        rows = self.rows(f"FROM tensor_of(${run}, '{site}')")
+        return {(r["layer"], r["position"]): np.array(r["vector"]) for r in rows}
+
+
+def same(found, expected):
+    assert found == (None if expected is None else pytest.approx(expected, rel=1e-6, abs=1e-7))
+
+
+def check_scores(row, a, b):
+    same(row["cosine"], cosine(a, b))
+    same(row["mae"], mae(a, b))
+    same(row["jaccard"], jaccard(a, b))
+
+
+def check_summary(row, rows):
+    """One line of a summary against the rows that it sums up."""
+    for name, extreme in (("cosine", np.min), ("mae", np.max), ("jaccard", np.min)):
+        values = np.array([r[name] for r in rows])
+        end = extreme.__name__.removeprefix("a")
+        same(row[f"{name}_mean"], values.mean())
+        same(row[f"{name}_std"], values.std())
+        same(row[f"{name}_median"], np.median(values))
+        same(row[f"{name}_{end}"], extreme(values))
+        assert row[f"{name}_{end}_layer"] == min(r["layer"] for r in rows if r[name] == row[f"{name}_{end}"])
+    assert row["layers"] == len(rows)
+
+
+def test_intra_run(lab):
+    ends, rows = lab.ends("one"), lab.rows("FROM intra_run($one)")
+    assert [(r["site"], r["layer"]) for r in rows] == sorted((s, n) for s in STATE_SITES for n in range(4))
+    for r in rows:
+        check_scores(r, ends["initial", r["site"], r["layer"]], ends["final", r["site"], r["layer"]])
+    for line in lab.rows("FROM intra_run_summary($one)"):
+        check_summary(line, [r for r in rows if r["site"] == line["site"]])
+
+
+def test_inter_run(lab):
+    one, two = lab.ends("one"), lab.ends("two")
+    rows = lab.rows("FROM inter_run($two, $one)")
+    assert len(rows) == 2 * 4 * 4
+    for r in rows:
+        assert (r["run_a"], r["run_b"]) == (lab.ids["two"], lab.ids["one"])
+        key = r["state"], r["site"], r["layer"]
+        check_scores(r, one[key], two[key])
+    for line in lab.rows("FROM inter_run_summary($two, $one)"):
+        check_summary(line, [r for r in rows if (r["site"], r["state"]) == (line["site"], line["state"])])
+    assert lab.rows("FROM inter_run($one, $one)") == []
+
+
+def test_inter_run_all_leaves_out_what_does_not_compare(lab):
+    every = lab.rows("FROM inter_run_all()")
+    found = {(r["run_a"], r["run_b"]) for r in every}
+    pairs = lab.rows("FROM run_pairs()")
+    assert len(pairs) == 15
+    assert found == {(p["run_a"], p["run_b"]) for p in pairs if p["comparable"]}
+    assert (lab.ids["one"], lab.ids["two"]) in found
+    why = {(p["run_a"], p["run_b"]): p["reason"] for p in pairs}
+    assert why[lab.ids["one"], lab.ids["narrow"]] == "the vectors are 128 and 16 wide"
+    assert why[lab.ids["one"], lab.ids["shallow"]] == "the models have 4 and 2 layers"
+    by_key = {(r["state"], r["site"], r["layer"]): r for r in lab.rows("FROM inter_run($one, $two)")}
+    ours = [r for r in every if (r["run_a"], r["run_b"]) == (lab.ids["one"], lab.ids["two"])]
+    assert {(r["state"], r["site"], r["layer"]): r for r in ours} == by_key
+    for line in lab.rows("FROM inter_run_all_summary()"):
+        keys = ("run_a", "run_b", "site", "state")
+        check_summary(line, [r for r in every if all(r[k] == line[k] for k in keys)])
+
+
+def centred(states, label, site, layer, vector):
+    references = [v for key, v in states.items() if key[1] == "reference" and key[4:] == (layer, site)]
+    mean = np.mean(references, axis=0)
+    return cosine(vector - mean, reference(states, label, site, layer) - mean)
+
+
+def reference(states, label, site, layer):
+    return next(v for k, v in states.items() if k[1] == "reference" and k[3] == label and k[4:] == (layer, site))
+
+
+def test_snapshots_against_references(lab):
+    states, rows = lab.states("one"), lab.rows("FROM snapshot_reference($one)")
+    assert len(rows) == 6 * 3 * 4 * 4
+    assert {r["message_index"] for r in rows if r["is_generated"]} == {5}
+    raw = lab.rows("FROM snapshot_cosine($one)")
+    centered = lab.rows("FROM snapshot_cosine($one, centered := true)")
+    for r, plain, without_mean in zip(rows, raw, centered, strict=True):
+        snapshot = states[0, "snapshot", r["message_index"], None, r["layer"], r["site"]]
+        check_scores(r, snapshot, reference(states, r["label"], r["site"], r["layer"]))
+        key = ("message_index", "role", "label", "site", "layer", "is_generated")
+        assert [r[k] for k in key] == [plain[k] for k in key] == [without_mean[k] for k in key]
+        same(plain["cosine"], r["cosine"])
+        same(without_mean["cosine"], centred(states, r["label"], r["site"], r["layer"], snapshot))
+
+
+def groups(rows, *keys):
+    out = defaultdict(list)
+    for row in rows:
+        out[tuple(row[k] for k in keys)].append(row)
+    return out
+
+
+def mean(rows, name="cosine"):
+    return np.mean([r[name] for r in rows])
+
+
+def test_averages_over_turns_leave_the_reply_out(lab):
+    turns = [r for r in lab.rows("FROM snapshot_reference($one)") if not r["is_generated"]]
+    expected = groups(turns, "role", "label", "site", "layer")
+    rows = lab.rows("FROM role_average($one)")
+    assert {r["role"]: r["turns"] for r in rows} == {"system": 1, "user": 2, "assistant": 2}
+    assert len(rows) == len(expected)
+    for r in rows:
+        some = expected[r["role"], r["label"], r["site"], r["layer"]]
+        for name in ("cosine", "mae", "jaccard"):
+            same(r[name], mean(some, name))
+    expected = groups(turns, "label", "site")
+    for r in lab.rows("FROM reference_summary($one)"):
+        values = [x["cosine"] for x in expected[r["label"], r["site"]]]
+        for name, function in (("mean", np.mean), ("std", np.std), ("median", np.median), ("min", min), ("max", max)):
+            same(r[f"cosine_{name}"], function(values))
+        same(r["mae_mean"], mean(expected[r["label"], r["site"]], "mae"))
+        same(r["jaccard_mean"], mean(expected[r["label"], r["site"]], "jaccard"))
+
+
+@pytest.mark.parametrize("centered", ["false", "true"])
+def test_what_references_tell(lab, centered):
+    cosines = lab.rows(f"FROM snapshot_cosine($one, centered := {centered})")
+    turns = [r for r in cosines if not r["is_generated"]]
+    for r in lab.rows(f"FROM discriminative_layers($one, centered := {centered})"):
+        some = [t for t in turns if all(t[k] == r[k] for k in ("role", "site", "layer"))]
+        means = {label: mean(rows) for (label,), rows in groups(some, "label").items()}
+        same(r["spread"], max(means.values()) - min(means.values()))
+        same(r["std"], np.std(list(means.values())))
+        assert r["closest"] == max(means, key=means.get)
+    rows = lab.rows(f"FROM damping($one, centered := {centered})")
+    assert len(rows) == 4 * (3 + 1)
+    for r in rows:
+        some = [t for t in turns if t["site"] == r["site"] and r["label"] in (None, t["label"])]
+        by_role = groups(some, "role")
+        same(r["cosine_user"], mean(by_role["user",]))
+        same(r["cosine_assistant"], mean(by_role["assistant",]))
+        same(r["damping"], mean(by_role["assistant",]) - mean(by_role["user",]))
+    fade = lab.rows(f"FROM memory_fade($one, centered := {centered})")
+    over_layers = groups(cosines, "site", "message_index", "label")
+    assert {r["origin"] for r in fade} == {1, 3}
+    assert {r["message_index"] for r in fade if r["origin"] == 3} == {3, 4, 5}
+    for r in fade:
+        same(r["cosine"], mean(over_layers[r["site"], r["message_index"], r["label"]]))
+        best = max(("joy", "fear", "calm"), key=lambda name: mean(over_layers[r["site"], r["origin"], name]))
+        assert (r["label"], r["turns_since"]) == (best, r["message_index"] - r["origin"])
+
+
+def test_residual_decomposition(lab):
+    parts = {site: lab.tensors("one", site) for site in STATE_SITES}
+    rows = lab.rows("FROM residual_decomposition($one)")
+    assert [(r["step"], r["layer"]) for r in rows] == [(s, n) for s in range(4) for n in range(4)]
+    for r in rows:
+        at = r["layer"], 11 + r["step"]
+        out = parts["hidden_out"][at]
+        for site in STATE_SITES:
+            same(r[f"norm_{site}"], np.linalg.norm(parts[site][at]))
+        same(r["cosine_attn_out"], cosine(parts["attn_out"][at], out))
+        same(r["cosine_mlp_down_out"], cosine(parts["mlp_down_out"][at], out))
+
+
+def test_residual_decomposition_falls_back_on_the_states(lab):
+    ends = lab.ends("bare")
+    rows = lab.rows("FROM residual_decomposition($bare)")
+    assert sorted({r["step"] for r in rows}) == [0, 3]
+    for r in rows:
+        same(r["norm_attn_out"], np.linalg.norm(ends["final" if r["step"] else "initial", "attn_out", r["layer"]]))
+
+
+def test_cross_layer_cosine(lab):
+    out = lab.tensors("one", "mlp_gate")
+    rows = lab.rows("FROM cross_layer_cosine($one, 2, 'mlp_gate')")
+    assert len(rows) == 16
+    for r in rows:
+        same(r["cosine"], cosine(out[r["layer_a"], 13], out[r["layer_b"], 13]))
+
+
+def test_neuron_trajectory(lab):
+    act = lab.tensors("one", "mlp_down_in")
+    rows = lab.rows("FROM neuron_trajectory($one, 2, 'mlp_act', 150)")
+    assert [r["position"] for r in rows] == list(range(15))
+    for r in rows:
+        assert r["value"] == act[2, r["position"]][150]
+        assert r["token"] == f"t{r['position']}"
+    assert {r["value"] for r in lab.rows("FROM neuron_trajectory($one, 2, 'mlp_act', 160)")} == {None}
+
+
+def test_token_similarity(lab):
+    out = lab.tensors("one", "hidden_out")
+    rows = lab.rows("FROM token_similarity($one, 1, 'hidden_out', 4)")
+    assert [r["position"] for r in rows] == list(range(15))
+    for r in rows:
+        same(r["cosine"], cosine(out[1, r["position"]], out[1, 4]))
+
+
+def test_nearest_tokens(lab):
+    out = {(run, *key): v for run in ("one", "two", "shallow") for key, v in lab.tensors(run, "k").items()}
+    asked = out["one", 1, 6]
+    best = sorted((-cosine(v, asked), run, at) for (run, layer, at), v in out.items() if layer == 1)[:5]
+    vector = "(SELECT vector FROM tensor_of($one, 'k') WHERE layer = 1 AND position = 6)"
+    rows = lab.rows(f"FROM nearest_tokens({vector}, 1, 'k', 5)")
+    assert [(r["run_id"], r["position"]) for r in rows] == [(lab.ids[run], at) for _, run, at in best]
+    same(rows[0]["cosine"], 1)
+
+
+def test_direction_and_projection(lab):
+    states, out = lab.states("one"), lab.tensors("one", "attn_out")
+    rows = lab.rows("FROM direction($one, 'joy', 'fear')")
+    assert len(rows) == 16
+    for r in rows:
+        expected = reference(states, "joy", r["site"], r["layer"]) - reference(states, "fear", r["site"], r["layer"])
+        assert r["direction"] == pytest.approx(expected.tolist())
+        same(r["norm"], np.linalg.norm(expected))
+    along = np.array(next(r["direction"] for r in rows if (r["site"], r["layer"]) == ("attn_out", 3)))
+    for r in lab.rows("FROM token_projection($one, 'joy', 'fear', 3, 'attn_out')"):
+        vector = out[3, r["position"]]
+        same(r["projection"], vector @ along / np.linalg.norm(along))
+        same(r["cosine"], cosine(vector, along))
+    assert lab.rows("FROM direction($one, 'joy', 'no such label')") == []
+
+
+def test_attention_entropy(lab):
+    weights = {tuple(r[k] for k in ("layer", "head", "position")): np.array(r["weights"])
+               for r in lab.rows("FROM attention_of($one)")}  # fmt: skip
+    rows = lab.rows("FROM attention_entropy($one)")
+    assert len(rows) == len(weights)
+    for r in rows:
+        w = weights[r["layer"], r["head"], r["position"]]
+        same(r["entropy"], -np.sum(w * np.log(w)))
+
+
+def test_convergence(lab):
+    ends = lab.ends("one")
+    rows = lab.rows("FROM convergence($one)")
+    for r in rows:
+        state, layer = r["state"], r["layer"]
+        before, after = ends[state, "hidden_in", layer], ends[state, "hidden_out", layer]
+        same(r["cosine_adjacent"], cosine(before, after))
+        same(r["relative_step"], np.linalg.norm(after - before) / np.linalg.norm(before))
+        same(r["cosine_last"], cosine(after, ends[state, "hidden_out", 3]))
+    for threshold in (0.1, 0.7, 0.95):
+        for r in lab.rows(f"FROM effective_depth($one, threshold := {threshold})"):
+            kept = [x["cosine_last"] >= threshold for x in rows if x["state"] == r["state"]]
+            assert r["effective_depth"] == next(n for n in range(4) if all(kept[n:]))
+
+
+def test_linear_cka(lab):
+    one, narrow = lab.tensors("one", "hidden_out"), lab.tensors("narrow", "hidden_out")
+    rows = lab.rows("FROM linear_cka($one, $narrow, 'hidden_out')")
+    assert len(rows) == 16
+    for r in rows:
+        x, y = (np.stack([v[n, at] for at in range(15)]) for v, n in ((one, r["layer_a"]), (narrow, r["layer_b"])))
+        assert r["positions"] == 15
+        same(r["cka"], cka(x, y))
+    assert {r["positions"] for r in lab.rows("FROM linear_cka($one, $two, 'q', positions := 5)")} == {5}
+
+
+@pytest.mark.parametrize("call", [
+    "intra_run($x)", "intra_run_summary($x)", "inter_run($x, $one)", "inter_run_summary($one, $x)",
+    "snapshot_reference($x)", "snapshot_cosine($x)", "role_average($x)", "reference_summary($x)",
+    "discriminative_layers($x)", "damping($x)", "memory_fade($x)", "residual_decomposition($x)",
+    "cross_layer_cosine($x, 0, 'hidden_in')", "neuron_trajectory($x, 0, 'mlp_act', 0)", "attention_entropy($x)",
+    "token_similarity($x, 0, 'hidden_in', 0)", "direction($x, 'joy', 'fear')", "convergence($x)",
+    "token_projection($x, 'joy', 'fear', 0, 'hidden_in')", "effective_depth($x)", "linear_cka($x, $one, 'hidden_in')",
+])  # fmt: skip
+def test_nothing_to_compare_gives_no_rows(lab, call):
+    assert lab.rows(f"FROM {call.replace('$x', chr(39) + 'no such run' + chr(39))}") == []
+    if "reference" not in call and "direction" not in call and "snapshot" not in call:
+        rows = lab.rows(f"FROM {call.replace('$x', '$no_sites')}")
+        assert {r.get("site", "hidden_out") for r in rows} <= {"hidden_out"}
+
+
+def test_an_unknown_site_names_those_that_exist(lab):
+    with pytest.raises(Exception, match="unknown site 'hiden_in'; the sites are hidden_in, hidden_out"):
+        lab.rows("FROM tensor_of($one, 'hiden_in')")
