@@ -88,6 +88,7 @@ def make_run(
                 for h in range(shape.heads)
                 for p in range(sequence)
             ]
+            rows.sort(key=lambda row: row[1:4])  # pass by pass, as a capture writes them
             columns = dict(
                 zip(("prompt_id", "step", "head", "position", "weights"), zip(*rows, strict=True), strict=True)
             )

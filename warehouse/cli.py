@@ -202,5 +202,39 @@ def rebuild(ctx: click.Context) -> None:
     click.echo(f"{len(check.rebuild(_lake(ctx)))} runs registered")
 
 
+@main.command()
+@click.argument("run")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Directory to write.  [default: ./<run id>]")
+@click.option("--format", "fmt", type=click.Choice(["npz", "npy", "safetensors", "parquet", "arrow"]),
+              default="npz", show_default=True)  # fmt: skip
+@click.option("--sites", help="Sites to write, such as hidden_out,attention.  [default: all]")
+@click.option("--layers", help="Layers to write, such as 0-3,7.  [default: all]")
+@click.option("--steps", help="Steps to write.  [default: all]")
+@click.option("--force", is_flag=True, help="Replace a directory that exists.")
+@click.pass_context
+def export(ctx: click.Context, run: str, out: Path | None, **options) -> None:
+    """Write a run as a directory of arrays or tables, for scripts that know no SQL.
+
+    Prints the directory. RUN is an id, a unique prefix of one, or `latest`.
+    """
+    from warehouse.export import export as write
+
+    click.echo(write(_lake(ctx), run, out, **options))
+
+
+@main.command("import")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--name", help="Begin a new run id with this.  [default: the id that the directory names]")
+@click.pass_context
+def import_command(ctx: click.Context, directory: Path, name: str | None) -> None:
+    """Bring a directory of arrays, as `alab export` and hook scripts write them, into the warehouse.
+
+    Prints the id of the run.
+    """
+    from warehouse.importing import import_run
+
+    click.echo(import_run(_lake(ctx), directory, name=name))
+
+
 if __name__ == "__main__":
     main()

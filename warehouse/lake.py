@@ -92,11 +92,15 @@ class Lake:
                 "Name another directory with --warehouse or $ALAB_WAREHOUSE.",
             ) from error
 
-    def stage(self, name: str) -> "StagedRun":
-        """Begin a run of the scenario `name`, under a new id `<name>_<UTC timestamp>`."""
+    def stage(self, name: str, *, run_id: str | None = None) -> "StagedRun":
+        """Begin a run of the scenario `name`, under a new id `<name>_<UTC timestamp>`, or under the one given.
+
+        Raises:
+            AlabError: the lake has, or is being given, a run of the id given.
+        """
         self.prepare()
-        stem = f"{name}_{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        for attempt in range(1, 10_000):
+        stem = run_id or f"{name}_{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        for attempt in range(1, 2 if run_id else 10_000):
             run_id = stem if attempt == 1 else f"{stem}-{attempt}"
             lock = FileLock(self.staging / f"{run_id}.lock", blocking=False)
             try:
@@ -108,7 +112,7 @@ class Lake:
             if not self.dataset("metadata", run_id).exists():
                 return StagedRun(self, run_id, lock)
             StagedRun(self, run_id, lock).discard()
-        raise AlabError(f"no free run id for {stem}")
+        raise AlabError(f"the warehouse already has the run {stem}", "Give the new one another id.")
 
     def sweep(self) -> list[str]:
         """Remove what killed captures left behind; runs still being written are locked and stay.

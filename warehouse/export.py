@@ -1,0 +1,287 @@
+"""Writes a run as a directory of arrays or tables, a block of rows at a time: `alab export`.
+
+The formats `npz`, `npy` and `safetensors` have the layout of `warehouse.layout`, which `alab import` reads back.
+
+The formats `parquet` and `arrow` have the rows of the lake: one table per dataset and layer, float32.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain, groupby
+from pathlib import Path
+from string import Template
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from warehouse import catalog
+from warehouse.errors import AlabError
+from warehouse.lake import SITES, Lake
+from warehouse.parquet import open_parquet
+
+#: Names of sites that the layout spells differently.
+KEYS = {"mlp_down_in": "mlp_act", "weights": "attn_weights"}
+
+Pass = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to export; None is everything.
+
+    Attributes:
+        sites: names of sites; also `attention`, `embeddings`, `logits`.
+        layers: decoder blocks.
+        steps: forward passes.
+    """
+
+    sites: frozenset[str] | None = None
+    layers: frozenset[int] | None = None
+    steps: frozenset[int] | None = None
+
+    def site(self, name: str) -> bool:
+        """Whether a column of the lake is wanted."""
+        return self.sites is None or bool(self.sites & {name, KEYS.get(name), {"weights": "attention"}.get(name)})
+
+
+def numbers(text: str | None, known: list[int], what: str) -> frozenset[int] | None:
+    """The numbers that a list such as `0-3,7` means; None for None.
+
+    >>> sorted(numbers("0-2,5", list(range(8)), "layer"))
+    [0, 1, 2, 5]
+
+    Raises:
+        AlabError: not such a list, or a number that does not exist; names those that do.
+    """
+    if text is None:
+        return None
+    asked: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part)
+        if not match:
+            raise AlabError(f"{part!r} is no {what} or range of them", f"Write for example: --{what}s 0-3,7", 2)
+        first, last = int(match[1]), int(match[2] or match[1])
+        asked |= {first, last, *(n for n in known if first <= n <= last)}
+    if missing := sorted(asked - set(known)):
+        there = (
+            f"{known[0]}-{known[-1]}" if known == list(range(len(known))) and known else ", ".join(map(str, known))
+        )
+        raise AlabError(f"there is no {what} {missing[0]} in this run", f"There are: {there or 'none'}")
+    return frozenset(asked)
+
+
+def names(text: str | None, known: list[str]) -> frozenset[str] | None:
+    """The sites that a list such as `q,k,attention` means; None for None.
+
+    Raises:
+        AlabError: there is no such site in the run; names those there are.
+    """
+    if text is None:
+        return None
+    asked = {name.strip() for name in text.split(",")}
+    if unknown := sorted(asked - set(known)):
+        raise AlabError(f"there is no site {unknown[0]!r} in this run", f"There are: {', '.join(known) or 'none'}")
+    return frozenset(asked)
+
+
+def export(
+    lake: Lake, name: str, out: Path | None = None, *, fmt: str = "npz", sites: str | None = None,
+    layers: str | None = None, steps: str | None = None, force: bool = False,
+) -> Path:  # fmt: skip
+    """Write a run to a directory.
+
+    Args:
+        lake: the warehouse's lake.
+        name: a run id, a unique prefix of one, or `latest`.
+        out: the directory; None is one named like the run, here.
+        fmt: npz, npy, safetensors, parquet or arrow.
+        sites: the sites to write, such as `hidden_out,attention`; None is all.
+        layers: the layers to write, such as `0-3,7`; None is all.
+        steps: the steps to write; None is all.
+        force: replace a directory that exists.
+
+    Returns:
+        The directory.
+
+    Raises:
+        AlabError: no such run, site, layer or step, or the directory exists.
+    """
+    with catalog.connect(lake) as db:
+        run_id = catalog.find_run(db, name)
+        run = Run(lake, run_id, db)
+        wanted = Selection(
+            names(sites, run.site_names()),
+            numbers(layers, run.layers(), "layer"),
+            numbers(steps, run.steps(), "step"),
+        )
+        out = Path(out or run_id).absolute()
+        if out.exists() and not force:
+            raise AlabError(f"{out} exists", "Name another directory, or replace it with --force.")
+        draft = out.with_name(f".{out.name}.unfinished")
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            draft.mkdir(parents=True)
+            if fmt in ("parquet", "arrow"):
+                write_tables(run, draft, fmt, wanted)
+            else:
+                from warehouse import layout
+
+                layout.write(run, draft, fmt, wanted)
+            if out.exists():
+                shutil.rmtree(out) if out.is_dir() else out.unlink()
+            draft.rename(out)
+        except OSError as error:
+            raise AlabError(f"cannot write {out}: {error.strerror or error}", "Name another directory.") from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return out
+
+
+class Run:
+    """What the catalog knows about the run that is being exported."""
+
+    def __init__(self, lake: Lake, run_id: str, db: duckdb.DuckDBPyConnection):
+        self.lake = lake
+        self.run_id = run_id
+        self._db = db
+
+    def rows(self, table: str, order: str = "ALL") -> list[dict]:
+        """Rows of a metadata table that belong to the run, without the run's id."""
+        query = Template("SELECT * EXCLUDE (run_id) FROM $table WHERE run_id = ? ORDER BY $order")
+        cursor = self._db.execute(query.substitute(table=table, order=order), [self.run_id])
+        keys = [column[0] for column in cursor.description]
+        return [dict(zip(keys, row, strict=True)) for row in cursor.fetchall()]
+
+    def parts(self, dataset: str, layer: int | None) -> list[Path]:
+        """Part files of a dataset and layer, in the order they were written."""
+        found = [row["path"] for row in self.rows("files") if row["dataset"] == dataset and row["layer"] == layer]
+        return [self.lake.root / path for path in sorted(found, key=_part_number)]
+
+    def layers(self) -> list[int]:
+        """Layers that the run has."""
+        return sorted(row["layer"] for row in self.rows("layers"))
+
+    def steps(self) -> list[int]:
+        """Steps that the run has, over all its prompts."""
+        return sorted({row["step"] for row in self.rows("steps")})
+
+    def site_names(self) -> list[str]:
+        """Sites that `--sites` may name."""
+        sites = {row["site"]: None for row in self.rows("sites") if row["width"] is not None}
+        datasets = {row["dataset"] for row in self.rows("files")}
+        more = [*(["attention"] if "attention" in datasets else []), *(["mlp_act"] if "mlp_down_in" in sites else [])]
+        outputs = ["embeddings", "logits"] if "outputs" in datasets else []
+        return list(dict.fromkeys([*(site for site in SITES if site in sites), *more, *outputs]))
+
+
+def _part_number(path: str) -> tuple[int, str]:
+    match = re.search(r"part-(\d+)\.parquet$", path)
+    return (int(match[1]) if match else 0, path)
+
+
+@dataclass
+class Piece:
+    """Consecutive rows of one pass in one row group."""
+
+    at: Pass
+    file: int
+    group: int
+    start: int
+    stop: int
+
+
+@dataclass
+class Source:
+    """The part files of a dataset and layer, and where in them each pass is.
+
+    Attributes:
+        pieces: rows of each pass, in the order they are stored.
+        span: first and last position of each pass.
+        count: number of rows of each pass.
+    """
+
+    files: list[Path]
+    pieces: list[Piece] = field(default_factory=list)
+    span: dict[Pass, tuple[int, int]] = field(default_factory=dict)
+    count: dict[Pass, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.open = [pq.ParquetFile(path) for path in self.files]
+        for number, file in enumerate(self.open):
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, columns=["prompt_id", "step", "position"])
+                self._index(number, group, *(column.to_numpy() for column in table.columns))
+
+    def _index(self, number: int, group: int, prompts: np.ndarray, steps: np.ndarray, positions: np.ndarray) -> None:
+        edges = np.flatnonzero((np.diff(prompts) != 0) | (np.diff(steps) != 0)) + 1
+        for start, stop in zip([0, *edges], [*edges, len(steps)], strict=True):
+            at = int(prompts[start]), int(steps[start])
+            self.pieces.append(Piece(at, number, group, start, stop))
+            low, high = int(positions[start:stop].min()), int(positions[start:stop].max())
+            before = self.span.get(at, (low, high))
+            self.span[at] = min(before[0], low), max(before[1], high)
+            self.count[at] = self.count.get(at, 0) + int(stop - start)
+
+    @property
+    def columns(self) -> dict[str, int | None]:
+        """Width of each vector column that has values; None where it differs from row to row."""
+        fields = [f for f in self.open[0].schema_arrow if pa.types.is_nested(f.type)]
+        widths = {f.name: f.type.list_size if pa.types.is_fixed_size_list(f.type) else None for f in fields}
+        return {name: width for name, width in widths.items() if width or name == "weights"}
+
+    def read(self, column: str, passes: set[Pass]) -> Iterator[tuple[Pass, pa.Array]]:
+        """The values of a column, in stored order, a piece of a pass at a time."""
+        wanted = (piece for piece in self.pieces if piece.at in passes)
+        for (number, group), pieces in groupby(wanted, key=lambda piece: (piece.file, piece.group)):
+            values = self.open[number].read_row_group(group, columns=[column]).column(0).combine_chunks()
+            for piece in pieces:
+                yield piece.at, values.slice(piece.start, piece.stop - piece.start)
+
+
+def sources(run: Run, wanted: Selection) -> Iterator[tuple[str, int | None, Source]]:
+    """The wanted parts of the lake as (dataset, layer, source), opened one after the other."""
+    layers: list[int | None] = [n for n in run.layers() if wanted.layers is None or n in wanted.layers]
+    for layer in [None, *layers]:
+        for dataset in ("outputs",) if layer is None else ("activations", "attention"):
+            if parts := run.parts(dataset, layer):
+                yield dataset, layer, Source(parts)
+
+
+def write_tables(run: Run, out: Path, fmt: str, wanted: Selection) -> None:
+    """Write one Parquet or Arrow file per dataset and layer, the run's states, and its metadata tables."""
+    for dataset, layer, source in sources(run, wanted):
+        file = source.open[0]
+        columns = [
+            field.name for field in file.schema_arrow
+            if not pa.types.is_nested(field.type) or (field.name in source.columns and wanted.site(field.name))
+        ]  # fmt: skip
+        if any(column in source.columns for column in columns):
+            path = out / dataset / ("part-0" if layer is None else f"layer_{layer:02d}")
+            _write_table(path, fmt, _batches(source, columns, wanted))
+    for table in catalog.table_names():
+        _write_table(out / "metadata" / table, fmt, iter(run.lake.metadata(run.run_id, table).to_batches()))
+    for number, path in enumerate(run.parts("states", None)):
+        _write_table(out / "states" / f"part-{number}", fmt, pq.ParquetFile(path).iter_batches())
+
+
+def _batches(source: Source, columns: list[str], wanted: Selection) -> Iterator[pa.RecordBatch]:
+    for file in source.open:
+        for batch in file.iter_batches(1024, columns=columns):
+            if wanted.steps is not None:
+                batch = batch.filter(pa.array([step in wanted.steps for step in batch.column("step").to_pylist()]))
+            yield batch
+
+
+def _write_table(path: Path, fmt: str, batches: Iterator[pa.RecordBatch]) -> None:
+    first = next(batches, None)
+    if first is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path = path.with_name(f"{path.name}.{fmt}")
+    with open_parquet(path, first.schema) if fmt == "parquet" else pa.ipc.new_file(path, first.schema) as writer:
+        for batch in chain([first], batches):
+            writer.write_batch(batch)
