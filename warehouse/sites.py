@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from warehouse.errors import AlabError
 from warehouse.lake import SITES
+from warehouse.probe import Call, record
 
 #: Names that models give to separate projections of the attention.
 _PROJECTIONS = {
@@ -83,18 +84,6 @@ class ModelSites:
     hidden_size: int
 
 
-@dataclass
-class _Call:
-    """One call of a submodule during the probe; tensors are (tokens, width) copies."""
-
-    path: str
-    module: nn.Module
-    inputs: Tensor | None
-    output: Tensor | None
-    weights: bool
-    changed: bool = False
-
-
 def decoder_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Paths and modules of the decoder layers, in order.
 
@@ -129,7 +118,7 @@ def discover(model: Any) -> ModelSites:
     layers = decoder_layers(model)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, config.vocab_size, (1, _PROBE_TOKENS), generator=generator)
-    calls, ends = _probe(model, layers, tokens)
+    calls, ends = record(model, layers, tokens)
     found = []
     for (path, _), layer_calls, end in zip(layers, calls, ends, strict=True):
         site = LayerSites(path)
@@ -149,93 +138,6 @@ def discover(model: Any) -> ModelSites:
     return ModelSites(found, names[model.get_input_embeddings()], config.hidden_size)
 
 
-def _rows(value: Any, tokens: int) -> Tensor | None:
-    """The tensor in a module's input or output as (tokens, width); None where there is none of that form."""
-    if isinstance(value, tuple | list) and value:
-        value = value[0]
-    if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 2:
-        return None
-    return value.reshape(tokens, -1) if value.numel() == tokens * value.shape[-1] else None
-
-
-def _first_input(args: tuple, kwargs: dict) -> Any:
-    return args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None))
-
-
-def _probe(model: Any, layers: list, tokens: Tensor) -> tuple[list[list[_Call]], list[_Call]]:
-    """Run the model once and record every call inside its layers, and of the layers themselves."""
-    count = tokens.numel()
-    calls: list[list[_Call]] = [[] for _ in layers]
-    ends: dict[int, _Call] = {}
-    live: list[tuple[_Call, Tensor, int]] = []
-    config = model.config.get_text_config()
-    heads = config.num_attention_heads
-
-    def weights_in(output: Any) -> bool:
-        """Whether a module returns causal attention weights, (1, heads, tokens, tokens)."""
-        for value in output if isinstance(output, tuple | list) else ():
-            if isinstance(value, Tensor) and value.shape == (1, heads, count, count) and value.is_floating_point():
-                table = value.float()
-                if (table >= 0).all() and (table.sum(-1) < 1.01).all() and not table.triu(1).any():
-                    return True
-        return False
-
-    def on_call(index: int, path: str):
-        def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-            value = _rows(output, count)
-            inputs = _rows(_first_input(args, kwargs), count)
-            call = _Call(
-                path, module, None if inputs is None else inputs.clone(),
-                None if value is None else value.clone(), weights_in(output),
-            )  # fmt: skip
-            calls[index].append(call)
-            raw = output[0] if isinstance(output, tuple | list) and output else output
-            if value is not None:
-                live.append((call, raw, raw._version))
-
-        return hook
-
-    def on_layer(index: int, path: str):
-        entered: dict[str, tuple] = {}
-
-        def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            value = _rows(_first_input(args, kwargs), count)
-            entered["hidden"] = None if value is None else value.clone()
-
-        def after(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-            value = _rows(output, count)
-            raw_in, raw_out = _first_input(args, kwargs), output[0] if isinstance(output, tuple | list) else output
-            ends[index] = call = _Call(
-                path, module, entered["hidden"], None if value is None else value.clone(), False
-            )
-            for raw in (raw_in, raw_out):
-                if isinstance(raw, Tensor):
-                    live.append((call, raw, raw._version if raw is raw_out else 0))
-            for earlier, raw, version in live:
-                earlier.changed |= raw._version != version and raw is not raw_in
-
-        return before, after
-
-    handles = []
-    try:
-        for index, (path, layer) in enumerate(layers):
-            for name, module in layer.named_modules():
-                if name:
-                    handles.append(module.register_forward_hook(on_call(index, f"{path}.{name}"), with_kwargs=True))
-            before, after = on_layer(index, path)
-            handles.append(layer.register_forward_pre_hook(before, with_kwargs=True))
-            handles.append(layer.register_forward_hook(after, with_kwargs=True))
-        with torch.no_grad():
-            model(tokens.to(model.device), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for call, raw, version in live:
-        call.changed |= raw._version != version
-    missing = _Call("", nn.Identity(), None, None, False)
-    return calls, [ends.get(index, missing) for index in range(len(layers))]
-
-
 def _multipliers(config: Any) -> list[float]:
     """Factors that the config holds and a model may scale its contributions with; 1 first."""
     values = {v for v in config.to_dict().values() if isinstance(v, float) and 0 < v != 1}
@@ -253,12 +155,12 @@ def _sums_to(parts: list[Tensor], total: Tensor) -> bool:
     return False
 
 
-def _find_residual(site: LayerSites, calls: list[_Call], end: _Call, multipliers: list[float]) -> None:
+def _find_residual(site: LayerSites, calls: list[Call], end: Call, multipliers: list[float]) -> None:
     """Find the layer's input, output, and the two submodule outputs that make up the difference."""
     width = end.output.shape[1]
-    site.ports["hidden_in"] = Port(site.module, "input", width, copy=end.changed)
-    site.ports["hidden_out"] = Port(site.module, "output", width, copy=end.changed)
-    candidates: list[_Call] = []
+    site.ports["hidden_in"] = Port(site.module, "input", width, copy="input" in end.changed)
+    site.ports["hidden_out"] = Port(site.module, "output", width, copy="output" in end.changed)
+    candidates: list[Call] = []
     for call in calls:
         if call.output is not None and call.output.shape == end.output.shape and call.output.any():
             same = [c for c in candidates if torch.equal(c.output, call.output)]
@@ -272,20 +174,24 @@ def _find_residual(site: LayerSites, calls: list[_Call], end: _Call, multipliers
             if _sums_to(parts, end.output):
                 if attention and second.path.startswith(attention) and not first.path.startswith(attention):
                     first, second = second, first
-                site.ports["attn_out"] = Port(first.path, "output", width, scale=scale, copy=first.changed)
-                site.ports["mlp_down_out"] = Port(second.path, "output", width, scale=scale, copy=second.changed)
+                site.ports["attn_out"] = Port(
+                    first.path, "output", width, scale=scale, copy="output" in first.changed
+                )
+                site.ports["mlp_down_out"] = Port(
+                    second.path, "output", width, scale=scale, copy="output" in second.changed
+                )
                 return
         for only in candidates:
             if _sums_to([end.inputs, only.output * scale if scale != 1 else only.output], end.output):
                 name, other = ("mlp_down_out", "attn_out") if "mlp" in only.path else ("attn_out", "mlp_down_out")
-                site.ports[name] = Port(only.path, "output", width, scale=scale, copy=only.changed)
+                site.ports[name] = Port(only.path, "output", width, scale=scale, copy="output" in only.changed)
                 site.reasons[other] = "the layer adds one contribution only"
                 return
     reason = "no two submodule outputs add up to what the layer adds to the residual stream"
     site.reasons |= {"attn_out": reason, "mlp_down_out": reason}
 
 
-def _attention_path(calls: list[_Call]) -> str | None:
+def _attention_path(calls: list[Call]) -> str | None:
     """Path of the attention: the module that returns its weights, else the outermost one called an attention."""
     for call in calls:
         if call.weights:
@@ -294,7 +200,7 @@ def _attention_path(calls: list[_Call]) -> str | None:
     return min(named, key=len) if named else None
 
 
-def _find_attention(site: LayerSites, calls: list[_Call], config: Any) -> None:
+def _find_attention(site: LayerSites, calls: list[Call], config: Any) -> None:
     site.attention = next((call.path for call in calls if call.weights), None)
     if site.attention is None:
         site.reasons["attention"] = "no module of the layer returned attention weights"
@@ -305,7 +211,7 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(weight, Tensor) and weight.ndim == 2 and not isinstance(module, nn.Embedding)
 
 
-def _find_mlp(site: LayerSites, calls: list[_Call]) -> None:
+def _find_mlp(site: LayerSites, calls: list[Call]) -> None:
     """Find the down projection behind the MLP's contribution, then what feeds it."""
     names = ("mlp_gate", "mlp_up", "mlp_down_in")
     port = site.ports.get("mlp_down_out")
@@ -327,7 +233,7 @@ def _find_mlp(site: LayerSites, calls: list[_Call]) -> None:
         site.reasons |= dict.fromkeys(names, "the MLP has no single down projection (a mixture of experts, for one)")
         return
     inner = down.inputs.shape[1]
-    site.ports["mlp_down_in"] = Port(down.path, "input", inner)
+    site.ports["mlp_down_in"] = Port(down.path, "input", inner, copy="input" in down.changed)
     home = down.path.rpartition(".")[0]
     feeding = [
         c for c in linears if c is not down and c.path.startswith(home + ".") and calls.index(c) < calls.index(down)
@@ -340,7 +246,7 @@ def _find_mlp(site: LayerSites, calls: list[_Call]) -> None:
     parts = halves if len(fused) == 1 and not single else [(c, None) for c in single]
     if len(parts) == 1:
         call, _ = parts[0]
-        site.ports["mlp_up"] = Port(call.path, "output", inner, copy=call.changed)
+        site.ports["mlp_up"] = Port(call.path, "output", inner, copy="output" in call.changed)
         site.reasons["mlp_gate"] = "the MLP has no gate"
         return
     if len(parts) == 2:
@@ -350,8 +256,8 @@ def _find_mlp(site: LayerSites, calls: list[_Call]) -> None:
         ] or [part for part in parts if "gate" in part[0].path.rpartition(".")[2] and part[1] is None]  # fmt: skip
         if len(gates) == 1:
             (gate, gate_columns), (up, up_columns) = gates[0], parts[1 - parts.index(gates[0])]
-            site.ports["mlp_gate"] = Port(gate.path, "output", inner, gate_columns, copy=gate.changed)
-            site.ports["mlp_up"] = Port(up.path, "output", inner, up_columns, copy=up.changed)
+            site.ports["mlp_gate"] = Port(gate.path, "output", inner, gate_columns, copy="output" in gate.changed)
+            site.ports["mlp_up"] = Port(up.path, "output", inner, up_columns, copy="output" in up.changed)
             return
     site.reasons |= dict.fromkeys(("mlp_gate", "mlp_up"), "the MLP's input projections could not be told apart")
 
@@ -361,10 +267,10 @@ def _columns(tensor: Tensor, columns: slice | Tensor | None) -> Tensor:
 
 
 def _find_projections(
-    model: Any, config: Any, layers: list, found: list[LayerSites], calls: list[list[_Call]]
+    model: Any, config: Any, layers: list, found: list[LayerSites], calls: list[list[Call]]
 ) -> None:
     """Find q, k and v: separate ones by name and width, fused ones by comparing with the key-value cache."""
-    fused: dict[int, _Call] = {}
+    fused: dict[int, Call] = {}
     heads = config.num_attention_heads
     for index, (site, layer_calls) in enumerate(zip(found, calls, strict=True)):
         attention = _attention_path(layer_calls)
@@ -382,7 +288,7 @@ def _find_projections(
                 named["q"] = []
             for name, matches in named.items():
                 for call in matches:
-                    site.ports[name] = Port(call.path, "output", width[name], copy=call.changed)
+                    site.ports[name] = Port(call.path, "output", width[name], copy="output" in call.changed)
             continue
         candidates = [c for c in linears if c.inputs is not None and c.output.shape[1] > c.inputs.shape[1]]
         if len(candidates) == 1 and not any(named.values()):
@@ -393,7 +299,7 @@ def _find_projections(
         _split_fused(model, config, found, fused)
 
 
-def _split_fused(model: Any, config: Any, found: list[LayerSites], fused: dict[int, _Call]) -> None:
+def _split_fused(model: Any, config: Any, found: list[LayerSites], fused: dict[int, Call]) -> None:
     """Tell q, k and v apart in fused projections.
 
     At position 0 rotary embeddings turn by no angle, so the cached key and value of a lone token are columns of
@@ -433,7 +339,9 @@ def _split_fused(model: Any, config: Any, found: list[LayerSites], fused: dict[i
             site.reasons |= dict.fromkeys("qkv", "the fused projection has columns that no head explains")
             continue
         for name, which in columns.items():
-            site.ports[name] = Port(call.path, "output", len(which), _as_slice(which, call.module), copy=call.changed)
+            site.ports[name] = Port(
+                call.path, "output", len(which), _as_slice(which, call.module), copy="output" in call.changed
+            )
 
 
 def _matching_columns(output: Tensor, wanted: Tensor) -> Tensor | None:
@@ -449,7 +357,8 @@ def _matching_columns(output: Tensor, wanted: Tensor) -> Tensor | None:
     found = [places.get(key(wanted[:, j] + 0.0), []) for j in range(wanted.shape[1])]
     if any(len(match) != 1 for match in found):
         return None
-    return torch.tensor([match[0] for match in found])
+    # A model may cache a key or value once for each of the query heads that share it.
+    return torch.tensor(list(dict.fromkeys(match[0] for match in found)))
 
 
 def _as_slice(columns: Tensor, module: nn.Module) -> slice | Tensor:

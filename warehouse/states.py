@@ -6,7 +6,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from warehouse import lake
+from warehouse import lake, parquet
 from warehouse.writer import Scratch, SiteStats
 
 Key = tuple[int | None, str, int, str | None]
@@ -25,7 +25,7 @@ class StateFile:
 
     def __init__(self, staged: lake.StagedRun, width: int, store_dtype: str):
         self._path = staged.path("states", "part-0.parquet")
-        self._schema = lake.state_schema(width)
+        self._schema = parquet.state_schema(width)
         self._scratch = Scratch(store_dtype)
         self._states: dict[Key, dict[tuple[int, str], Tensor]] = {}
         self._writer: Any = None
@@ -52,7 +52,7 @@ class StateFile:
         if not group:
             return
         if self._writer is None:
-            self._writer = lake.open_parquet(self._path, self._schema)
+            self._writer = parquet.open_parquet(self._path, self._schema)
         stack = torch.stack([row[-1] for row in group])
         self._scratch.round(stack, SiteStats())
         flat = pa.array(stack.view(-1).numpy())

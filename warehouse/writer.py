@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from warehouse import lake
+from warehouse import lake, parquet
 from warehouse.errors import AlabError
 
 #: Rows of activations that are compressed together; the last token of a prefill is read without the rest.
@@ -266,7 +266,7 @@ class _Parts:
         """Append one row group."""
         if self._writer is None:
             self._open = self._staged.path(self._dataset, *self._folder, f".part-{self._number}.parquet")
-            self._writer = lake.open_parquet(self._open, table.schema)
+            self._writer = parquet.open_parquet(self._open, table.schema)
         self._writer.write_table(table, row_group_size=table.num_rows)
         steps = table.column("step")
         self._steps += [steps[0].as_py(), steps[-1].as_py()]
@@ -299,7 +299,7 @@ class _RowFile:
         self._layer = layer
         self._scratch = scratch
         self._stats = stats
-        self._schema = lake.output_schema(widths) if layer is None else lake.activation_schema(widths)
+        self._schema = parquet.output_schema(widths) if layer is None else parquet.activation_schema(widths)
         self._group = group
         self._pending: list[Rows] = []
         self._count = 0
@@ -389,7 +389,7 @@ class _AttentionFile:
     def __init__(self, parts: _Parts, scratch: Scratch):
         self._parts = parts
         self._scratch = scratch
-        self._schema = lake.attention_schema()
+        self._schema = parquet.attention_schema()
         self._pending: list[tuple[Rows, int, int, int]] = []  # rows, head, first and last+1 query
         self._values = 0
         self._triangles: dict[tuple[int, int, int], Tensor] = {}
