@@ -23,7 +23,8 @@ ORDER BY run_a, run_b;
 
 -- Initial and final states of every comparable pair of the runs in some files of the lake.
 --
--- Whatever concerns one vector (its length, its largest dimensions) is computed once, not once a pair.
+-- Whatever concerns one vector (its length, its largest dimensions) is computed once, not once a pair. Products
+-- are rounded to floats before they are summed, in the lengths too, so that equal vectors have a cosine of 1.
 -- @param files list of path patterns of the dataset `states`
 -- @column run_a id of the older run
 -- @column run_b id of the newer run; the other columns are those of `inter_run_all`
@@ -31,13 +32,13 @@ ORDER BY run_a, run_b;
 CREATE OR REPLACE MACRO _compare_runs(files) AS TABLE
 WITH vectors AS MATERIALIZED (
   SELECT row_number() OVER () AS id, r.place, s.prompt_id, s.state, s.site, s.layer, s.vector,
-         norm(s.vector) AS norm, len(s.vector) AS width, r.num_layers, r.run_id
+         len(s.vector) AS width, r.num_layers, r.run_id
   FROM read_parquet(files, hive_partitioning = true, hive_types = {'run': VARCHAR}) AS s
   JOIN (SELECT run_id, num_layers, row_number() OVER (ORDER BY created_at, run_id) AS place FROM runs) AS r
     ON r.run_id = s.run
   WHERE s.state IN ('initial', 'final')
 ), scores AS MATERIALIZED (
-  SELECT a, b, sum(x::DOUBLE * y) AS dot, avg(abs(x - y)) AS mae
+  SELECT a, b, sum(x * y) AS dot, avg(abs(x - y)) AS mae
   FROM (
     SELECT a.id AS a, b.id AS b, unnest(a.vector) AS x, unnest(b.vector) AS y
     FROM vectors AS a JOIN vectors AS b
@@ -45,22 +46,23 @@ WITH vectors AS MATERIALIZED (
      AND a.width = b.width AND a.num_layers = b.num_layers AND a.place < b.place
   )
   GROUP BY a, b
-), tops AS MATERIALIZED (
-  SELECT id, unnest(max_by(dim, _magnitude(x, dim), k)) AS dim
-  FROM (SELECT id, _top_count(width, 0.01) AS k, unnest(vector) AS x, unnest(range(width)) AS dim FROM vectors)
+), largest AS (
+  SELECT id, width, sum(x * x) AS own, max_by(dim, _magnitude(x, dim), _top_count(width, 0.01)) AS dims
+  FROM (SELECT id, width, unnest(vector) AS x, unnest(range(width)) AS dim FROM vectors)
+  GROUP BY id, width
+), points AS MATERIALIZED (
+  SELECT id, any_value(own) AS own, bit_or(_mark(dim, width)) AS top
+  FROM (SELECT id, width, own, unnest(dims) AS dim FROM largest)
   GROUP BY id
-), shared AS (
-  SELECT scores.a, scores.b, count(*) AS n
-  FROM scores JOIN tops AS ta ON ta.id = scores.a JOIN tops AS tb ON tb.id = scores.b AND tb.dim = ta.dim
-  GROUP BY scores.a, scores.b
 )
 SELECT a.run_id AS run_a, b.run_id AS run_b, a.prompt_id, a.state, a.site, a.layer,
-       _clamp(scores.dot / nullif(a.norm * b.norm, 0)) AS cosine, scores.mae,
-       _jaccard(coalesce(shared.n, 0), _top_count(a.width, 0.01)) AS jaccard
+       _clamp(scores.dot / nullif(sqrt(pa.own * pb.own), 0)) AS cosine, scores.mae,
+       _jaccard(bit_count(pa.top & pb.top), _top_count(a.width, 0.01)) AS jaccard
 FROM scores
 JOIN vectors AS a ON a.id = scores.a
 JOIN vectors AS b ON b.id = scores.b
-LEFT JOIN shared ON shared.a = scores.a AND shared.b = scores.b;
+JOIN points AS pa ON pa.id = scores.a
+JOIN points AS pb ON pb.id = scores.b;
 
 -- Two runs: the initial and final states of one against those of the other.
 --

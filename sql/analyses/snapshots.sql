@@ -25,34 +25,35 @@ SELECT s.* FROM snapshots AS s JOIN (SELECT resolve_run(run_id) AS asked) ON s.r
 CREATE OR REPLACE MACRO snapshot_reference(run_id) AS TABLE
 WITH vectors AS MATERIALIZED (
   SELECT row_number() OVER () AS id, s.prompt_id, s.state, s.state_index, s.label, s.site, s.layer, s.vector,
-         norm(s.vector) AS norm, _top_count(len(s.vector), 0.01) AS k
+         len(s.vector) AS width
   FROM states_of(run_id) AS s
   WHERE s.state IN ('snapshot', 'reference')
 ), scores AS MATERIALIZED (
-  SELECT a, b, sum(x::DOUBLE * y) AS dot, avg(abs(x - y)) AS mae
+  SELECT a, b, sum(x * y) AS dot, avg(abs(x - y)) AS mae
   FROM (
     SELECT a.id AS a, b.id AS b, unnest(a.vector) AS x, unnest(b.vector) AS y
     FROM vectors AS a JOIN vectors AS b ON a.site = b.site AND a.layer = b.layer
     WHERE a.state = 'snapshot' AND b.state = 'reference'
   )
   GROUP BY a, b
-), tops AS MATERIALIZED (
-  SELECT id, unnest(max_by(dim, _magnitude(x, dim), k)) AS dim
-  FROM (SELECT id, k, unnest(vector) AS x, unnest(range(len(vector))) AS dim FROM vectors)
+), largest AS (
+  SELECT id, width, sum(x * x) AS own, max_by(dim, _magnitude(x, dim), _top_count(width, 0.01)) AS dims
+  FROM (SELECT id, width, unnest(vector) AS x, unnest(range(width)) AS dim FROM vectors)
+  GROUP BY id, width
+), points AS MATERIALIZED (
+  SELECT id, any_value(own) AS own, bit_or(_mark(dim, width)) AS top
+  FROM (SELECT id, width, own, unnest(dims) AS dim FROM largest)
   GROUP BY id
-), shared AS (
-  SELECT scores.a, scores.b, count(*) AS n
-  FROM scores JOIN tops AS ta ON ta.id = scores.a JOIN tops AS tb ON tb.id = scores.b AND tb.dim = ta.dim
-  GROUP BY scores.a, scores.b
 )
 SELECT resolve_run(run_id) AS run_id, a.prompt_id, a.state_index AS message_index, i.role, i.is_generated,
        b.label, a.site, a.layer,
-       _clamp(scores.dot / nullif(a.norm * b.norm, 0)) AS cosine, scores.mae,
-       _jaccard(coalesce(shared.n, 0), a.k) AS jaccard
+       _clamp(scores.dot / nullif(sqrt(pa.own * pb.own), 0)) AS cosine, scores.mae,
+       _jaccard(bit_count(pa.top & pb.top), _top_count(a.width, 0.01)) AS jaccard
 FROM scores
 JOIN vectors AS a ON a.id = scores.a
 JOIN vectors AS b ON b.id = scores.b
-LEFT JOIN shared ON shared.a = scores.a AND shared.b = scores.b
+JOIN points AS pa ON pa.id = scores.a
+JOIN points AS pb ON pb.id = scores.b
 JOIN snapshots_of(run_id) AS i ON i.prompt_id = a.prompt_id AND i.message_index = a.state_index
 ORDER BY a.prompt_id, message_index, b.state_index, a.site, a.layer;
 
