@@ -163,19 +163,28 @@ function config(width) {
     axisY: {domain: false, ticks: false, tickCount: 5},
     legend: {...text, orient: 'top', symbolType: 'stroke', symbolStrokeWidth: 3, symbolSize: 160, offset: 6,
       labelLimit: 160, columns: width < 560 ? Math.max(1, Math.floor(width / 150)) : 0, columnPadding: 14, gradientThickness: 8, gradientLength: 150, labelFontSize: 11.5},
-    title: {anchor: 'start', frame: 'group', color: css('ink'), subtitleColor: css('quiet'), fontSize: 13,
-      fontWeight: 600, subtitleFontSize: 11.5, offset: 8, subtitlePadding: 3, limit: 600},
+    title: {anchor: 'start', frame: 'bounds', color: css('ink'), subtitleColor: css('quiet'), fontSize: 13,
+      fontWeight: 600, subtitleFontSize: 11.5, offset: 8, subtitlePadding: 3, limit: Math.max(width - 12, 120)},
     line: {strokeWidth: 2, strokeCap: 'round', strokeJoin: 'round'},
     rule: {color: css('quiet')}, text: {color: css('ink'), fontSize: 11}, bar: {cornerRadiusEnd: 1.5},
     range: {category: css('series').split(/\s*,\s*/), heatmap: {scheme: 'viridis'}, ramp: {scheme: 'viridis'}},
   };
 }
 
-/** Values for the parameters that a chart declares: the metric with its texts, and every other choice. */
-function parameters(figure, spec) {
-  const known = {names: report.names, ...choices, ...figure.closest('[data-card]')?.choices, ...JSON.parse(figure.dataset.fix || '{}')};
-  Object.assign(known, METRICS[known.metric]);
-  return (spec.params ?? []).filter((one) => one.name in known).map((one) => [one.name, known[one.name]]);
+/** Every choice that concerns a figure, with the texts of its metric. */
+function known(figure) {
+  const all = {names: report.names, ...choices, ...figure.closest('[data-card]')?.choices,
+    ...JSON.parse(figure.dataset.fix || '{}')};
+  return {...all, ...METRICS[all.metric]};
+}
+
+/** Whether a chart has anything to draw: a row with a number in one of the columns that its file says it needs. */
+function drawable(figure, rows) {
+  const chart = report.charts[figure.dataset.chart];
+  if (!chart) return rows.length > 0;
+  const all = known(figure);
+  const columns = chart.usermeta.needs.map((name) => (name.startsWith('$') ? all[name.slice(1)] : name));
+  return rows.some((row) => columns.some((name) => row[name] !== null));
 }
 
 /** Draw a figure, or bring a drawn one up to date with the choices. */
@@ -184,10 +193,11 @@ async function draw(figure) {
   try {
     const rows = select(await table(figure.dataset.table), conditions(figure));
     if (turn !== figure.turn) return;
-    figure.classList.toggle('empty', !rows.length);
+    const some = drawable(figure, rows);
+    figure.classList.toggle('empty', !some);
     if (figure.dataset.chart in custom) custom[figure.dataset.chart].draw(figure, rows);
-    else await drawChart(figure, rows, turn);
-    figure.dataset.state = rows.length ? 'drawn' : 'empty';
+    else if (some) await drawChart(figure, rows, turn);
+    figure.dataset.state = some ? 'drawn' : 'empty';
   } catch (error) {
     figure.dataset.state = 'failed';
     console.error(`${figure.dataset.chart} of ${figure.dataset.table}: ${error?.stack ?? error}`);
@@ -197,7 +207,8 @@ async function draw(figure) {
 async function drawChart(figure, rows, turn) {
   const plot = figure.querySelector('.plot');
   const chart = report.charts[figure.dataset.chart];
-  const values = parameters(figure, chart);
+  const all = known(figure);
+  const values = (chart.params ?? []).filter(({name}) => name in all).map(({name}) => [name, all[name]]);
   if (figure.dataset.rows) {
     const count = new Set(rows.map((row) => row[figure.dataset.rows])).size;
     const height = Math.round(Math.min(Math.max(count * figure.dataset.rowHeight, 60), 1500)) + 110;

@@ -186,7 +186,7 @@ def _conversation(table: pa.Table, prompt_id: int) -> pa.Table:
 
 
 def pairs(tables: Tables, runs: list[dict]) -> dict | None:
-    """Put the comparison between runs on the page; None where no two runs compare.
+    """Put the comparison between runs on the page; None for a single run.
 
     The rows of all pairs stay in the connection as `pair_rows`, and their summary as `pair_summary_rows`.
     """
@@ -196,8 +196,9 @@ def pairs(tables: Tables, runs: list[dict]) -> dict | None:
     tables.share("pairs", runs=ids)
     tables.stored.add("pair_rows")
     summary = tables.query("pair_summary", runs=ids)
+    skipped = tables.rows("pairs_skipped", runs=ids)
     if not summary.num_rows:
-        return None
+        return {"count": 0, "skipped": skipped}
     tables.store("pair_summary_rows", summary)
     found = tables.rows("pairs_shown", each=MAX_PAIRS)
     tables.add("pair_matrix", "pair_matrix", runs=ids)
@@ -215,7 +216,6 @@ def pairs(tables: Tables, runs: list[dict]) -> dict | None:
         }
         for row in found
     ]  # fmt: skip
-    skipped = tables.rows("pairs_skipped", runs=ids)
     return {
         "count": found[0]["pairs"], "limited": found[0]["pairs"] > len(found), "each": MAX_PAIRS,
         "shown": shown, "totals": tables.rows("pair_totals"), "skipped": skipped,

@@ -102,7 +102,7 @@ def collect(lake: Lake, tables: comparison.Tables, run_ids: list[str]) -> dict:
         "warehouse": lake.warehouse.name,
         "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "facts": _facts(runs, cards),
-        "warnings": tables.rows("warnings", runs=ids),
+        "warnings": [row for run_id in ids for row in tables.rows("warnings", run=run_id)],
         "contents": _contents(runs, cards),
         "runs": runs,
         "sites": sites,

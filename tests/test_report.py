@@ -1,0 +1,421 @@
+"""The report: what is on the page, what happens in a browser, and runs that have less than everything."""
+
+import base64
+import csv
+import gzip
+import json
+import re
+import subprocess
+import sys
+
+import browser
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from synthetic import Shape, make_run
+
+from warehouse import page
+from warehouse.assets import asset_dir
+from warehouse.cli import main
+from warehouse.errors import AlabError
+from warehouse.lake import Lake
+from warehouse.report import write_report
+
+HOSTILE = (
+    "</script><script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 1'>",
+    "{{ 7 * 7 }} \" ' & <b>",
+    "right\u202eto left\u2066",
+    "a\x00b\x07",
+)
+
+
+def edit(lake: Lake, run_id: str, table: str, **columns) -> None:
+    """Change text columns of a run's metadata table; each takes the rows, one by one, in turn."""
+    path = lake.dataset("metadata", run_id) / f"{table}.parquet"
+    rows = pq.read_table(path, partitioning=None)
+    for name, values in columns.items():
+        new = pa.array([values[i % len(values)] for i in range(rows.num_rows)], rows.schema.field(name).type)
+        rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), new)
+    pq.write_table(rows, path)
+
+
+def edit_states(lake: Lake, run_id: str, change) -> None:
+    """Replace a run's states by what `change` makes of them."""
+    path = lake.dataset("states", run_id) / "part-0.parquet"
+    pq.write_table(change(pq.read_table(path, partitioning=None)), path)
+
+
+def unpack(html: str) -> dict[str, dict]:
+    """The tables that are packed into a page, by name."""
+    blocks = re.findall(r'<script type="text/plain" id="data-([\w-]+)">([^<]*)</script>', html)
+    return {name: json.loads(gzip.decompress(base64.b64decode(text))) for name, text in blocks}
+
+
+def written(lake: Lake, *runs: str) -> str:
+    return write_report(lake, runs)[0].read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """A page about one run and one about three, as `(one, three)`."""
+    lake = Lake(tmp_path_factory.mktemp("report") / "lab")
+    for seed, name in enumerate(("alpha", "beta", "gamma")):
+        make_run(lake, name, Shape(layers=4, steps=6), seed=seed)
+    folder = lake.warehouse
+    return write_report(lake, ["latest"], out=folder / "one.html")[0], write_report(lake, out=folder / "three.html")[
+        0
+    ]
+
+
+# --- the page -------------------------------------------------------------------------------------------------
+
+
+def test_the_page_needs_nothing_but_itself(pages):
+    html = pages[0].read_text(encoding="utf-8")
+    assert "default-src 'none'" in html
+    assert "unsafe-eval" not in html
+    outside = r"<(?:script|img|iframe|link|source)[^>]*\s(?:src|href)\s*="
+    assert not re.findall(outside, re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL))
+
+
+def test_tables_are_packed_once_by_column(pages):
+    tables = unpack(pages[0].read_text(encoding="utf-8"))
+    intra = tables["intra"]
+    assert intra["rows"] == 16
+    assert set(intra["columns"]) == {"run_id", "prompt_id", "run", "site", "layer", "cosine", "mae", "jaccard"}
+    assert len(intra["columns"]["cosine"]) == 16
+    assert sorted(intra["columns"]["site"]["values"]) == ["attn_out", "hidden_in", "hidden_out", "mlp_down_out"]
+
+
+def test_nan_and_infinity_are_gaps():
+    packed = page.pack(pa.table({"x": [1.0, np.nan, np.inf, -np.inf, None], "t": ["a", None, "b", "a", "a"]}))
+    table = json.loads(gzip.decompress(base64.b64decode(packed)))
+    assert table["columns"]["x"] == [1.0, None, None, None, None]
+    assert table["columns"]["t"] == {"values": ["a", "b"], "codes": [0, -1, 1, 0, 0]}
+
+
+def test_rounding_keeps_five_digits_of_any_size():
+    values = np.array([0.0, 1.23456789, -12345678.9, 1.23456789e-12, 1e300, 5e-324])
+    assert page.significant(values) == pytest.approx(values, rel=1e-4, abs=1e-320)
+    assert json.dumps(page.significant(np.array([0.123456789])).tolist()) == "[0.12346]"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("a\x00b", "a␀b"), ("x\u202ey", "x⟨U+202E⟩y"), ("\ud800", "⟨U+D800⟩"), ("naïve\n日本 🙂", "naïve\n日本 🙂")],
+)
+def test_unseen_characters_are_shown(text, shown):
+    assert page.visible(text) == shown
+
+
+def test_every_query_and_chart_says_what_it_is():
+    folder = asset_dir("reports")
+    for path in folder.glob("queries/*.sql"):
+        assert re.match(r"-- [A-Za-z].+[.:]\n", path.read_text(encoding="utf-8")), path.name
+    for name, chart in page.charts().items():
+        assert chart["description"], name
+        assert chart["data"] == {"name": "rows"}, name
+        assert chart["width"] == chart["height"] == "container", name
+
+
+def test_the_report_imports_no_torch(two_runs, tmp_path):
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from warehouse.lake import Lake\nfrom warehouse.report import write_report\n"
+        f"write_report(Lake(Path({str(two_runs[0].warehouse)!r})), out=Path({str(tmp_path / 'r.html')!r}))\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_command_prints_the_paths(two_runs, tmp_path):
+    arguments = ["-w", str(two_runs[0].warehouse), "report", "alpha", "--out", str(tmp_path / "new" / "r.html")]
+    result = CliRunner().invoke(main, arguments)
+    assert result.output.strip() == str(tmp_path / "new" / "r.html")
+    html = (tmp_path / "new" / "r.html").read_text(encoding="utf-8")
+    assert "<h1><bdi>alpha</bdi></h1>" in html
+    assert 'id="inter"' not in html
+
+
+# --- CSV ------------------------------------------------------------------------------------------------------
+
+STATISTICS = (
+    "mean_cosine std_cosine median_cosine min_cosine most_divergent_layer mean_MAE std_MAE median_MAE max_MAE_layer "
+    "mean_overlap std_overlap median_overlap min_overlap min_overlap_layer"
+)
+CSV_COLUMNS = {
+    "intra_run_report": f"run generated prompt source {STATISTICS}",
+    "intra_run_cosines": "run source layer cosine MAE overlap",
+    "comparison_report": f"state pair run_a run_b generated_a generated_b prompt_a prompt_b source {STATISTICS}",
+    "comparison_cosines": "state pair run_a run_b source layer cosine MAE overlap",
+}
+
+
+def test_csv_files_have_their_columns_and_four_decimals(two_runs, tmp_path):
+    lake, alpha, beta = two_runs
+    paths = write_report(lake, out=tmp_path / "r.html", csv_dir=tmp_path / "csv")
+    assert [path.stem for path in paths[1:]] == list(CSV_COLUMNS)
+    rows = {}
+    for path in paths[1:]:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows[path.stem] = list(csv.DictReader(file))
+        assert " ".join(rows[path.stem][0]) == CSV_COLUMNS[path.stem]
+    assert len(rows["intra_run_cosines"]) == 2 * 4 * 3
+    assert len(rows["comparison_cosines"]) == 2 * 4 * 3
+    assert re.fullmatch(r"-?\d+\.\d{4}", rows["intra_run_report"][0]["mean_cosine"])
+    assert {row["run"] for row in rows["intra_run_report"]} == {alpha, beta}
+    assert rows["comparison_report"][0]["pair"] == f"{alpha} × {beta}"
+    assert [
+        path.name for path in write_report(lake, [alpha], out=tmp_path / "r.html", csv_dir=tmp_path / "one")[1:]
+    ] == [
+        "intra_run_report.csv",
+        "intra_run_cosines.csv",
+    ]
+
+
+# --- runs that have less than everything ----------------------------------------------------------------------
+
+
+def test_no_runs_says_how_to_capture_one(lake):
+    lake.prepare()
+    with pytest.raises(AlabError, match=r"(?s)no runs yet.*alab capture"):
+        write_report(lake)
+
+
+def test_an_unknown_run_names_those_there_are(two_runs):
+    with pytest.raises(AlabError, match="alpha"):
+        write_report(two_runs[0], ["nonsense"])
+
+
+@pytest.mark.parametrize("option", ["--out", "--csv-dir"])
+def test_an_unwritable_path_is_one_clear_error(two_runs, tmp_path, option):
+    (tmp_path / "file").write_text("in the way")
+    target = tmp_path / "file" / "below"
+    arguments = ["-w", str(two_runs[0].warehouse), "report", "--out", str(tmp_path / "r.html"), option, str(target)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert "cannot write" in result.output
+    assert option in result.output
+
+
+def parts(html: str) -> set[str]:
+    return set(re.findall(r'<section id="([\w-]+)"', html))
+
+
+EVERYTHING = {"conversation", "intra", "references", "generation", "residual", "about"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "missing"),
+    [
+        (Shape(), set()),
+        (Shape(labels=()), {"references"}),
+        (Shape(attention=False), set()),
+        (Shape(outputs=False), set()),
+        (Shape(activations=False), set()),
+        (Shape(steps=1), set()),
+        (Shape(sites=("hidden_in", "hidden_out", "attn_out")), set()),
+    ],
+    ids=["everything", "no references", "no attention", "no outputs", "no activations", "one step", "a site less"],
+)
+def test_a_run_with_less_has_a_page_with_less(lake, shape, missing):
+    make_run(lake, shape=shape)
+    html = written(lake)
+    assert parts(html) == EVERYTHING - missing
+    tables = unpack(html)
+    if not shape.activations:
+        assert "cross_layer-0" not in tables
+        assert set(tables["residual-0"]["columns"]["step"]) == {0, shape.steps - 1}
+    if shape.steps == 1:
+        assert "single forward pass" in html
+
+
+def test_nothing_generated_leaves_the_comparison_out(lake):
+    run_id = make_run(lake)
+    edit_states(lake, run_id, lambda table: table.filter(pa.compute.field("state") != "final"))
+    assert parts(written(lake)) == EVERYTHING - {"intra"}
+
+
+def test_layers_left_out_stay_left_out(lake):
+    run_id = make_run(lake, shape=Shape(layers=5))
+    edit_states(lake, run_id, lambda table: table.filter(pa.compute.field("layer") != 2))
+    assert set(unpack(written(lake))["intra"]["columns"]["layer"]) == {0, 1, 3, 4}
+
+
+def test_dropped_activations_leave_the_states(lake):
+    run_id = make_run(lake)
+    result = CliRunner().invoke(main, ["-w", str(lake.warehouse), "rm", run_id, "--activations-only", "--yes"])
+    assert result.exit_code == 0, result.output
+    html = written(lake)
+    assert parts(html) == EVERYTHING
+    assert "were dropped" in html
+
+
+def test_two_models_that_do_not_compare_say_why(lake):
+    make_run(lake, "narrow", Shape(width=16), model_id="package:narrow")
+    make_run(lake, "wide", Shape(width=32), model_id="package:wide")
+    html = written(lake)
+    assert "No two of these runs can be compared" in html
+    assert "16 and 32 wide" in html
+
+
+def test_many_pairs_show_the_extremes_and_say_so(lake):
+    for seed in range(7):
+        make_run(lake, f"run{seed}", Shape(layers=2, messages=2, labels=(), attention=False), seed=seed)
+    html = written(lake)
+    assert len(re.findall(r'<details class="run" id="pair-', html)) == 16
+    assert "Of 21 pairs, the 8 least and the 8 most alike" in html
+
+
+# --- in a browser ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if browser.executable() is None:
+        pytest.skip("no Chromium on this machine: install it, or name one in $CHROMIUM")
+    with browser.chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def open_page(chromium):
+    """Opens a report; whatever went wrong there fails the test."""
+    tabs = []
+
+    def open_(path, width=1280, **options):
+        tabs.append(browser.Tab(chromium.new_page(viewport={"width": width, "height": 900}, **options), path))
+        return tabs[-1]
+
+    yield open_
+    for tab in tabs:
+        problems = tab.problems
+        tab.page.close()
+        assert not problems
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("number", "width", "scheme"), [(0, 1280, "light"), (0, 400, "dark"), (1, 1280, "dark")])
+def test_every_chart_is_drawn_without_complaint(pages, open_page, number, width, scheme):
+    tab = open_page(pages[number], width, color_scheme=scheme)
+    states = tab.draw_all()
+    assert set(states) == {"drawn"}, states
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert (
+        tab.page.evaluate("Object.keys(window).filter((name) => /vega|alab|^(report|choices|draw)$/i.test(name))")
+        == []
+    )
+
+
+@pytest.mark.browser
+def test_charts_wait_until_they_are_seen(pages, open_page):
+    tab = open_page(pages[0])
+    tab.wait()
+    assert tab.states()[""] > 10
+    fold = tab.page.locator("#intra details").first
+    fold.locator("summary").click()
+    fold.locator("figure").first.scroll_into_view_if_needed()
+    fold.locator("figure[data-state=drawn] svg").first.wait_for(timeout=5000)
+
+
+@pytest.mark.browser
+def test_the_switches_move_the_charts(pages, open_page):
+    tab = open_page(pages[0])
+    chart = tab.page.locator("figure[data-chart=intra_layers]")
+    chart.scroll_into_view_if_needed()
+    chart.locator("svg").wait_for()
+    before = chart.locator("svg").inner_html()
+    tab.page.locator("input[value=mae]").check(force=True)
+    tab.wait()
+    after = chart.locator("svg").inner_html()
+    assert "Cosine similarity" in before
+    assert "Mean absolute error" in after
+    lines = tab.page.locator("figure[data-chart=reference_layers]").first
+    lines.scroll_into_view_if_needed()
+    lines.locator("svg").wait_for()
+    tab.page.locator("select[data-set=site]").select_option("attn_out")
+    tab.wait()
+    assert "attn_out" in lines.locator("svg").inner_html()
+
+
+@pytest.mark.browser
+def test_the_slider_and_the_tokens_choose_a_step(pages, open_page):
+    tab = open_page(pages[0])
+    table = tab.page.locator("figure[data-chart=topk]")
+    table.scroll_into_view_if_needed()
+    table.locator("th.chosen").wait_for()
+    assert table.locator("th.chosen").inner_text() == "prefill"
+    tab.page.locator("input[data-set=step]").fill("3")
+    tab.wait()
+    assert table.locator("th.chosen").inner_text() == "pass 3"
+    tab.page.locator("figure[data-chart=reply] .token").nth(1).click()
+    tab.wait()
+    assert table.locator("th.chosen").inner_text() == "pass 1"
+    assert tab.page.locator("output[data-of=step]").inner_text() == "pass 1"
+
+
+@pytest.mark.browser
+def test_a_figure_shows_the_sql_that_gives_its_rows(pages, open_page):
+    import duckdb
+
+    tab = open_page(pages[1])
+    tab.draw_all()
+    shown = {}
+    for figure in tab.page.query_selector_all("figure[data-chart]"):
+        figure.query_selector(".tools button").click()
+        shown[figure.get_attribute("data-chart")] = figure.query_selector("pre").inner_text()
+    with duckdb.connect(str(pages[1].parent / "alab.duckdb"), read_only=True) as db:
+        for chart, text in shown.items():
+            assert db.execute(text).fetchall(), f"{chart}: {text}"
+
+
+@pytest.mark.browser
+def test_everything_is_drawn_before_printing(pages, open_page):
+    tab = open_page(pages[0], color_scheme="dark")
+    tab.page.evaluate("window.print = () => { window.printed = true; }")
+    tab.page.locator("#print").click()
+    tab.page.wait_for_function("window.printed")
+    assert set(tab.states()) == {"drawn"}
+    tab.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert tab.page.locator("details[data-opened]").count() == 0
+
+
+@pytest.mark.browser
+def test_hostile_text_is_only_text(lake, open_page):
+    labels = HOSTILE[:3]
+    run_id = make_run(lake, shape=Shape(labels=labels))
+    edit(lake, run_id, "messages", content=HOSTILE)
+    edit(lake, run_id, "snapshots", preview=HOSTILE)
+    edit(lake, run_id, "top_tokens", token=HOSTILE)
+    edit(lake, run_id, "steps", generated_token=HOSTILE)
+    edit(lake, run_id, "prompts", generated_text=HOSTILE)
+    tab = open_page(write_report(lake)[0])
+    assert set(tab.draw_all()) == {"drawn"}
+    assert tab.page.evaluate("window.hacked") is None
+    text = tab.page.locator("main").inner_text()
+    assert "</script><script>window.hacked = 1</script>" in text
+    assert "{{ 7 * 7 }}" in text
+    assert "a␀b" in text
+    assert "right⟨U+202E⟩to" in text
+
+
+@pytest.mark.browser
+def test_broken_numbers_are_gaps_in_a_chart(lake, open_page):
+    run_id = make_run(lake, shape=Shape(layers=6))
+
+    def spoil(table):
+        vectors = np.array(table["vector"].to_pylist(), "f4")
+        layer = np.array(table["layer"])
+        vectors[(layer == 1), 0], vectors[(layer == 3), 0], vectors[layer == 4] = np.nan, np.inf, 0
+        column = pa.array(list(vectors), table.schema.field("vector").type)
+        return table.set_column(table.schema.get_field_index("vector"), table.schema.field("vector"), column)
+
+    edit_states(lake, run_id, spoil)
+    path = write_report(lake)[0]
+    assert None in unpack(path.read_text(encoding="utf-8"))["intra"]["columns"]["cosine"]
+    tab = open_page(path)
+    assert set(tab.draw_all()) == {"drawn", "empty"}
+    assert tab.page.locator("figure[data-chart=intra_layers][data-state=drawn]").count() == 1
