@@ -236,5 +236,29 @@ def import_command(ctx: click.Context, directory: Path, name: str | None) -> Non
     click.echo(import_run(_lake(ctx), directory, name=name))
 
 
+@main.command()
+@click.argument("run")
+@click.option("--source", default="attention", show_default=True, help="A site, attention, embeddings or logits.")
+@click.option("--layers", help="Layers to draw, such as 0-3,7.  [default: all]")
+@click.option("--steps", help="Steps to draw.  [default: all]")
+@click.option("--per-head", is_flag=True, help="A picture per head: of attention, q, k or v.")
+@click.option("--normalize", type=click.Choice(["none", "per_image", "signed", "global"]), default="per_image",
+              show_default=True, help="What the ends of the colormap stand for.")  # fmt: skip
+@click.option("--reduce", type=click.Choice(["signed", "abs"]), default="signed", show_default=True)
+@click.option("--cmap", default="viridis", show_default=True, metavar="NAME", help="Any colormap of matplotlib.")
+@click.option("--axes", is_flag=True, help="Draw axes, token labels and a colour bar.")
+@click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="[default: heatmaps]")
+@click.pass_context
+def heatmap(ctx: click.Context, run: str, **options) -> None:
+    """Draw a tensor, one PNG per layer and step: a row per token, a column per dimension or key.
+
+    Prints the files. RUN is an id, a unique prefix of one, or `latest`.
+    """
+    from warehouse.heatmap import heatmaps
+
+    for path in heatmaps(_lake(ctx), run, **options):
+        click.echo(path)
+
+
 if __name__ == "__main__":
     main()

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain, groupby
 from pathlib import Path
 from string import Template
@@ -84,7 +85,8 @@ def names(text: str | None, known: list[str]) -> frozenset[str] | None:
         return None
     asked = {name.strip() for name in text.split(",")}
     if unknown := sorted(asked - set(known)):
-        raise AlabError(f"there is no site {unknown[0]!r} in this run", f"There are: {', '.join(known) or 'none'}")
+        there = f"There are: {', '.join(known)}" if known else "It has none; alab inspect says why."
+        raise AlabError(f"there is no site {unknown[0]!r} in this run", there)
     return frozenset(asked)
 
 
@@ -171,8 +173,9 @@ class Run:
 
     def site_names(self) -> list[str]:
         """Sites that `--sites` may name."""
-        sites = {row["site"]: None for row in self.rows("sites") if row["width"] is not None}
         datasets = {row["dataset"] for row in self.rows("files")}
+        captured = self.rows("sites") if "activations" in datasets else []
+        sites = {row["site"] for row in captured if row["width"] is not None}
         more = [*(["attention"] if "attention" in datasets else []), *(["mlp_act"] if "mlp_down_in" in sites else [])]
         outputs = ["embeddings", "logits"] if "outputs" in datasets else []
         return list(dict.fromkeys([*(site for site in SITES if site in sites), *more, *outputs]))
@@ -226,7 +229,7 @@ class Source:
             self.span[at] = min(before[0], low), max(before[1], high)
             self.count[at] = self.count.get(at, 0) + int(stop - start)
 
-    @property
+    @cached_property
     def columns(self) -> dict[str, int | None]:
         """Width of each vector column that has values; None where it differs from row to row."""
         fields = [f for f in self.open[0].schema_arrow if pa.types.is_nested(f.type)]
@@ -270,10 +273,11 @@ def write_tables(run: Run, out: Path, fmt: str, wanted: Selection) -> None:
 
 def _batches(source: Source, columns: list[str], wanted: Selection) -> Iterator[pa.RecordBatch]:
     for file in source.open:
-        for batch in file.iter_batches(1024, columns=columns):
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=columns)
             if wanted.steps is not None:
-                batch = batch.filter(pa.array([step in wanted.steps for step in batch.column("step").to_pylist()]))
-            yield batch
+                table = table.filter([step in wanted.steps for step in table["step"].to_pylist()])
+            yield from table.combine_chunks().to_batches()
 
 
 def _write_table(path: Path, fmt: str, batches: Iterator[pa.RecordBatch]) -> None:

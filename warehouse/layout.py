@@ -21,6 +21,7 @@ It is that of scripts which hook a model and save a file for each forward pass:
 
 import json
 import re
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
@@ -108,7 +109,7 @@ def _write_tensors(run: Run, out: Path, fmt: str, wanted: Selection, passes: lis
                 for at, pieces in groupby(source.read(column, set(writers)), key=lambda item: item[0]):
                     with writers[at].array(key) as stream:
                         for _, values in pieces:
-                            for block in _blocks(values, specs[at][key].shape[-1]):
+                            for block in blocks(values, specs[at][key].shape[-1]):
                                 stream.write(np.ascontiguousarray(block, dtype).data)
 
 
@@ -120,7 +121,7 @@ def _shape(source: Source, column: str, at: Pass) -> tuple[int, ...]:
     return 1, source.count[at] // tokens, tokens, last + 1
 
 
-def _blocks(values: pa.Array, width: int):
+def blocks(values: pa.Array, width: int) -> Iterator[np.ndarray]:
     """The rows of a vector column as 2-dimensional arrays; short rows are filled with zeros."""
     rows = max(1, BLOCK // width)
     for start in range(0, len(values), rows):
