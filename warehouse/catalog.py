@@ -89,11 +89,15 @@ def connect(lake: Lake, *, timeout: float = 10.0) -> Iterator[duckdb.DuckDBPyCon
             sync(lake, timeout=timeout)
         db = open_file(lake, read_only=True, timeout=timeout)
     try:
-        db.execute("SET VARIABLE alab_lake = ?", [_glob_escaped(lake.root)])
-        db.execute("SET TimeZone = 'UTC'")
-        yield db
+        yield prepare(db, lake)
     finally:
         db.close()
+
+
+def prepare(db: duckdb.DuckDBPyConnection, lake: Lake) -> duckdb.DuckDBPyConnection:
+    """Set what a connection to the catalog, or to a copy of it, needs to read the lake."""
+    db.execute("SET VARIABLE alab_lake = ?", [_glob_escaped(lake.root)])
+    return db.execute("SET TimeZone = 'UTC'")
 
 
 def sync(lake: Lake, *, timeout: float = 10.0, change: Callable[[], None] = lambda: None) -> list[str]:
@@ -114,7 +118,7 @@ def sync(lake: Lake, *, timeout: float = 10.0, change: Callable[[], None] = lamb
         if info is None or info["sql_digest"] != sqldoc.digest() or info["lake"] != str(lake.root):
             _load_library(db, lake, info)
         change()
-        known, there = _versions(db), lake.versions()
+        known, there = versions(db), lake.versions()
         _forget(db, [run_id for run_id in known if there.get(run_id) != known[run_id]])
         registered = sorted(run_id for run_id in there if there[run_id] != known.get(run_id))
         _register(db, lake, {run_id: there[run_id] for run_id in registered})
@@ -162,10 +166,10 @@ def _stale(db: duckdb.DuckDBPyConnection, lake: Lake) -> bool:
     info = _info(db)
     if info is None or info["sql_digest"] != sqldoc.digest() or info["lake"] != str(lake.root):
         return True
-    return _versions(db) != lake.versions()
+    return versions(db) != lake.versions()
 
 
-def _versions(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
+def versions(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
     """The runs that the catalog has, each with the version of its metadata, as in `Lake.versions`."""
     return dict(db.execute("SELECT run_id, version FROM catalog_runs").fetchall())
 

@@ -24,6 +24,8 @@ from warehouse.errors import AlabError
 from warehouse.lake import SITES, Lake
 from warehouse.parquet import open_parquet
 
+#: Values that are in memory at once.
+BLOCK = 1 << 22
 #: Names of sites that the layout spells differently.
 KEYS = {"mlp_down_in": "mlp_act", "weights": "attn_weights"}
 
@@ -158,10 +160,13 @@ class Run:
         keys = [column[0] for column in cursor.description]
         return [dict(zip(keys, row, strict=True)) for row in cursor.fetchall()]
 
-    def parts(self, dataset: str, layer: int | None) -> list[Path]:
-        """Part files of a dataset and layer, in the order they were written."""
-        found = [row["path"] for row in self.rows("files") if row["dataset"] == dataset and row["layer"] == layer]
-        return [self.lake.root / path for path in sorted(found, key=_part_number)]
+    @cached_property
+    def files(self) -> dict[tuple[str, int | None], list[Path]]:
+        """Part files of each dataset and layer, in the order they were written."""
+        found: dict[tuple[str, int | None], list[Path]] = {}
+        for row in sorted(self.rows("files"), key=lambda row: _part_number(row["path"])):
+            found.setdefault((row["dataset"], row["layer"]), []).append(self.lake.root / row["path"])
+        return found
 
     def layers(self) -> list[int]:
         """Layers that the run has."""
@@ -173,7 +178,7 @@ class Run:
 
     def site_names(self) -> list[str]:
         """Sites that `--sites` may name."""
-        datasets = {row["dataset"] for row in self.rows("files")}
+        datasets = {dataset for dataset, _ in self.files}
         captured = self.rows("sites") if "activations" in datasets else []
         sites = {row["site"] for row in captured if row["width"] is not None}
         more = [*(["attention"] if "attention" in datasets else []), *(["mlp_act"] if "mlp_down_in" in sites else [])]
@@ -244,13 +249,34 @@ class Source:
             for piece in pieces:
                 yield piece.at, values.slice(piece.start, piece.stop - piece.start)
 
+    def tensor(self, column: str, at: Pass) -> np.ndarray:
+        """The values of a pass, (heads, tokens, width); one head for what has none."""
+        first, last = self.span[at]
+        width = self.columns[column] or last + 1
+        rows = [block.reshape(-1, width) for _, values in self.read(column, {at}) for block in blocks(values, width)]
+        return np.concatenate(rows).reshape(-1, last - first + 1, width)
+
+
+def blocks(values: pa.Array, width: int) -> Iterator[np.ndarray]:
+    """The rows of a vector column as 2-dimensional arrays; short rows are filled with zeros."""
+    rows = max(1, BLOCK // width)
+    for start in range(0, len(values), rows):
+        some = values.slice(start, rows)
+        flat = some.flatten().to_numpy(zero_copy_only=False)
+        if pa.types.is_fixed_size_list(values.type):
+            yield flat
+            continue
+        block = np.zeros((len(some), width), np.float32)
+        block[np.arange(width) < some.value_lengths().to_numpy()[:, None]] = flat
+        yield block
+
 
 def sources(run: Run, wanted: Selection) -> Iterator[tuple[str, int | None, Source]]:
     """The wanted parts of the lake as (dataset, layer, source), opened one after the other."""
     layers: list[int | None] = [n for n in run.layers() if wanted.layers is None or n in wanted.layers]
     for layer in [None, *layers]:
         for dataset in ("outputs",) if layer is None else ("activations", "attention"):
-            if parts := run.parts(dataset, layer):
+            if parts := run.files.get((dataset, layer)):
                 yield dataset, layer, Source(parts)
 
 
@@ -267,7 +293,7 @@ def write_tables(run: Run, out: Path, fmt: str, wanted: Selection) -> None:
             _write_table(path, fmt, _batches(source, columns, wanted))
     for table in catalog.table_names():
         _write_table(out / "metadata" / table, fmt, iter(run.lake.metadata(run.run_id, table).to_batches()))
-    for number, path in enumerate(run.parts("states", None)):
+    for number, path in enumerate(run.files.get(("states", None), [])):
         _write_table(out / "states" / f"part-{number}", fmt, pq.ParquetFile(path).iter_batches())
 
 

@@ -7,7 +7,6 @@ is one pixel, written as a palette image, which takes about as long as reading t
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ import numpy as np
 
 from warehouse import catalog
 from warehouse.errors import AlabError
-from warehouse.export import Pass, Run, Selection, Source, names, numbers, sources
+from warehouse.export import Pass, Run, Selection, names, numbers, sources
 from warehouse.lake import Lake
-from warehouse.layout import blocks
 
 NORMALIZE = ("per_image", "signed", "global", "none")
 REDUCE = ("signed", "abs")
@@ -190,9 +188,8 @@ def _pictures(run: Run, chosen: Selection, heads: int) -> Iterator[Picture]:
     """The pictures of the chosen site, layer by layer; `heads` is 0 where they are not told apart."""
     for _, layer, source in sources(run, chosen):
         for column in filter(chosen.site, source.columns):
-            passes = {at for at in source.span if chosen.steps is None or at[1] in chosen.steps}
-            for at, pieces in groupby(source.read(column, passes), key=lambda item: item[0]):
-                values = _dense(source, column, at, pieces)
+            for at in (at for at in source.span if chosen.steps is None or at[1] in chosen.steps):
+                values = source.tensor(column, at)
                 first = source.span[at][0]
                 if not heads:
                     yield Picture(layer, at, None, first, values.mean(0))
@@ -201,14 +198,6 @@ def _pictures(run: Run, chosen: Selection, heads: int) -> Iterator[Picture]:
                     values = values[0].reshape(values.shape[1], heads, -1).swapaxes(0, 1)
                 for head, part in enumerate(values):
                     yield Picture(layer, at, head, first, part)
-
-
-def _dense(source: Source, column: str, at: Pass, pieces: Any) -> np.ndarray:
-    """The values of a pass as (heads, tokens, columns); one head for what has none."""
-    first, last = source.span[at]
-    width = source.columns[column] or last + 1
-    rows = [block.reshape(-1, width) for _, values in pieces for block in blocks(values, width)]
-    return np.concatenate(rows).reshape(-1, last - first + 1, width)
 
 
 def _draw(

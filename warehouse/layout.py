@@ -21,18 +21,16 @@ It is that of scripts which hook a model and save a file for each forward pass:
 
 import json
 import re
-from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse.arrays import SUFFIXES, ArrayWriter, Spec
-from warehouse.export import KEYS, Pass, Run, Selection, Source, sources
+from warehouse.export import KEYS, Pass, Run, Selection, Source, blocks, sources
 
 #: Tables that `run.json` holds as lists.
 RUN_TABLES = ("prompts", "messages", "tokens", "layers", "sites", "warnings")
@@ -40,8 +38,7 @@ RUN_TABLES = ("prompts", "messages", "tokens", "layers", "sites", "warnings")
 FOLDERS = {"snapshot": "conversation_snapshots", "reference": "references", "initial": "states", "final": "states"}
 #: Files that are open at once; a run with more passes is written in several rounds.
 OPEN_FILES = 64
-#: Values that are in memory at once.
-BLOCK = 1 << 22
+
 
 _HALF, _SINGLE = np.dtype("<f2"), np.dtype("<f4")
 
@@ -121,20 +118,6 @@ def _shape(source: Source, column: str, at: Pass) -> tuple[int, ...]:
     return 1, source.count[at] // tokens, tokens, last + 1
 
 
-def blocks(values: pa.Array, width: int) -> Iterator[np.ndarray]:
-    """The rows of a vector column as 2-dimensional arrays; short rows are filled with zeros."""
-    rows = max(1, BLOCK // width)
-    for start in range(0, len(values), rows):
-        some = values.slice(start, rows)
-        flat = some.flatten().to_numpy(zero_copy_only=False)
-        if pa.types.is_fixed_size_list(values.type):
-            yield flat
-            continue
-        block = np.zeros((len(some), width), np.float32)
-        block[np.arange(width) < some.value_lengths().to_numpy()[:, None]] = flat
-        yield block
-
-
 def _write_states(run: Run, out: Path, fmt: str, wanted: Selection, small: np.dtype) -> None:
     """Write a file per state, and in each folder an index of what its files are."""
     snapshots = {(row["prompt_id"], row["message_index"]): row for row in run.rows("snapshots")}
@@ -166,7 +149,7 @@ def _states(run: Run, wanted: Selection):
     """Each state of the run as ((prompt_id, state, state_index, label), vectors by key)."""
 
     def rows():
-        for path in run.parts("states", None):
+        for path in run.files.get(("states", None), []):
             for batch in pq.ParquetFile(path).iter_batches(512):
                 vectors = batch.column("vector").flatten().to_numpy().reshape(batch.num_rows, -1)
                 yield from zip(batch.drop_columns(["vector"]).to_pylist(), vectors, strict=True)

@@ -1,0 +1,32 @@
+"""alab: an activation warehouse.
+
+    import warehouse
+
+    lab = warehouse.open("lab")
+    lab.sql("SELECT site, layer, cosine FROM intra_run('latest')")
+    lab.tensor("latest", "hidden_out", layer=12)          # numpy, (tokens, width)
+
+Importing this costs nothing; what a name needs is imported when it is first used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from warehouse.api import Warehouse, open
+    from warehouse.errors import AlabError
+
+__all__ = ["AlabError", "Warehouse", "open"]
+
+_HOMES = {"AlabError": "errors", "Warehouse": "api", "open": "api"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'warehouse' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"warehouse.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
