@@ -3,6 +3,7 @@
 import html
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ class Warehouse:
         self._lake = Lake(warehouse)
         self._db: duckdb.DuckDBPyConnection | None = None
         self._seen: dict[str, int] = {}
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         count = len(self._lake.run_ids())
@@ -184,7 +186,7 @@ class Warehouse:
         rows = db.execute(_STATES, [run_id, site, layer, state, prompt, prompt]).fetchall()
         if not rows:
             raise AlabError(
-                f"this run has no {state} state of {site} in layer {layer} and prompt {prompt}",
+                f"this run has no {state} state of {site} in layer {layer}, prompt {prompt}",
                 "See: alab inspect RUN",
             )
         asked = {"reference": label, "snapshot": message}.get(state)
@@ -239,13 +241,14 @@ class Warehouse:
         return list(capture(found, [self._lake] * len(found), force=force))
 
     def _connection(self) -> duckdb.DuckDBPyConnection:
-        """A connection to a copy of the catalog that is up to date with the lake."""
-        if self._db is None or self._seen != self._lake.versions():
-            with catalog.connect(self._lake) as db, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-                self._seen = catalog.versions(db)
-                copy = shutil.copy(self._lake.catalog, folder)
-                self._db = catalog.prepare(duckdb.connect(str(copy), read_only=True), self._lake)
-        return self._db
+        """A connection of its own, which threads do not share, to a copy of the catalog as it is now."""
+        with self._lock:
+            if self._db is None or self._seen != self._lake.versions():
+                with catalog.connect(self._lake) as db, tempfile.TemporaryDirectory() as folder:
+                    self._seen = catalog.versions(db)
+                    copy = shutil.copy(self._lake.catalog, folder)
+                    self._db = duckdb.connect(str(copy), read_only=True)
+            return catalog.prepare(self._db.cursor(), self._lake)
 
 
 def _as_torch(values: np.ndarray) -> "torch.Tensor":
