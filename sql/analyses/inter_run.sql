@@ -23,22 +23,21 @@ ORDER BY run_a, run_b;
 
 -- Initial and final states of every comparable pair of the runs in some files of the lake.
 --
--- Whatever concerns one vector (its length, its largest dimensions) is computed once, not once a pair. Products
--- are rounded to floats before they are summed, in the lengths too, so that equal vectors have a cosine of 1.
+-- Whatever concerns one vector (its length, its largest dimensions) is computed once, not once a pair.
 -- @param files list of path patterns of the dataset `states`
 -- @column run_a id of the older run
 -- @column run_b id of the newer run; the other columns are those of `inter_run_all`
 -- @example select count(*) from _compare_runs([_files_of('states', 'latest', '/*.parquet')])
 CREATE OR REPLACE MACRO _compare_runs(files) AS TABLE
 WITH vectors AS MATERIALIZED (
-  SELECT row_number() OVER () AS id, r.place, s.prompt_id, s.state, s.site, s.layer, s.vector,
-         len(s.vector) AS width, r.num_layers, r.run_id
+  SELECT row_number() OVER () AS id, r.place, s.prompt_id, s.state, s.site, s.layer,
+         s.vector::DOUBLE[] AS vector, len(s.vector) AS width, r.num_layers, r.run_id
   FROM read_parquet(files, hive_partitioning = true, hive_types = {'run': VARCHAR}) AS s
   JOIN (SELECT run_id, num_layers, row_number() OVER (ORDER BY created_at, run_id) AS place FROM runs) AS r
     ON r.run_id = s.run
   WHERE s.state IN ('initial', 'final')
 ), scores AS MATERIALIZED (
-  SELECT a, b, sum(x * y) AS dot, avg(abs(x - y)) AS mae
+  SELECT a, b, sum(x * y) AS dot, sum(abs(x - y)) AS distance
   FROM (
     SELECT a.id AS a, b.id AS b, unnest(a.vector) AS x, unnest(b.vector) AS y
     FROM vectors AS a JOIN vectors AS b
@@ -47,16 +46,17 @@ WITH vectors AS MATERIALIZED (
   )
   GROUP BY a, b
 ), largest AS (
-  SELECT id, width, sum(x * x) AS own, max_by(dim, _magnitude(x, dim), _top_count(width, 0.01)) AS dims
+  SELECT id, bitstring('0', width::INTEGER) AS none, sum(x * x) AS own,
+         max_by(dim, _magnitude(x, dim), _top_count(width, 0.01)) AS dims
   FROM (SELECT id, width, unnest(vector) AS x, unnest(range(width)) AS dim FROM vectors)
   GROUP BY id, width
 ), points AS MATERIALIZED (
-  SELECT id, any_value(own) AS own, bit_or(_mark(dim, width)) AS top
-  FROM (SELECT id, width, own, unnest(dims) AS dim FROM largest)
+  SELECT id, any_value(own) AS own, bit_or(set_bit(none, dim::INTEGER, 1)) AS top
+  FROM (SELECT id, none, own, unnest(dims) AS dim FROM largest)
   GROUP BY id
 )
 SELECT a.run_id AS run_a, b.run_id AS run_b, a.prompt_id, a.state, a.site, a.layer,
-       _clamp(scores.dot / nullif(sqrt(pa.own * pb.own), 0)) AS cosine, scores.mae,
+       _clamp(scores.dot / nullif(sqrt(pa.own * pb.own), 0)) AS cosine, scores.distance / a.width AS mae,
        _jaccard(bit_count(pa.top & pb.top), _top_count(a.width, 0.01)) AS jaccard
 FROM scores
 JOIN vectors AS a ON a.id = scores.a

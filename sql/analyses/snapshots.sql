@@ -24,12 +24,12 @@ SELECT s.* FROM snapshots AS s JOIN (SELECT resolve_run(run_id) AS asked) ON s.r
 -- @example select label, avg(cosine) from snapshot_reference('latest') where site = 'hidden_out' group by label
 CREATE OR REPLACE MACRO snapshot_reference(run_id) AS TABLE
 WITH vectors AS MATERIALIZED (
-  SELECT row_number() OVER () AS id, s.prompt_id, s.state, s.state_index, s.label, s.site, s.layer, s.vector,
-         len(s.vector) AS width
+  SELECT row_number() OVER () AS id, s.prompt_id, s.state, s.state_index, s.label, s.site, s.layer,
+         s.vector::DOUBLE[] AS vector, len(s.vector) AS width
   FROM states_of(run_id) AS s
   WHERE s.state IN ('snapshot', 'reference')
 ), scores AS MATERIALIZED (
-  SELECT a, b, sum(x * y) AS dot, avg(abs(x - y)) AS mae
+  SELECT a, b, sum(x * y) AS dot, sum(abs(x - y)) AS distance
   FROM (
     SELECT a.id AS a, b.id AS b, unnest(a.vector) AS x, unnest(b.vector) AS y
     FROM vectors AS a JOIN vectors AS b ON a.site = b.site AND a.layer = b.layer
@@ -37,17 +37,18 @@ WITH vectors AS MATERIALIZED (
   )
   GROUP BY a, b
 ), largest AS (
-  SELECT id, width, sum(x * x) AS own, max_by(dim, _magnitude(x, dim), _top_count(width, 0.01)) AS dims
+  SELECT id, bitstring('0', width::INTEGER) AS none, sum(x * x) AS own,
+         max_by(dim, _magnitude(x, dim), _top_count(width, 0.01)) AS dims
   FROM (SELECT id, width, unnest(vector) AS x, unnest(range(width)) AS dim FROM vectors)
   GROUP BY id, width
 ), points AS MATERIALIZED (
-  SELECT id, any_value(own) AS own, bit_or(_mark(dim, width)) AS top
-  FROM (SELECT id, width, own, unnest(dims) AS dim FROM largest)
+  SELECT id, any_value(own) AS own, bit_or(set_bit(none, dim::INTEGER, 1)) AS top
+  FROM (SELECT id, none, own, unnest(dims) AS dim FROM largest)
   GROUP BY id
 )
 SELECT resolve_run(run_id) AS run_id, a.prompt_id, a.state_index AS message_index, i.role, i.is_generated,
        b.label, a.site, a.layer,
-       _clamp(scores.dot / nullif(sqrt(pa.own * pb.own), 0)) AS cosine, scores.mae,
+       _clamp(scores.dot / nullif(sqrt(pa.own * pb.own), 0)) AS cosine, scores.distance / a.width AS mae,
        _jaccard(bit_count(pa.top & pb.top), _top_count(a.width, 0.01)) AS jaccard
 FROM scores
 JOIN vectors AS a ON a.id = scores.a

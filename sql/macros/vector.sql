@@ -79,13 +79,6 @@ CREATE OR REPLACE MACRO _top_count(width, fraction) AS greatest(1, floor(fractio
 CREATE OR REPLACE MACRO top_dims(a, k) AS
   (SELECT max_by(_dim, _magnitude(_x, _dim), k) FROM (SELECT unnest(a) AS _x, unnest(range(len(a))) AS _dim));
 
--- A set of one dimension as a bit string; `bit_or` unites such sets, `bit_count(a & b)` counts what two share.
--- @param dim 0-based dimension
--- @param width number of dimensions
--- @returns BIT
--- @example select bit_count(_mark(2, 576) & _mark(2, 576)) = 1 and bit_count(_mark(2, 576) & _mark(3, 576)) = 0
-CREATE OR REPLACE MACRO _mark(dim, width) AS set_bit(bitstring('0', width::INTEGER), dim::INTEGER, 1);
-
 -- How many elements two lists without duplicates share.
 -- @param a a list
 -- @param b a list
