@@ -219,6 +219,7 @@ class Source:
 
     def __post_init__(self) -> None:
         self.open = [pq.ParquetFile(path) for path in self.files]
+        self._latest: tuple[tuple | None, pa.Array | None] = (None, None)
         for number, file in enumerate(self.open):
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group, columns=["prompt_id", "step", "position"])
@@ -245,7 +246,10 @@ class Source:
         """The values of a column, in stored order, a piece of a pass at a time."""
         wanted = (piece for piece in self.pieces if piece.at in passes)
         for (number, group), pieces in groupby(wanted, key=lambda piece: (piece.file, piece.group)):
-            values = self.open[number].read_row_group(group, columns=[column]).column(0).combine_chunks()
+            if self._latest[0] != (number, group, column):  # passes that are asked for one by one often share a group
+                table = self.open[number].read_row_group(group, columns=[column])
+                self._latest = (number, group, column), table.column(0).combine_chunks()
+            values = self._latest[1]
             for piece in pieces:
                 yield piece.at, values.slice(piece.start, piece.stop - piece.start)
 

@@ -216,11 +216,11 @@ def _draw(
         picture.values, cmap=cmap, vmin=scale[0], vmax=scale[1], aspect="auto", interpolation="nearest"
     )
     figure.colorbar(drawn, ax=plot, aspect=40, pad=0.02)
-    _label(plot.yaxis, picture.first, rows, tokens, 90)
+    _label(plot.yaxis, picture.first, rows, tokens, 105)
     plot.set_ylabel("token")
     plot.set_xlabel("key token" if keys else "dimension")
     if keys:
-        _label(plot.xaxis, 0, columns, tokens, 70)
+        _label(plot.xaxis, 0, columns, tokens, 105)
         plot.tick_params(axis="x", labelrotation=90)
     where = [] if picture.layer is None else [f"layer {picture.layer}"]
     where += [f"step {picture.at[1]}"] + ([] if picture.head is None else [f"head {picture.head}"])

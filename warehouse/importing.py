@@ -8,6 +8,7 @@ it is read.
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -34,7 +35,7 @@ State = tuple[int | None, str, int, str | None]
 
 
 def import_run(lake: Lake, folder: Path | str, *, name: str | None = None) -> str:
-    """Bring a directory into a warehouse; `catalog.sync` registers the run.
+    """Bring a directory into a warehouse.
 
     Args:
         lake: the warehouse's lake.
@@ -63,6 +64,8 @@ def import_run(lake: Lake, folder: Path | str, *, name: str | None = None) -> st
             raise
     except (pa.ArrowException, TypeError, ValueError, OverflowError, KeyError) as error:
         raise AlabError(f"cannot import {folder}: not of the layout: {error!r}", "Nothing was written.") from error
+    with suppress(catalog.CatalogBusyError):  # then the next command registers it
+        catalog.sync(lake)
     return staged.run_id
 
 
