@@ -201,6 +201,20 @@ def test_what_references_tell(lab, centered):
         assert (r["label"], r["turns_since"]) == (best, r["message_index"] - r["origin"])
 
 
+def test_compare_pairs(lab):
+    lab.db.execute(
+        "CREATE TEMP VIEW mine AS SELECT row_number() OVER () AS id, a.vector AS a, b.vector AS b "
+        f"FROM states_of('{lab.ids['one']}') a JOIN states_of('{lab.ids['two']}') b USING (state, layer, site)"
+    )
+    expected = {r["id"]: r for r in lab.rows("SELECT id, cosine(a, b) AS cosine, mae(a, b) AS mae, "
+                                             "top_jaccard(a, b) AS jaccard FROM mine")}  # fmt: skip
+    rows = lab.rows("FROM compare_pairs('mine')")
+    assert len(rows) == len(expected) > 100
+    for r in rows:
+        for name in ("cosine", "mae", "jaccard"):
+            same(r[name], expected[r["id"]][name])
+
+
 def test_residual_decomposition(lab):
     parts = {site: lab.tensors("one", site) for site in STATE_SITES}
     rows = lab.rows("FROM residual_decomposition($one)")
