@@ -20,10 +20,11 @@ from warehouse.errors import AlabError
 from warehouse.lake import SITES, Lake, StagedRun
 from warehouse.plan import Plan, Snapshot, check_room, make_plan, preview
 from warehouse.recorder import FLAGS, LayerTensors, Recorder
+from warehouse.rowgroups import Rows, SiteStats
 from warehouse.scenario import Scenario, find, load
 from warehouse.states import StateFile
 from warehouse.transfer import Transfer
-from warehouse.writer import Rows, SiteStats, TensorWriter
+from warehouse.writer import TensorWriter
 
 #: Told of progress: (what is happening, passes done, passes in all).
 Progress = Callable[[str, int, int], None]

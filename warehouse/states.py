@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from warehouse import lake, parquet
-from warehouse.writer import Scratch, SiteStats
+from warehouse.rowgroups import Scratch, SiteStats
 
 Key = tuple[int | None, str, int, str | None]
 
