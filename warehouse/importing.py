@@ -121,13 +121,14 @@ def _parts(passes: list[Pass], size: Callable[[Pass], int]) -> Iterator[list[Pas
 
 def _write_part(path: Path, schema: pa.Schema, tables: Iterator[pa.Table], limit: int) -> None:
     """Write tables to a file, small ones together in row groups of about `limit` bytes."""
-    pending: list[pa.Table] = []
+    pending, size = [], 0
     with parquet.open_parquet(path, schema) as writer:
         for table in tables:
             pending.append(table)
-            if sum(t.nbytes for t in pending) >= limit:
+            size += table.nbytes
+            if size >= limit:
                 writer.write_table(pa.concat_tables(pending))
-                pending = []
+                pending, size = [], 0
         if pending:
             writer.write_table(pa.concat_tables(pending))
 
