@@ -17,7 +17,8 @@ WITH last AS MATERIALIZED (
     ON t.prompt_id = l.prompt_id AND t.step = l.step AND t.position = l.position
   WHERE t.prompt_id = prompt AND t.step = step AND l.step = step
 )
-SELECT a.layer AS layer_a, b.layer AS layer_b,
-       _clamp(dot(a.vector, b.vector) / nullif(a.norm * b.norm, 0)) AS cosine
-FROM last AS a CROSS JOIN last AS b
+SELECT layer_a, layer_b, _clamp(x) AS cosine
+FROM (SELECT a.layer AS layer_a, b.layer AS layer_b,
+             list_inner_product(a.vector, b.vector) / nullif(a.norm * b.norm, 0) AS x
+      FROM last AS a CROSS JOIN last AS b)
 ORDER BY layer_a, layer_b;

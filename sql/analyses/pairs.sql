@@ -9,7 +9,8 @@
 -- @column jaccard overlap of the largest 1% of the dimensions
 -- @example select * from compare_pairs('_example_pairs')
 CREATE OR REPLACE MACRO compare_pairs(pairs) AS TABLE
-SELECT id, _clamp(dot / nullif(sqrt(aa * bb), 0)) AS cosine, mae, _jaccard(_shared(top_a, top_b), len(top_a)) AS jaccard
+SELECT id, _clamp(dot / nullif(sqrt(aa * bb), 0)) AS cosine, mae,
+       _jaccard(_shared(top_a, top_b), len(top_a)) AS jaccard
 FROM (
   SELECT id, sum(x * y) AS dot, sum(x * x) AS aa, sum(y * y) AS bb, sum(abs(x - y)) / count(*) AS mae,
          max_by(dim, _magnitude(x, dim), k) AS top_a, max_by(dim, _magnitude(y, dim), k) AS top_b

@@ -90,14 +90,16 @@ WITH means AS (
          dot(s.vector, s.vector) AS own, dot(s.vector, m.mean) AS with_mean, dot(m.mean, m.mean) AS mean_own
   FROM states_of(run_id) AS s JOIN means AS m ON m.site = s.site AND m.layer = s.layer
   WHERE s.state IN ('snapshot', 'reference')
+), cosines AS (
+  SELECT a.prompt_id, a.state_index AS message_index, b.label, b.state_index AS ref_index, a.site, a.layer,
+         (list_inner_product(a.vector, b.vector) - a.with_mean - b.with_mean + a.mean_own)
+         / nullif(sqrt(greatest(a.own - 2 * a.with_mean + a.mean_own, 0)
+                       * greatest(b.own - 2 * b.with_mean + b.mean_own, 0)), 0) AS x
+  FROM parts AS a JOIN parts AS b ON a.site = b.site AND a.layer = b.layer
+  WHERE a.state = 'snapshot' AND b.state = 'reference'
 )
-SELECT resolve_run(run_id) AS run_id, a.prompt_id, a.state_index AS message_index, i.role, i.is_generated,
-       b.label, a.site, a.layer,
-       _clamp((dot(a.vector, b.vector) - a.with_mean - b.with_mean + a.mean_own)
-              / nullif(sqrt(greatest(a.own - 2 * a.with_mean + a.mean_own, 0)
-                            * greatest(b.own - 2 * b.with_mean + b.mean_own, 0)), 0)) AS cosine
-FROM parts AS a
-JOIN parts AS b ON a.site = b.site AND a.layer = b.layer
-JOIN snapshots_of(run_id) AS i ON i.prompt_id = a.prompt_id AND i.message_index = a.state_index
-WHERE a.state = 'snapshot' AND b.state = 'reference'
-ORDER BY a.prompt_id, message_index, b.state_index, a.site, a.layer;
+SELECT resolve_run(run_id) AS run_id, c.prompt_id, c.message_index, i.role, i.is_generated,
+       c.label, c.site, c.layer, _clamp(x) AS cosine
+FROM cosines AS c
+JOIN snapshots_of(run_id) AS i ON i.prompt_id = c.prompt_id AND i.message_index = c.message_index
+ORDER BY c.prompt_id, c.message_index, c.ref_index, c.site, c.layer;

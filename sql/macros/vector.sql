@@ -8,7 +8,7 @@ CREATE OR REPLACE MACRO _as_wide(a, b) AS
        THEN error('vectors of different width: ' || len(a) || ' and ' || len(b) || ' dimensions') ELSE b END;
 
 -- A cosine brought back into -1 … 1, which rounding can leave by a hair; NaN stays NaN.
--- @param x a number
+-- @param x a column; an expression would be computed three times
 -- @returns DOUBLE
 -- @example select _clamp(1.0000000000000002) = 1
 CREATE OR REPLACE MACRO _clamp(x) AS
@@ -28,6 +28,8 @@ CREATE OR REPLACE MACRO dot(a, b) AS list_inner_product(a::DOUBLE[], _as_wide(a,
 CREATE OR REPLACE MACRO norm(a) AS sqrt(list_inner_product(a::DOUBLE[], a::DOUBLE[]));
 
 -- Cosine of the angle between two vectors.
+--
+-- Rounded to 15 decimals, so that rounding errors cannot carry it past 1.
 -- @param a a vector
 -- @param b a vector of the same width
 -- @returns DOUBLE in -1 … 1; NULL where either vector is NULL or all zeros
@@ -36,7 +38,9 @@ CREATE OR REPLACE MACRO norm(a) AS sqrt(list_inner_product(a::DOUBLE[], a::DOUBL
 -- select site, layer, cosine(a.vector, b.vector)
 -- from states_of('latest') a join states_of('latest') b using (prompt_id, site, layer)
 -- where a.state = 'initial' and b.state = 'final'
-CREATE OR REPLACE MACRO cosine(a, b) AS _clamp(dot(a, b) / nullif(sqrt(dot(a, a) * dot(b, b)), 0));
+CREATE OR REPLACE MACRO cosine(a, b) AS
+  round(dot(a, b) / nullif(sqrt(list_inner_product(a::DOUBLE[], a::DOUBLE[])
+                                * list_inner_product(b::DOUBLE[], b::DOUBLE[])), 0), 15);
 
 -- Mean absolute difference over the dimensions.
 -- @param a a vector
@@ -102,6 +106,7 @@ CREATE OR REPLACE MACRO _jaccard(shared, k) AS shared / (2.0::DOUBLE * k - share
 -- @returns DOUBLE in 0 … 1, the size of the intersection over that of the union; NULL where either vector is NULL
 -- @example select top_jaccard([1, 9, 8, 0], [9, 8, 1, 0], fraction := 0.5) between 0.333 and 0.334
 CREATE OR REPLACE MACRO top_jaccard(a, b, fraction := 0.01) AS
-  _jaccard(_shared(top_dims(a, _top_count(len(a), fraction)),
-                   top_dims(_as_wide(a, b), _top_count(len(b), fraction))),
-           _top_count(len(a), fraction));
+  (SELECT _jaccard(_shared(_top_a, _top_b), len(_top_a))
+   FROM (SELECT max_by(_dim, _magnitude(_x, _dim), _k) AS _top_a, max_by(_dim, _magnitude(_y, _dim), _k) AS _top_b
+         FROM (SELECT unnest(a) AS _x, unnest(_as_wide(a, b)) AS _y, unnest(range(len(a))) AS _dim,
+                      _top_count(len(a), fraction) AS _k)));

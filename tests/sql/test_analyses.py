@@ -203,7 +203,7 @@ def test_what_references_tell(lab, centered):
 
 def test_compare_pairs(lab):
     lab.db.execute(
-        "CREATE TEMP VIEW mine AS SELECT row_number() OVER () AS id, a.vector AS a, b.vector AS b "
+        "CREATE TEMP TABLE mine AS SELECT row_number() OVER () AS id, a.vector AS a, b.vector AS b "
         f"FROM states_of('{lab.ids['one']}') a JOIN states_of('{lab.ids['two']}') b USING (state, layer, site)"
     )
     expected = {r["id"]: r for r in lab.rows("SELECT id, cosine(a, b) AS cosine, mae(a, b) AS mae, "
