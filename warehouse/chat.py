@@ -112,17 +112,19 @@ class Chat:
         writes before and after it, so a content that looks like template text, or stands there twice, is found too.
         Where a template rewrites earlier turns, only as much of them as still agrees is marked.
         """
-        spans, start = [], 0
+        spans, start, sentinel = [], 0, _SENTINEL
+        while any(sentinel in message["content"] for message in messages):
+            sentinel += _SENTINEL
         for k, message in enumerate(messages):
             through = self._without_prompt(messages[: k + 1])
-            marked = self._without_prompt([*messages[:k], message | {"content": _SENTINEL}])
+            marked = self._without_prompt([*messages[:k], message | {"content": sentinel}])
             end = max(start, len(_common_prefix(through, text)) if through is not None else start)
             if k + 1 == len(messages) and not self.has_template:
                 end = len(text)
             content_start = content_end = end
-            at = marked.find(_SENTINEL) if marked is not None else -1
+            at = marked.find(sentinel) if marked is not None else -1
             if at >= 0 and through is not None:
-                suffix = len(marked) - at - len(_SENTINEL)
+                suffix = len(marked) - at - len(sentinel)
                 inside = through[at : len(through) - suffix]
                 # Round trip: what was found must be the content, give or take the white space a template trims.
                 if inside.strip() == message["content"].strip() and text[at : at + len(inside)] == inside:

@@ -1,0 +1,122 @@
+"""The YAML: every key and default, and errors that say file, key and next step."""
+
+import json
+
+import pytest
+import yaml
+
+from warehouse import scenario
+from warehouse.assets import asset_dir
+from warehouse.errors import AlabError
+
+BASE = {"name": "a", "model": {"id": "x"}, "prompt": {"messages": [{"role": "user", "content": "hi"}]}}
+MESSAGE = {"role": "user", "content": "hi"}
+
+
+def test_defaults():
+    s = scenario.parse(BASE)
+    assert (s.model.dtype, s.model.device, s.model.gguf_file, s.model.trust_remote_code) == (
+        "float16",
+        "auto",
+        None,
+        False,
+    )
+    assert s.prompt[0].run_at_each_message is False
+    g = s.generation
+    assert (g.max_new_tokens, g.do_sample, g.temperature, g.top_k, g.top_p, g.seed) == (
+        50,
+        False,
+        1.0,
+        None,
+        None,
+        42,
+    )
+    c = s.capture
+    assert c.hidden_states and c.attention_weights and c.qkv and c.mlp and c.logits
+    assert (c.top_k_probs, c.layers, c.store_dtype) == (20, "all", "float16")
+    assert (s.output.dir, s.output.format, s.reference_states) == (None, "parquet", [])
+
+
+def test_a_list_of_prompts_and_one_run_per_message():
+    s = scenario.parse(
+        BASE | {"prompt": [{"messages": [MESSAGE]}, {"messages": [MESSAGE] * 3, "run_at_each_message": True}]}
+    )
+    runs = s.at_each_message()
+    assert [r.name for r in runs] == ["a", "a-p01m00", "a-p01m01", "a-p01m02"]
+    assert [len(r.prompt[0].messages) for r in runs] == [1, 1, 2, 3]
+    assert [r.name for r in scenario.parse(BASE).at_each_message()] == ["a"]
+
+
+@pytest.mark.parametrize(("change", "expected"), [
+    (None, "got nothing"),
+    ([1], "got a list"),
+    ({"capture": {"attention_weight": True}}, "unknown key 'capture.attention_weight'.*Did you mean 'attention_weights'"),
+    ({"prompt": {"mesages": []}}, "unknown key 'prompt.mesages'.*Did you mean 'messages'"),
+    ({"zzzzzz": 1}, "unknown key 'zzzzzz'.*Known keys: name, model"),
+    ({"name": None}, "name"),
+    ({"name": ".hidden"}, "'.hidden' is not a name.*not starting with a dot"),
+    ({"name": "a b"}, "is not a name"),
+    ({"model": "gpt2"}, "model: expected a mapping, got 'gpt2'.*Its keys: id"),
+    ({"prompt": {"messages": []}}, "prompt.messages is empty"),
+    ({"prompt": []}, "prompt is empty"),
+    ({"prompt": [BASE["prompt"], {"messages": [{"role": "robot", "content": "x"}]}]}, r"prompt\[1\].messages\[0\].role"),
+    ({"prompt": {"messages": [{"role": "user", "content": "\ud800"}]}}, "surrogate"),
+    ({"capture": {"layers": []}}, "layers is an empty list"),
+    ({"capture": {"layers": [-1]}}, r"capture.layers\[0\].*greater than or equal to 0, got -1"),
+    ({"capture": {"store_dtype": "int8"}}, "capture.store_dtype"),
+    ({"generation": {"max_new_tokens": 0}}, "generation.max_new_tokens"),
+    ({"generation": {"top_p": 1.5}}, "generation.top_p"),
+    ({"reference_states": [{"label": "a", "messages": [MESSAGE]}] * 2}, "label 'a' twice"),
+    ({"reference_states": [{"label": "a", "messages": []}]}, r"reference_states\[0\].messages is empty"),
+])  # fmt: skip
+def test_errors_say_what_and_where(change, expected):
+    data = BASE | change if isinstance(change, dict) else change
+    with pytest.raises(AlabError, match="(?s)" + expected) as caught:
+        scenario.parse(data, "file.yaml")
+    assert str(caught.value).startswith("file.yaml")
+    assert caught.value.exit_code == 2
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_a_missing_key():
+    with pytest.raises(AlabError, match="the key 'name' is missing"):
+        scenario.parse({k: v for k, v in BASE.items() if k != "name"})
+
+
+def test_files_that_are_no_scenarios(tmp_path):
+    with pytest.raises(AlabError, match="there is no scenario file"):
+        scenario.load(tmp_path / "none.yaml")
+    with pytest.raises(AlabError, match="cannot read"):
+        scenario.load(tmp_path)
+    path = tmp_path / "a.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(AlabError, match="not UTF-8"):
+        scenario.load(path)
+    path.write_text("a: [1\nb: 2")
+    with pytest.raises(AlabError, match="line 2, column 2: not valid YAML"):
+        scenario.load(path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AlabError, match="no scenario files"):
+        scenario.find([tmp_path / "empty"])
+
+
+def test_a_directory_of_scenarios(tmp_path):
+    for name in ("b.yaml", "a.yml", "c.txt"):
+        (tmp_path / name).write_text("{}")
+    assert [p.name for p in scenario.find([tmp_path])] == ["a.yml", "b.yaml"]
+
+
+def test_the_scenarios_we_ship_are_valid():
+    paths = scenario.find([asset_dir("scenarios")])
+    names = {scenario.load(path).name for path in paths}
+    assert {"quickstart", "emotions"} <= names
+    emotions = scenario.load(asset_dir("scenarios") / "emotions.yaml")
+    assert len(emotions.prompt[0].messages) == 20
+    assert len(emotions.reference_states) >= 6
+
+
+def test_a_scenario_survives_its_own_json():
+    s = scenario.load(asset_dir("scenarios") / "emotions.yaml")
+    assert scenario.parse(json.loads(s.model_dump_json())) == s
+    assert scenario.parse(yaml.safe_load(yaml.safe_dump(s.model_dump()))) == s
+    assert "reference_states" in json.loads(scenario.json_schema())["properties"]
