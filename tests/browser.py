@@ -6,6 +6,7 @@
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,11 +43,16 @@ class Tab:
         """Bring every figure into view; gives how many figures are in each state."""
         if open_folds:
             self.page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
-        figures = self.page.query_selector_all("figure[data-chart]")
-        for figure in figures:
-            figure.scroll_into_view_if_needed()
-        self.page.wait_for_function(
-            "[...document.querySelectorAll('figure[data-chart]')].every((f) => f.dataset.state || !f.offsetParent)"
+        self.page.evaluate(
+            """async () => {
+              for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight) {
+                scrollTo(0, y);
+                await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 20)));
+              }
+            }"""
+        )
+        self.until(
+            "[...document.querySelectorAll('figure[data-chart]')].every((f) => f.dataset.state || !f.checkVisibility())"
         )
         return self.states()
 
@@ -56,6 +62,14 @@ class Tab:
             "[...document.querySelectorAll('figure[data-chart]')].map((f) => f.dataset.state ?? '')"
         )
         return {state: states.count(state) for state in sorted(set(states))}
+
+    def until(self, expression: str, seconds: float = 120) -> None:
+        """Wait until an expression holds; the page forbids the evaluation that Playwright waits with."""
+        deadline = time.monotonic() + seconds
+        while not self.page.evaluate(expression):
+            if time.monotonic() > deadline:
+                raise TimeoutError(expression)
+            time.sleep(0.02)
 
     def wait(self) -> None:
         """Let charts that are being drawn finish."""

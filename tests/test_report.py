@@ -362,11 +362,12 @@ def test_a_figure_shows_the_sql_that_gives_its_rows(pages, open_page):
     import duckdb
 
     tab = open_page(pages[1])
-    tab.draw_all()
-    shown = {}
-    for figure in tab.page.query_selector_all("figure[data-chart]"):
-        figure.query_selector(".tools button").click()
-        shown[figure.get_attribute("data-chart")] = figure.query_selector("pre").inner_text()
+    shown = tab.page.evaluate(
+        """() => Object.fromEntries([...document.querySelectorAll('figure[data-chart]')].map((figure) => {
+          figure.querySelector('.tools button').click();
+          return [figure.dataset.chart, figure.querySelector('pre').textContent];
+        }))"""
+    )
     with duckdb.connect(str(pages[1].parent / "alab.duckdb"), read_only=True) as db:
         for chart, text in shown.items():
             assert db.execute(text).fetchall(), f"{chart}: {text}"
@@ -377,7 +378,7 @@ def test_everything_is_drawn_before_printing(pages, open_page):
     tab = open_page(pages[0], color_scheme="dark")
     tab.page.evaluate("window.print = () => { window.printed = true; }")
     tab.page.locator("#print").click()
-    tab.page.wait_for_function("window.printed")
+    tab.until("window.printed")
     assert set(tab.states()) == {"drawn"}
     tab.page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert tab.page.locator("details[data-opened]").count() == 0
