@@ -68,7 +68,7 @@ def run(lake: Lake, sql: str, fmt: str | None = None, output: Path | None = None
         with _explained(db), _opened(output) as stream:
             first = cursor.fetchmany(TABLE_ROWS + 1)
             FORMATS[fmt]([column[0] for column in cursor.description], chain(first, _rest(cursor)), stream)
-        return [] if first else _hints(db, sql)
+        return _hints(db, sql, empty=not first)
 
 
 def describe(lake: Lake, name: str) -> str:
@@ -138,12 +138,12 @@ def _suggestion(db: duckdb.DuckDBPyConnection, name: str) -> str:
     return (f"Did you mean {' or '.join(close)}? " if close else "") + "See them all: alab sql --list"
 
 
-def _hints(db: duckdb.DuckDBPyConnection, sql: str) -> list[str]:
-    """Why a query may have given no rows: run ids and sites in it that do not exist."""
+def _hints(db: duckdb.DuckDBPyConnection, sql: str, empty: bool) -> list[str]:
+    """Why a query gave no rows or an average over none: run ids and sites in it that do not exist."""
     runs = [row[0] for row in db.execute("SELECT run_id FROM runs ORDER BY created_at DESC, run_id DESC").fetchall()]
     sites = [row[0] for row in db.execute("SELECT DISTINCT site FROM sites ORDER BY site").fetchall()]
     if not runs:
-        return ["the warehouse has no runs yet; capture one: alab capture SCENARIO"]
+        return ["the warehouse has no runs yet; capture one: alab capture SCENARIO"] if empty else []
     hints = []
     for kind, value in dict.fromkeys(_literals(sql)):
         if kind == "run_id" and value not in (*runs, "latest"):
