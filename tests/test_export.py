@@ -164,14 +164,27 @@ def test_ranges():
 
 def test_an_existing_directory_is_kept_unless_forced(two_runs, tmp_path):
     lake, alpha, _ = two_runs
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("kept")
+    out = export(lake, alpha, tmp_path / "out")
+    (out / "mine").write_text("kept")
     with pytest.raises(AlabError, match="--force"):
-        export(lake, alpha, tmp_path / "out")
-    assert (tmp_path / "out" / "mine").exists()
-    export(lake, alpha, tmp_path / "out", force=True)
-    assert not (tmp_path / "out" / "mine").exists()
+        export(lake, alpha, out)
+    assert (out / "mine").exists()
+    export(lake, alpha, out, force=True)
+    assert not (out / "mine").exists()
+    export(lake, alpha, out, fmt="arrow", force=True)
+    export(lake, alpha, out, fmt="npy", force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_force_replaces_nothing_but_exports(two_runs, tmp_path):
+    lake, alpha, _ = two_runs
+    for name in ("file", "folder/file"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+        with pytest.raises(AlabError, match="is no export"):
+            export(lake, alpha, tmp_path / name.split("/")[0], force=True)
+        assert path.read_text() == "mine"
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -210,7 +210,7 @@ def rebuild(ctx: click.Context) -> None:
 @click.option("--sites", help="Sites to write, such as hidden_out,attention.  [default: all]")
 @click.option("--layers", help="Layers to write, such as 0-3,7.  [default: all]")
 @click.option("--steps", help="Steps to write.  [default: all]")
-@click.option("--force", is_flag=True, help="Replace a directory that exists.")
+@click.option("--force", is_flag=True, help="Replace an earlier export.")
 @click.pass_context
 def export(ctx: click.Context, run: str, out: Path | None, **options) -> None:
     """Write a run as a directory of arrays or tables, for scripts that know no SQL.

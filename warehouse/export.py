@@ -106,7 +106,7 @@ def export(
         sites: the sites to write, such as `hidden_out,attention`; None is all.
         layers: the layers to write, such as `0-3,7`; None is all.
         steps: the steps to write; None is all.
-        force: replace a directory that exists.
+        force: replace an earlier export; no other directory is ever replaced.
 
     Returns:
         The directory.
@@ -125,6 +125,8 @@ def export(
         out = Path(out or run_id).absolute()
         if out.exists() and not force:
             raise AlabError(f"{out} exists", "Name another directory, or replace it with --force.")
+        if out.exists() and not _is_export(out):
+            raise AlabError(f"{out} exists and is no export", "Name another; --force replaces only earlier exports.")
         draft = out.with_name(f".{out.name}.unfinished")
         shutil.rmtree(draft, ignore_errors=True)
         try:
@@ -136,13 +138,20 @@ def export(
 
                 layout.write(run, draft, fmt, wanted)
             if out.exists():
-                shutil.rmtree(out) if out.is_dir() else out.unlink()
+                shutil.rmtree(out)
             draft.rename(out)
         except OSError as error:
             raise AlabError(f"cannot write {out}: {error.strerror or error}", "Name another directory.") from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return out
+
+
+def _is_export(path: Path) -> bool:
+    """Whether a directory is one that `export` wrote, or empty; anything else is somebody's."""
+    if not path.is_dir():
+        return False
+    return (path / "run.json").is_file() or (path / "metadata").is_dir() or not any(path.iterdir())
 
 
 class Run:
