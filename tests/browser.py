@@ -92,10 +92,10 @@ def picture(report: Path, target: Path) -> None:
     from PIL import Image
 
     with chromium() as browser:
-        tab = Tab(browser.new_page(viewport={"width": 1280, "height": 1000}), report)
+        tab = Tab(browser.new_page(viewport={"width": 1280, "height": 1500}), report)
         tab.page.wait_for_timeout(1500)
         tab.page.screenshot(path=target)
-    Image.open(target).convert("RGB").quantize(96).save(target, optimize=True)
+    Image.open(target).convert("RGB").quantize(200).save(target, optimize=True)
 
 
 if __name__ == "__main__":

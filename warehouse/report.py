@@ -102,7 +102,7 @@ def collect(lake: Lake, tables: comparison.Tables, run_ids: list[str]) -> dict:
         "warehouse": lake.warehouse.name,
         "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "facts": _facts(runs, cards),
-        "warnings": [row for run_id in ids for row in tables.rows("warnings", run=run_id)],
+        "warnings": _warnings(tables, runs),
         "contents": _contents(runs, cards),
         "runs": runs,
         "sites": sites,
@@ -142,6 +142,15 @@ def _facts(runs: list[dict], cards: list[dict]) -> list[tuple]:
          f"in {(first['finished_at'] - first['created_at']).total_seconds():.1f} s"),
         ("In the lake", _size(sum(run["bytes"] or 0 for run in runs)), ""),
     ]  # fmt: skip
+
+
+def _warnings(tables: comparison.Tables, runs: list[dict]) -> dict[str, list[str]]:
+    """What there is to know about the runs: each message with the names of the runs it concerns."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for message in dict.fromkeys(row["message"] for row in tables.rows("warnings", run=run["run_id"])):
+            found.setdefault(message, []).append(run["name"])
+    return found
 
 
 def _contents(runs: list[dict], cards: list[dict]) -> list[tuple[str, str]]:
