@@ -385,6 +385,24 @@ def test_a_run_that_is_there_is_not_imported_over(two_runs, tmp_path):
         importing.import_run(lake, out)
 
 
+def test_a_full_disk_leaves_nothing(lake, tmp_path, monkeypatch):
+    folder = hook_script(tmp_path / "hooks")
+    original, calls = importing.parquet.open_parquet, []
+
+    def full(*args):
+        calls.append(args)
+        if len(calls) > 2:
+            raise OSError(28, "No space left on device")
+        return original(*args)
+
+    lake.prepare()
+    monkeypatch.setattr(importing.parquet, "open_parquet", full)
+    with pytest.raises(AlabError, match="No space left on device"):
+        importing.import_run(lake, folder)
+    assert lake.run_ids() == []
+    assert not list(lake.staging.iterdir())
+
+
 def test_the_commands(tmp_path):
     lake = Lake(tmp_path / "lab")
     run_id = make_run(lake, "one")

@@ -64,6 +64,11 @@ def import_run(lake: Lake, folder: Path | str, *, name: str | None = None) -> st
             raise
     except (pa.ArrowException, TypeError, ValueError, OverflowError, KeyError) as error:
         raise AlabError(f"cannot import {folder}: not of the layout: {error!r}", "Nothing was written.") from error
+    except OSError as error:
+        raise AlabError(
+            f"cannot write to the warehouse {lake.warehouse}: {error.strerror or error}",
+            "Nothing of the run was kept. Free some space, or name another warehouse with --warehouse.",
+        ) from error
     with suppress(catalog.CatalogBusyError):  # then the next command registers it
         catalog.sync(lake)
     return staged.run_id
