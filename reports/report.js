@@ -314,6 +314,12 @@ addEventListener('afterprint', () => {
   if (darkScreen.matches) redraw(document);
 });
 
+// The browser's own print command cannot wait for tables to be inflated, so moderate ones are before it is given.
+const blocks = [...document.querySelectorAll('script[id^="data-"]')];
+if (blocks.reduce((size, block) => size + block.textContent.length, 0) < 6e6) {
+  (window.requestIdleCallback ?? setTimeout)(() => Object.keys(report.tables).forEach(table));
+}
+
 async function print() {
   await drawAll();
   window.print();
