@@ -260,5 +260,16 @@ def heatmap(ctx: click.Context, run: str, **options) -> None:
         click.echo(path)
 
 
+@main.command("demo")
+@click.pass_context
+def demo_command(ctx: click.Context) -> None:
+    """Capture a short conversation on the embedded model, ask it a question, write the report."""
+    from warehouse import demo
+    from warehouse.progress import bar
+
+    with bar() as progress:
+        demo.run(_lake(ctx), click.echo, progress)
+
+
 if __name__ == "__main__":
     main()

