@@ -271,7 +271,6 @@ darkScreen.addEventListener('change', () => redraw(document));
 
 // --- drawing when seen, and everything before printing ------------------------------------------------------
 
-const figures = [...document.querySelectorAll('figure[data-chart]')];
 const seen = new IntersectionObserver((entries) => {
   for (const {isIntersecting, target} of entries) {
     if (isIntersecting) {
@@ -280,27 +279,44 @@ const seen = new IntersectionObserver((entries) => {
     }
   }
 }, {rootMargin: '200px'});
-for (const card of document.querySelectorAll('[data-card][data-choices]')) card.choices = JSON.parse(card.dataset.choices);
+
+/** Make what is below an element work: the choices of its cards, and its figures' buttons and drawing. */
+function adopt(below) {
+  const cards = [below, ...below.querySelectorAll('[data-choices]')];
+  for (const card of cards.filter((one) => one.dataset?.choices)) card.choices ??= JSON.parse(card.dataset.choices);
+  for (const figure of below.querySelectorAll('figure[data-chart]')) {
+    addTools(figure);
+    seen.observe(figure);
+  }
+}
+
+/** Give a card its content, which waits in a template until it is first opened: many runs load as fast as one. */
+function unfold(card) {
+  const template = card.querySelector(':scope > template');
+  if (!template) return;
+  template.replaceWith(template.content);
+  adopt(card);
+}
+
 /** Open the folds around what the address names, as a link to a run's card does. */
 function openTarget() {
   for (let at = document.getElementById(location.hash.slice(1)); at; at = at.parentElement?.closest('details')) at.open = true;
 }
 addEventListener('hashchange', openTarget);
+adopt(document);
 openTarget();
-for (const figure of figures) {
-  addTools(figure);
-  seen.observe(figure);
-}
+document.addEventListener('toggle', (event) => { if (event.target.open) unfold(event.target); }, true);
 
 /** Open and draw everything, in light colours; what was closed is closed again afterwards. */
 async function drawAll() {
   printing = true;
   document.documentElement.classList.add('printing');
+  document.querySelectorAll('details').forEach(unfold);
   for (const fold of document.querySelectorAll('details:not([open])')) {
     fold.open = true;
     fold.dataset.opened = '';
   }
-  await Promise.all(figures.map(draw));
+  await Promise.all([...document.querySelectorAll('figure[data-chart]')].map(draw));
 }
 
 addEventListener('beforeprint', () => { drawAll(); });

@@ -42,7 +42,9 @@ class Tab:
     def draw_all(self, open_folds: bool = True) -> dict[str, int]:
         """Bring every figure into view; gives how many figures are in each state."""
         if open_folds:
-            self.page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
+            for _ in range(2):  # cards first, then the folds that they bring
+                self.page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
+                self.wait()
         self.page.evaluate(
             """async () => {
               for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight) {

@@ -362,6 +362,8 @@ def test_a_figure_shows_the_sql_that_gives_its_rows(pages, open_page):
     import duckdb
 
     tab = open_page(pages[1])
+    tab.page.evaluate("document.querySelectorAll('#card-0, #pair-0').forEach((card) => { card.open = true; })")
+    tab.wait()
     shown = tab.page.evaluate(
         """() => Object.fromEntries([...document.querySelectorAll('figure[data-chart]')].map((figure) => {
           figure.querySelector('.tools button').click();
