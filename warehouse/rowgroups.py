@@ -257,10 +257,11 @@ class RowFile:
 class AttentionFile:
     """One row per head and query position, with the causal half of the weights."""
 
-    def __init__(self, staged: lake.StagedRun, layer: int, scratch: Scratch):
+    def __init__(self, staged: lake.StagedRun, layer: int, scratch: Scratch, places: dict[tuple, np.ndarray]):
         self.parts = Parts(staged, "attention", layer, parquet.attention_schema())
         self._scratch = scratch
         self._pending: list[tuple[Rows, int, int, int]] = []  # rows, head, first and last + 1 query
+        self._places = places
         self._values = 0
 
     def add(self, rows: Rows) -> None:
@@ -295,11 +296,11 @@ class AttentionFile:
         for rows, head, first, last in self._pending:
             _, queries, keys = rows.attention.shape
             source = rows.attention[head, first:last]
-            source = (source if source.dtype == torch.float32 else source.float()).numpy()
+            source = (source if source.dtype == torch.float32 else source.float()).reshape(-1).numpy()
+            places = self._causal_half(first, last, keys - queries, keys)
+            np.take(source, places, out=flat[at : at + places.size], mode="clip")
+            at += places.size
             lengths.append(np.arange(first, last) + (keys - queries + 1))
-            for row, length in zip(source, lengths[-1].tolist(), strict=True):
-                flat[at : at + length] = row[:length]
-                at += length
         self._scratch.round(values, SiteStats())
         counts = [last - first for _, _, first, last in self._pending]
         every = [rows for rows, _, _, _ in self._pending]
@@ -315,3 +316,13 @@ class AttentionFile:
         self.parts.write(sum(counts), columns)
         self._pending.clear()
         self._values = 0
+
+    def _causal_half(self, first: int, last: int, before: int, keys: int) -> np.ndarray:
+        """Places of the weights on and before the diagonal in query rows first … last − 1, flattened."""
+        key = first, last, before
+        if key not in self._places:
+            if sum(places.size for places in self._places.values()) > 4 * GROUP_VALUES:
+                self._places.clear()
+            causal = np.arange(keys) <= np.arange(first, last)[:, None] + before
+            self._places[key] = np.flatnonzero(causal)
+        return self._places[key]

@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 
+import numpy as np
 import torch
 
 from warehouse import lake
@@ -33,6 +34,7 @@ class TensorWriter:
         self._scratch = Scratch(store_dtype)
         self._files: dict[tuple[str, int | None], RowFile | AttentionFile] = {}
         self._widths = widths
+        self._places: dict[tuple, np.ndarray] = {}  # of the causal half, shared by the layers
         self._queue: deque[Rows | None] = deque()
         self._waiting = 0
         self._change = threading.Condition()
@@ -124,7 +126,7 @@ class TensorWriter:
         key = dataset, layer
         if key not in self._files:
             if dataset == "attention":
-                self._files[key] = AttentionFile(self._staged, layer, self._scratch)
+                self._files[key] = AttentionFile(self._staged, layer, self._scratch, self._places)
             else:
                 widths, group = self._widths[layer], self._group(layer)
                 self._files[key] = RowFile(self._staged, layer, widths, group, self._scratch, self.stats)
