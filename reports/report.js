@@ -34,9 +34,16 @@ function table(name) {
   return tables.get(name);
 }
 
+function bytesOf(text) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+  const binary = atob(text);
+  const bytes = new Uint8Array(binary.length);
+  for (let at = 0; at < bytes.length; at += 1) bytes[at] = binary.charCodeAt(at);
+  return bytes;
+}
+
 async function inflate(text) {
-  const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'));
+  const stream = new Blob([bytesOf(text)]).stream().pipeThrough(new DecompressionStream('gzip'));
   return JSON.parse(await new Response(stream).text());
 }
 
@@ -330,11 +337,14 @@ addEventListener('afterprint', () => {
   if (darkScreen.matches) redraw(document);
 });
 
-// The browser's own print command cannot wait for tables to be inflated, so moderate ones are before it is given.
-const blocks = [...document.querySelectorAll('script[id^="data-"]')];
-if (blocks.reduce((size, block) => size + block.textContent.length, 0) < 6e6) {
-  (window.requestIdleCallback ?? setTimeout)(() => Object.keys(report.tables).forEach(table));
+// The browser's own print command cannot wait for tables to be inflated: where they are small, that is done
+// beforehand, one at a time while nothing else is to do.
+const packed = document.querySelectorAll('script[id^="data-"]');
+const whenIdle = window.requestIdleCallback ?? ((next) => setTimeout(next, 50));
+function inflateNext(names) {
+  if (names.length) whenIdle(() => table(names[0]).then(() => inflateNext(names.slice(1))));
 }
+if ([...packed].reduce((size, block) => size + block.textContent.length, 0) < 2e6) inflateNext(Object.keys(report.tables));
 
 async function print() {
   await drawAll();
