@@ -1,6 +1,8 @@
 """Every family, captured as a tiny random model through the whole of alab, and checked against the model itself."""
 
 import functools
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -239,3 +241,31 @@ def test_embeddings_are_the_token_embeddings(captured, family):
     with torch.inference_mode():
         expected = model.get_input_embeddings()(torch.tensor(data["ids"])).numpy()
     assert np.array_equal(expected, data["embeddings"])
+
+
+def family_table() -> str:
+    """The README's table: what alab captures of each family, as the tests above check it."""
+    columns = {
+        "residual": {"attn_out", "mlp_down_out"}, "q k v": set("qkv"), "gate": {"mlp_gate"}, "up": {"mlp_up"},
+        "down in": {"mlp_down_in"}, "attention": {"attention"},
+    }  # fmt: skip
+    lines = ["| family | " + " | ".join(columns) + " |", "| --- |" + " :-: |" * len(columns)]
+    for family in sorted(tiny.FAMILIES):
+        absent = ABSENT.get(family, frozenset())
+        partly = family == "qwen3_next"  # its full-attention layers have them, its linear ones have not
+        marks = [
+            "some layers" if partly and c == "attention" else "–" if sites & absent else "✓"
+            for c, sites in columns.items()
+        ]
+        lines.append(f"| {family} | " + " | ".join(marks) + " |")
+    return "\n".join(lines)
+
+
+def test_the_readme_has_this_table():
+    """Print it with: python tests/test_families.py"""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert family_table() in readme
+
+
+if __name__ == "__main__":
+    sys.stdout.write(family_table() + "\n")
