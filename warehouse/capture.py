@@ -3,10 +3,8 @@
 import gc
 import json
 import math
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
@@ -16,11 +14,12 @@ from torch import Tensor
 
 from warehouse import catalog, generate, models, sites
 from warehouse.chat import Chat, Rendered
+from warehouse.describe import describe
 from warehouse.errors import AlabError
-from warehouse.lake import SITES, Lake, StagedRun
+from warehouse.lake import Lake, StagedRun
 from warehouse.plan import Plan, Snapshot, check_room, make_plan, preview
-from warehouse.recorder import FLAGS, LayerTensors, Recorder
-from warehouse.rowgroups import Rows, SiteStats
+from warehouse.recorder import LayerTensors, Recorder
+from warehouse.rowgroups import Rows
 from warehouse.scenario import Scenario, find, load
 from warehouse.states import StateFile
 from warehouse.transfer import Transfer
@@ -175,7 +174,8 @@ class _Run:
                 self._references()
             self._progress("writing", self._total, self._total)
             self.states.close()
-        self._describe()
+        about = describe(self.scenario, self.loaded, self.found, self.plan, self.writer.stats, self.created)
+        self.rows |= about
         schemas = catalog.metadata_schemas()
         run = {"run_id": self.staged.run_id}
         return {
@@ -331,81 +331,3 @@ class _Run:
                   "is_generated": s.is_generated}
             for s in snapshots
         ]  # fmt: skip
-
-    def _describe(self) -> None:
-        """Rows about the run as a whole, its layers and its sites."""
-        scenario, loaded, stats = self.scenario, self.loaded, self.writer.stats
-        config, wanted = self.config, scenario.capture
-        heads = config.num_attention_heads
-        self.rows["runs"].append({
-            "scenario": scenario.name, "model_id": loaded.model_id, "arch": type(loaded.model).__name__,
-            "num_layers": len(self.found.layers), "hidden_size": self.found.hidden_size, "num_heads": heads,
-            "num_kv_heads": getattr(config, "num_key_value_heads", None) or heads,
-            "head_dim": getattr(config, "head_dim", None) or self.found.hidden_size // heads,
-            "vocab_size": config.vocab_size, "dtype": loaded.dtype, "device": loaded.device,
-            "store_dtype": wanted.store_dtype, "seed": scenario.generation.seed, "created_at": self.created,
-            "finished_at": datetime.now(UTC).replace(tzinfo=None), "scenario_json": scenario.model_dump_json(),
-            "env_json": json.dumps(environment()), "tokenizer_json": self.chat.describe(), "bytes": 0,
-        })  # fmt: skip
-        flags = {site: flag for flag, names in FLAGS.items() for site in names}
-        for n in self.plan.layers:
-            found = self.found.layers[n]
-            error, largest = stats.residual.get(n, (None, None))
-            relative = None if error is None else error / largest if largest else 0.0
-            self.rows["layers"].append({"layer": n, "module": found.module, "residual_error": relative})
-            for site in SITES:
-                port = found.ports.get(site) if site in self.plan.sites else None
-                off = None if site in self.plan.sites else f"capture.{flags[site]} is off"
-                reason = None if port else off or found.reasons[site]
-                self._site_row(n, site, port and str(port), port and port.width, reason)
-            if wanted.attention_weights:
-                self._site_row(n, "attention", found.attention, None, found.reasons.get("attention"))
-        if wanted.hidden_states:
-            self._site_row(None, "embeddings", self.found.embedding, self.found.hidden_size)
-        if wanted.logits:
-            self._site_row(None, "logits", "lm_head", config.vocab_size)
-        self.rows["warnings"] += self.plan.warnings + self._number_warnings()
-
-    def _site_row(
-        self, layer: int | None, site: str, module: str | None, width: int | None, reason: str | None = None
-    ) -> None:
-        seen = self.writer.stats.sites.get((layer, site), SiteStats())
-        self.rows["sites"].append({
-            "layer": layer, "site": site, "module": module, "width": width, "reason": reason,
-            "n_out_of_range": seen.out_of_range, "n_nonfinite": seen.nonfinite,
-        })  # fmt: skip
-
-    def _number_warnings(self) -> list[dict]:
-        """Warnings about values: out of range, not finite, or a residual that does not add up."""
-        rows, store = self.rows["sites"], self.scenario.capture.store_dtype
-        outside = sum(row["n_out_of_range"] for row in rows)
-        nonfinite = sum(row["n_nonfinite"] for row in rows)
-        unsound = [
-            row["layer"] for row in self.rows["layers"]
-            if row["residual_error"] is not None and row["residual_error"] > 8 * _epsilon(self.loaded.dtype)
-        ]  # fmt: skip
-        absent = sorted(
-            {(row["site"], row["reason"]) for row in rows if row["reason"] and "is off" not in row["reason"]}
-        )
-        found = [("missing_site", f"{site} was not captured: {reason}") for site, reason in absent]
-        if outside:
-            found.append(
-                ("out_of_range", f"{outside} values are outside the range of {store}; they are kept unrounded")
-            )
-        if nonfinite:
-            found.append(("nonfinite", f"the model produced {nonfinite} values that are NaN or infinite"))
-        if unsound:
-            found.append(("residual", f"the residual identity does not hold to rounding in the layers {unsound}"))
-        return [{"code": code, "message": message} for code, message in found]
-
-
-def _epsilon(dtype: str) -> float:
-    return torch.finfo(getattr(torch, dtype)).eps
-
-
-def environment() -> dict[str, str]:
-    """Versions that a run depends on."""
-    packages = ("alab", "torch", "transformers", "pyarrow", "duckdb")
-    return {"python": platform.python_version(), "platform": platform.platform()} | {
-        name: version(name) for name in packages
-    }

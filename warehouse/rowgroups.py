@@ -257,10 +257,13 @@ class RowFile:
 class AttentionFile:
     """One row per head and query position, with the causal half of the weights."""
 
-    def __init__(self, staged: lake.StagedRun, layer: int, scratch: Scratch, places: dict[tuple, np.ndarray]):
+    def __init__(
+        self, staged: lake.StagedRun, layer: int, scratch: Scratch, stats: Stats, places: dict[tuple, np.ndarray]
+    ):
         self.parts = Parts(staged, "attention", layer, parquet.attention_schema())
         self._scratch = scratch
         self._pending: list[tuple[Rows, int, int, int]] = []  # rows, head, first and last + 1 query
+        self._stats = stats.sites.setdefault((layer, "attention"), SiteStats())
         self._places = places
         self._values = 0
 
@@ -301,7 +304,7 @@ class AttentionFile:
             np.take(source, places, out=flat[at : at + places.size], mode="clip")
             at += places.size
             lengths.append(np.arange(first, last) + (keys - queries + 1))
-        self._scratch.round(values, SiteStats())
+        self._scratch.round(values, self._stats)
         counts = [last - first for _, _, first, last in self._pending]
         every = [rows for rows, _, _, _ in self._pending]
         columns = {

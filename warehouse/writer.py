@@ -126,7 +126,7 @@ class TensorWriter:
         key = dataset, layer
         if key not in self._files:
             if dataset == "attention":
-                self._files[key] = AttentionFile(self._staged, layer, self._scratch, self._places)
+                self._files[key] = AttentionFile(self._staged, layer, self._scratch, self.stats, self._places)
             else:
                 widths, group = self._widths[layer], self._group(layer)
                 self._files[key] = RowFile(self._staged, layer, widths, group, self._scratch, self.stats)
