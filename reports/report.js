@@ -343,6 +343,7 @@ const packed = document.querySelectorAll('script[id^="data-"]');
 const whenIdle = window.requestIdleCallback ?? ((next) => setTimeout(next, 50));
 function inflateNext(names) {
   if (names.length) whenIdle(() => table(names[0]).then(() => inflateNext(names.slice(1))));
+  else document.documentElement.dataset.inflated = '';
 }
 if ([...packed].reduce((size, block) => size + block.textContent.length, 0) < 2e6) inflateNext(Object.keys(report.tables));
 

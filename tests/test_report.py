@@ -389,7 +389,7 @@ def test_everything_is_drawn_before_printing(pages, open_page):
 @pytest.mark.browser
 def test_the_browsers_own_print_command_prints_every_chart(pages, open_page):
     tab = open_page(pages[0], color_scheme="dark")
-    tab.page.wait_for_timeout(500)
+    tab.until("'inflated' in document.documentElement.dataset")
     assert len(tab.page.pdf(format="A4")) > 50_000
     assert set(tab.states()) == {"drawn"}
 
