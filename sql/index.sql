@@ -12,8 +12,8 @@ CREATE OR REPLACE MACRO _lake() AS coalesce(getvariable('alab_lake'), $lake);
 -- @example select _latest_run() is null or _latest_run() <> ''
 CREATE OR REPLACE MACRO _latest_run() AS $latest_run;
 
--- Ids of the runs that have files in a dataset, each between bars: `|a|b|`.
--- @param dataset name of a dataset of the lake, such as states
+-- Ids of the runs that have files in a dataset, each between bars: `|a|b|`; for `models`, keys of models.
+-- @param dataset name of a dataset of the lake, such as states, or models
 -- @returns VARCHAR, empty where no run has any
 -- @example select _runs_with('states') is not null
 CREATE OR REPLACE MACRO _runs_with(dataset) AS coalesce(map_extract_value($runs_with, dataset), '');

@@ -1,9 +1,10 @@
 """Fixtures that several test files share."""
 
 import pytest
-from synthetic import make_run
+import torch
+from synthetic import Shape, make_run
 
-from warehouse import catalog
+from warehouse import catalog, heads
 from warehouse.lake import Lake
 
 
@@ -15,8 +16,16 @@ def lake(tmp_path) -> Lake:
 
 @pytest.fixture(scope="session")
 def two_runs(tmp_path_factory) -> tuple[Lake, str, str]:
-    """A registered lake with two synthetic runs; read only, shared by the whole session."""
+    """A registered lake with two synthetic runs and their model's head; read only, shared by the whole session."""
     lake = Lake(tmp_path_factory.mktemp("two_runs") / "lab")
-    ids = make_run(lake, "alpha", seed=1), make_run(lake, "beta", seed=2)
+    shape = Shape(lens=True)
+    ids = make_run(lake, "alpha", shape, seed=1), make_run(lake, "beta", shape, seed=2)
+    draw = torch.Generator().manual_seed(0)
+    head = heads.Head(
+        torch.randn(shape.vocab, shape.width, generator=draw), torch.randn(shape.vocab, generator=draw),
+        torch.rand(shape.width, generator=draw), torch.zeros(shape.width), True, 1e-5, 0.5, 30.0,
+        tokens=[f"t{i}" for i in range(shape.vocab)], model="package:synthetic",
+    )  # fmt: skip
+    heads.keep(lake, "package:synthetic", head)
     catalog.sync(lake)
     return lake, *ids

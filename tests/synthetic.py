@@ -29,6 +29,7 @@ class Shape:
     activations: bool = True
     attention: bool = True
     outputs: bool = True
+    lens: bool = False
     sites: tuple[str, ...] = lake.SITES
 
     def site_width(self, site: str) -> int:
@@ -103,6 +104,8 @@ def make_run(
         path = staged.path("outputs", f"steps=0-{shape.steps - 1}", "part-0.parquet")
         write(path, parquet.output_schema({"embeddings": shape.width, "logits": shape.vocab}), columns)
     write_states(staged, shape, rng, per_layer)
+    if shape.lens:
+        write_lens(staged, shape, rng)
     staged.publish(metadata(run_id, name, shape, model_id, seed, logits))
     return run_id
 
@@ -129,6 +132,18 @@ def write_states(staged: lake.StagedRun, shape: Shape, rng: np.random.Generator,
         staged.path("states", "part-0.parquet"), parquet.state_schema(shape.width),
         rows | {"vector": vectors(np.stack(stack))}, max(64, shape.layers * len(sites)),
     )  # fmt: skip
+
+
+def write_lens(staged: lake.StagedRun, shape: Shape, rng: np.random.Generator) -> None:
+    """Three tokens for each layer at the last position of each step."""
+    places = [(s, n, r) for s in range(shape.steps) for n in range(shape.layers) for r in range(3)]
+    step, layer, rank = np.array(places, "i4").T
+    ids = rng.integers(0, shape.vocab, len(places))
+    write(staged.path("logit_lens", "hidden_out.parquet"), parquet.lens_schema(), {
+        "prompt_id": 0 * step, "step": step, "position": step + shape.prompt_tokens - 1, "layer": layer, "rank": rank,
+        "token_id": ids, "token": [f"t{i}" for i in ids], "logprob": -1.0 - rank, "kl": 0.5 * (shape.layers - 1 - layer),
+        "site": ["hidden_out"] * len(places), "next_token_id": step, "next_rank": layer, "next_logprob": -2.0 - layer,
+    })  # fmt: skip
 
 
 def metadata(run_id: str, name: str, shape: Shape, model_id: str, seed: int, logits: np.ndarray) -> dict:

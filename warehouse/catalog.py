@@ -219,6 +219,7 @@ def _load_index(db: duckdb.DuckDBPyConnection, lake: Lake) -> None:
         "SELECT dataset, '|' || string_agg(DISTINCT run_id, '|' ORDER BY run_id) || '|' "
         "FROM files GROUP BY dataset ORDER BY dataset"
     ).fetchall()
+    runs_with += [("models", f"|{'|'.join(models)}|")] if (models := lake.models()) else []
     text = Template(sqldoc.index_template()).substitute(
         lake=literal(_glob_escaped(lake.root)), latest_run=literal(latest), runs_with=literal(dict(runs_with))
     )

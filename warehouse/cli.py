@@ -11,6 +11,9 @@ import click
 
 from warehouse.errors import AlabError
 
+# While tensors are written beside the model, threads that wait by spinning take the writer's core from it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 class _Group(click.Group):
     """Tells every `AlabError` in one or two lines on standard error, and keeps tracebacks for `--debug`."""
@@ -258,6 +261,32 @@ def heatmap(ctx: click.Context, run: str, **options) -> None:
 
     for path in heatmaps(_lake(ctx), run, **options):
         click.echo(path)
+
+
+@main.command("logit-lens")
+@click.argument("run")
+@click.option("--steps", help="Steps to look at, such as 0-3,7.  [default: all]")
+@click.option("--position", default="last", show_default=True, help="last (of each step), all, or such as 0-3,7.")
+@click.option("--top-k", default=10, show_default=True, help="Most likely tokens to keep.")
+@click.option("--site", type=click.Choice(["hidden_out", "contributions"]), default="hidden_out", show_default=True,
+              help="The residual stream, or the running sum of contributions.")  # fmt: skip
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write them there too.")
+@click.option("--format", "fmt", type=click.Choice(["table", "csv", "json", "jsonl", "md"]), help="Of the summary.")
+@click.pass_context
+def logit_lens_command(ctx: click.Context, run: str, fmt: str | None, **options) -> None:
+    """What would each layer say next? Kept as the run's `logit_lens`; prints a line per layer.
+
+    The first call for a model loads it, later ones do not. RUN is an id, a unique prefix of one, or `latest`.
+
+    \b
+    alab logit-lens latest --steps 0 --position all
+    alab sql "select layer, token, kl from logit_lens_of('latest') where step = 0 and rank = 0"
+    """
+    from warehouse import lens
+    from warehouse.progress import bar
+
+    with bar() as progress:
+        lens.show(_lake(ctx), run, fmt, progress=progress, **options)
 
 
 @main.command("demo")

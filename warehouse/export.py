@@ -160,12 +160,12 @@ class Run:
     def __init__(self, lake: Lake, run_id: str, db: duckdb.DuckDBPyConnection):
         self.lake = lake
         self.run_id = run_id
-        self._db = db
+        self.db = db
 
     def rows(self, table: str, order: str = "ALL") -> list[dict]:
         """Rows of a metadata table that belong to the run, without the run's id."""
         query = Template("SELECT * EXCLUDE (run_id) FROM $table WHERE run_id = ? ORDER BY $order")
-        cursor = self._db.execute(query.substitute(table=table, order=order), [self.run_id])
+        cursor = self.db.execute(query.substitute(table=table, order=order), [self.run_id])
         keys = [column[0] for column in cursor.description]
         return [dict(zip(keys, row, strict=True)) for row in cursor.fetchall()]
 

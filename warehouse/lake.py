@@ -4,7 +4,9 @@
     <warehouse>/lake/attention/…      one row per head and query position, the causal half of the weights
     <warehouse>/lake/outputs/…        embeddings and logits, without the layer folder
     <warehouse>/lake/states/run=<run_id>/part-0.parquet
+    <warehouse>/lake/logit_lens/run=<run_id>/<site>.parquet
     <warehouse>/lake/metadata/run=<run_id>/<table>.parquet
+    <warehouse>/lake/models/<key>/    final norm and unembedding of a model, see `warehouse.head`
     <warehouse>/lake/.staging/        runs being written
     <warehouse>/lake/.empty/          one file without rows per dataset, so that views bind in an empty lake
 
@@ -40,6 +42,10 @@ TAILS = {
     "attention": "/steps=*/layer=*/*.parquet",
     "outputs": "/steps=*/*.parquet",
     "states": "/*.parquet",
+    "logit_lens": "/*.parquet",
+    # These two are the files of `models/<key>/`, and have no folder of a run.
+    "norm": "/norm.parquet",
+    "unembedding": "/unembedding.parquet",
 }
 
 
@@ -73,6 +79,10 @@ class Lake:
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                 versions[path.name.removeprefix("run=")] = path.stat().st_mtime_ns
         return versions
+
+    def models(self) -> list[str]:
+        """Keys of the models whose final norm and unembedding are kept."""
+        return sorted(path.name for path in (self.root / "models").glob("[!.]*/"))
 
     def prepare(self) -> None:
         """Create the folders and the files without rows; does nothing in a lake that has them."""

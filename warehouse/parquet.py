@@ -53,6 +53,31 @@ def state_schema(width: int | None) -> pa.Schema:
     )  # fmt: skip
 
 
+def lens_schema() -> pa.Schema:
+    """Schema of `logit_lens`: one row per token, layer and rank."""
+    return pa.schema(
+        [*_scalars("prompt_id", "step", "position", "layer", "rank", "token_id"), pa.field("token", pa.string()),
+         pa.field("logprob", pa.float32(), False), pa.field("kl", pa.float32()), pa.field("site", pa.string(), False),
+         pa.field("next_token_id", pa.int32()), pa.field("next_rank", pa.int32()),
+         pa.field("next_logprob", pa.float32())]
+    )  # fmt: skip
+
+
+def norm_schema(width: int | None) -> pa.Schema:
+    """Schema of a model's `norm.parquet`."""
+    return pa.schema(
+        [("model", pa.string()), ("centred", pa.bool_()), ("eps", pa.float64()), ("scale", pa.float64()),
+         ("softcap", pa.float64()), ("error", pa.float64()), ("weight", vector(width)), ("shift", vector(width))]
+    )  # fmt: skip
+
+
+def unembedding_schema(width: int | None) -> pa.Schema:
+    """Schema of a model's `unembedding.parquet`: one row per token of the vocabulary."""
+    return pa.schema(
+        [("token_id", pa.int32()), ("token", pa.string()), ("bias", pa.float32()), ("vector", vector(width))]
+    )  # fmt: skip
+
+
 def open_parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """Open a Parquet file in the lake's one physical layout.
 
@@ -76,7 +101,8 @@ def empty_schema(dataset: str) -> pa.Schema:
     """Schema of a dataset in a lake without runs."""
     return {
         "activations": activation_schema({}), "attention": attention_schema(),
-        "outputs": output_schema({}), "states": state_schema(None),
+        "outputs": output_schema({}), "states": state_schema(None), "logit_lens": lens_schema(),
+        "norm": norm_schema(None), "unembedding": unembedding_schema(None),
     }[dataset]  # fmt: skip
 
 

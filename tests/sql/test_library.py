@@ -17,7 +17,7 @@ ARGUMENTS = {
     "site": "'hidden_out'", "layer": "1", "step": "0", "position": "2", "neuron": "3", "k": "3",
     "positive_label": "'joy'", "negative_label": "'fear'", "files": "[_files_of_all('states', '/*.parquet')]",
     "vector": "(SELECT vector FROM states_of('latest') LIMIT 1)", "prompt_id": "0",
-    "pairs": "'_example_pairs'",
+    "pairs": "'_example_pairs'", "model": "'package:synthetic'",
 }  # fmt: skip
 ANALYSES = [item for item in LIBRARY if item.kind == "analysis"]
 by_name = pytest.mark.parametrize("item", LIBRARY, ids=lambda item: item.name)
