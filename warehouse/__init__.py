@@ -5,6 +5,7 @@
     lab = warehouse.open("lab")
     lab.sql("SELECT site, layer, cosine FROM intra_run('latest')")
     lab.tensor("latest", "hidden_out", layer=12)          # numpy, (tokens, width)
+    warehouse.record(model, tokenizer, messages)          # of a model that is loaded already; gives the run's id
 
 Importing this costs nothing; what a name needs is imported when it is first used.
 """
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from warehouse.api import Warehouse, open
     from warehouse.errors import AlabError
+    from warehouse.recording import record
 
-__all__ = ["AlabError", "Warehouse", "open"]
+__all__ = ["AlabError", "Warehouse", "open", "record"]
 
-_HOMES = {"AlabError": "errors", "Warehouse": "api", "open": "api"}
+_HOMES = {"AlabError": "errors", "Warehouse": "api", "open": "api", "record": "recording"}
 
 
 def __getattr__(name: str) -> Any:
