@@ -64,6 +64,9 @@ def capture(ctx: click.Context, scenarios: tuple[Path, ...], force: bool) -> Non
     """Run scenarios (YAML files, or directories of them) and keep every tensor.
 
     Prints the ids of the new runs, one a line.
+
+    \b
+    alab capture scenarios/quickstart.yaml
     """
     from warehouse.capture import capture_files
     from warehouse.progress import bar
@@ -117,6 +120,9 @@ def report(ctx: click.Context, runs: tuple[str, ...], out: Path | None, csv_dir:
     """Write the comparison report of some runs, or of all, as one HTML file.
 
     RUN is an id, a unique prefix of one, or `latest`. Prints the paths of the files.
+
+    \b
+    alab report latest --csv-dir tables
     """
     from warehouse.report import write_report
 
@@ -134,7 +140,11 @@ _format = click.option("--format", "fmt", type=click.Choice(["table", "csv", "js
 @_format
 @click.pass_context
 def runs(ctx: click.Context, fmt: str | None) -> None:
-    """List the runs, newest first."""
+    """List the runs, newest first.
+
+    \b
+    alab runs --format json
+    """
     from warehouse import query
 
     query.run(_lake(ctx), "FROM run_overview()", fmt)
@@ -148,6 +158,9 @@ def inspect(ctx: click.Context, run: str, fmt: str) -> None:
     """Show what a run is: model, steps, sites, files, warnings.
 
     RUN is an id, a unique prefix of one, or `latest`.
+
+    \b
+    alab inspect latest
     """
     from warehouse import summary
 
@@ -158,7 +171,11 @@ def inspect(ctx: click.Context, run: str, fmt: str) -> None:
 @_format
 @click.pass_context
 def du(ctx: click.Context, fmt: str | None) -> None:
-    """Show what each run costs on disk, by dataset, in megabytes."""
+    """Show what each run costs on disk, by dataset, in megabytes.
+
+    \b
+    alab du
+    """
     from warehouse import query
 
     query.run(_lake(ctx), "FROM run_sizes()", fmt)
@@ -170,7 +187,11 @@ def du(ctx: click.Context, fmt: str | None) -> None:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.pass_context
 def rm(ctx: click.Context, runs: tuple[str, ...], activations_only: bool, yes: bool) -> None:
-    """Delete runs, or only the tensors of every token."""
+    """Delete runs, or only the tensors of every token.
+
+    \b
+    alab rm latest --activations-only
+    """
     from warehouse import storage
 
     lake = _lake(ctx)
@@ -188,7 +209,11 @@ def rm(ctx: click.Context, runs: tuple[str, ...], activations_only: bool, yes: b
 @click.option("--fix", is_flag=True, help="Delete folders that belong to no run, and build the catalog anew.")
 @click.pass_context
 def check(ctx: click.Context, fix: bool) -> None:
-    """Verify that catalog, files, row counts, sizes and checksums agree; exit status 1 where they do not."""
+    """Verify that catalog, files, row counts, sizes and checksums agree; exit status 1 where they do not.
+
+    \b
+    alab check --fix
+    """
     from warehouse import check as checks
 
     lake = _lake(ctx)
@@ -203,7 +228,11 @@ def check(ctx: click.Context, fix: bool) -> None:
 @main.command()
 @click.pass_context
 def rebuild(ctx: click.Context) -> None:
-    """Delete the catalog and build it anew from the lake; tables of your own in it are lost."""
+    """Delete the catalog and build it anew from the lake; tables of your own in it are lost.
+
+    \b
+    alab rebuild
+    """
     from warehouse import check
 
     click.echo(f"{len(check.rebuild(_lake(ctx)))} runs registered")
@@ -223,6 +252,9 @@ def export(ctx: click.Context, run: str, out: Path | None, **options) -> None:
     """Write a run as a directory of arrays or tables, for scripts that know no SQL.
 
     Prints the directory. RUN is an id, a unique prefix of one, or `latest`.
+
+    \b
+    alab export latest --format npz --layers 0-3
     """
     from warehouse.export import export as write
 
@@ -237,6 +269,9 @@ def import_command(ctx: click.Context, directory: Path, name: str | None) -> Non
     """Bring a directory of arrays, as `alab export` and hook scripts write them, into the warehouse.
 
     Prints the id of the run.
+
+    \b
+    alab import exported --name again
     """
     from warehouse.importing import import_run
 
@@ -260,6 +295,9 @@ def heatmap(ctx: click.Context, run: str, **options) -> None:
     """Draw a tensor, one PNG per layer and step: a row per token, a column per dimension or key.
 
     Prints the files. RUN is an id, a unique prefix of one, or `latest`.
+
+    \b
+    alab heatmap latest --source attention --layers 0 --per-head
     """
     from warehouse.heatmap import heatmaps
 
@@ -325,7 +363,11 @@ def schema() -> None:
 @main.command("demo")
 @click.pass_context
 def demo_command(ctx: click.Context) -> None:
-    """Capture a short conversation on the embedded model, ask it a question, write the report."""
+    """Capture a short conversation on the embedded model, ask it a question, write the report.
+
+    \b
+    alab demo
+    """
     from warehouse import demo
     from warehouse.progress import bar
 
