@@ -20,12 +20,12 @@ WITH pairs AS MATERIALIZED (
   WHERE a.state = 'initial' AND b.state = 'final'
 ), scores AS (
   SELECT pair, avg(abs(x::DOUBLE - y)) AS mae,
-         max_by(dim, _magnitude(x, dim), k) AS top_a, max_by(dim, _magnitude(y, dim), k) AS top_b
+         max(_magnitude(x, dim), k) AS top_a, max(_magnitude(y, dim), k) AS top_b
   FROM (SELECT pair, k, unnest(a) AS x, unnest(b) AS y, unnest(range(len(a))) AS dim FROM pairs)
   GROUP BY pair
 )
 SELECT resolve_run(run_id) AS run_id, prompt_id, site, layer,
-       cosine(a, b) AS cosine, mae, _jaccard(_shared(top_a, top_b), k) AS jaccard
+       cosine(a, b) AS cosine, mae, _overlap(top_a, top_b) AS jaccard
 FROM pairs JOIN scores USING (pair)
 ORDER BY prompt_id, site, layer;
 

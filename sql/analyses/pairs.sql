@@ -1,7 +1,7 @@
 -- Cosine, mean absolute difference and top-1% overlap of many pairs of vectors at once.
 --
 -- The macros `cosine`, `mae` and `top_jaccard` say the same one pair at a time; over thousands of pairs this takes
--- a third of their time.
+-- less than half their time.
 -- @param pairs name of a table or view with the columns `id` (unique), `a` and `b` (vectors of the same width)
 -- @column id id of the pair
 -- @column cosine cosine of a and b; NULL where one is all zeros
@@ -9,15 +9,17 @@
 -- @column jaccard overlap of the largest 1% of the dimensions
 -- @example select * from compare_pairs('_example_pairs')
 CREATE OR REPLACE MACRO compare_pairs(pairs) AS TABLE
-SELECT id, _clamp(dot / nullif(sqrt(aa * bb), 0)) AS cosine, mae,
-       _jaccard(_shared(top_a, top_b), len(top_a)) AS jaccard
+SELECT id, _clamp(dot / nullif(sqrt(aa * bb), 0)) AS cosine, mae, _overlap(top_a, top_b) AS jaccard
 FROM (
   SELECT id, sum(x * y) AS dot, sum(x * x) AS aa, sum(y * y) AS bb, sum(abs(x - y)) / count(*) AS mae,
-         max_by(dim, _magnitude(x, dim), k) AS top_a, max_by(dim, _magnitude(y, dim), k) AS top_b
+         max(size_x, k) AS top_a, max(size_y, k) AS top_b
   FROM (
-    SELECT p.id, unnest(p.a::DOUBLE[]) AS x, unnest(_as_wide(p.a, p.b)::DOUBLE[]) AS y,
-           unnest(range(len(p.a))) AS dim, _top_count(len(p.a), 0.01) AS k
-    FROM query_table(pairs) AS p
+    SELECT id, x::DOUBLE AS x, y::DOUBLE AS y, _magnitude(x, dim) AS size_x, _magnitude(y, dim) AS size_y, k
+    FROM (
+      SELECT p.id, unnest(p.a) AS x, unnest(_as_wide(p.a, p.b)) AS y, unnest(range(len(p.a))) AS dim,
+             _top_count(len(p.a), 0.01) AS k
+      FROM query_table(pairs) AS p
+    )
   )
   GROUP BY id
 );

@@ -38,12 +38,12 @@ WITH vectors AS MATERIALIZED (
   GROUP BY a, b
 ), largest AS (
   SELECT id, bitstring('0', width::INTEGER) AS none, sum(x * x) AS own,
-         max_by(dim, _magnitude(x, dim), _top_count(width, 0.01)) AS dims
+         max(_magnitude(x, dim), _top_count(width, 0.01)) AS magnitudes
   FROM (SELECT id, width, unnest(vector) AS x, unnest(range(width)) AS dim FROM vectors)
   GROUP BY id, width
 ), points AS MATERIALIZED (
   SELECT id, any_value(own) AS own, bit_or(set_bit(none, dim::INTEGER, 1)) AS top
-  FROM (SELECT id, none, own, unnest(dims) AS dim FROM largest)
+  FROM (SELECT id, none, own, _dim_of(unnest(magnitudes)) AS dim FROM largest)
   GROUP BY id
 )
 SELECT resolve_run(run_id) AS run_id, a.prompt_id, a.state_index AS message_index, i.role, i.is_generated,

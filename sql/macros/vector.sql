@@ -57,16 +57,28 @@ CREATE OR REPLACE MACRO mae(a, b) AS
 -- @example select euclidean([0, 0], [3, 4]) = 5
 CREATE OR REPLACE MACRO euclidean(a, b) AS list_distance(a::DOUBLE[], _as_wide(a, b)::DOUBLE[]);
 
--- Sort key whose k largest values are the k largest dimensions by absolute value; of equal ones the first counts
--- as larger.
+-- A number for each dimension of a vector, whose k largest are the k largest dimensions by absolute value; of equal
+-- ones the first counts as larger. `_dim_of` tells the dimension back.
 --
 -- A float has 24 significant bits and a double 53, so the dimension fits below the value without changing the
--- order of different values.
+-- order of different values. Infinity and NaN count as the largest float.
 -- @param x value of the dimension
 -- @param dim 0-based dimension
--- @returns DOUBLE
+-- @returns DOUBLE; NULL for NULL
 -- @example select _magnitude(-2.0, 7) > _magnitude(2.0, 8) and _magnitude(2.0, 8) > _magnitude(1.9999, 0)
-CREATE OR REPLACE MACRO _magnitude(x, dim) AS abs(x::FLOAT)::DOUBLE * (1 - dim * 1e-13) - dim * 1e-300;
+CREATE OR REPLACE MACRO _magnitude(x, dim) AS
+  CASE WHEN abs(x::FLOAT)::DOUBLE >= 3.4028234e38 THEN 3.4028234663852886e38 ELSE abs(x::FLOAT)::DOUBLE + 1e-300 END
+  * (1 - dim * 1e-13);
+
+-- The dimension in a magnitude.
+--
+-- `max(magnitude, k)` carries one number a dimension, where `max_by` carries two and takes twice as long.
+-- @param magnitude what `_magnitude` gave
+-- @returns DOUBLE, the 0-based dimension
+-- @example select _dim_of(_magnitude(-2.5, 2047)) = 2047 and _dim_of(_magnitude(0, 3)) = 3
+-- @example select _dim_of(_magnitude('nan'::FLOAT, 7)) = 7
+CREATE OR REPLACE MACRO _dim_of(magnitude) AS
+  round((1 - magnitude / greatest(magnitude::FLOAT::DOUBLE, 1e-300)) * 1e13);
 
 -- How many dimensions a top fraction of a vector has: `max(1, floor(fraction · width))`.
 -- @param width width of the vector
@@ -97,6 +109,25 @@ CREATE OR REPLACE MACRO _shared(a, b) AS len(a) + len(b) - list_unique(list_conc
 -- @example select _jaccard(5, 5) = 1 and _jaccard(0, 5) = 0
 CREATE OR REPLACE MACRO _jaccard(shared, k) AS shared / (2.0::DOUBLE * k - shared);
 
+-- Overlap of the dimensions of two columns of magnitudes, an aggregate.
+-- @param top_a the largest magnitudes of a vector, one a row
+-- @param top_b the largest magnitudes of another, as many
+-- @returns DOUBLE in 0 … 1, the size of the intersection over that of the union; NULL where one column has no values
+-- @example
+-- select _shared_fraction(a, b) = 1 / 3
+-- from (values (_magnitude(4, 0), _magnitude(1, 5)), (_magnitude(2, 5), _magnitude(3, 1))) t(a, b)
+CREATE OR REPLACE MACRO _shared_fraction(top_a, top_b) AS
+  _jaccard(_shared(list(_dim_of(top_a)) FILTER (top_a IS NOT NULL), list(_dim_of(top_b)) FILTER (top_b IS NOT NULL)),
+           count(top_a));
+
+-- Overlap of the dimensions of two equally long lists of magnitudes.
+-- @param top_a the largest magnitudes of a vector
+-- @param top_b the largest magnitudes of another
+-- @returns DOUBLE in 0 … 1, the size of the intersection over that of the union; NULL where either list is NULL
+-- @example select _overlap([_magnitude(4, 0), _magnitude(2, 5)], [_magnitude(1, 5), _magnitude(3, 1)]) = 1 / 3
+CREATE OR REPLACE MACRO _overlap(top_a, top_b) AS
+  (SELECT _shared_fraction(_a, _b) FROM (SELECT unnest(top_a) AS _a, unnest(top_b) AS _b));
+
 -- Overlap of the dimensions in which two vectors are largest by absolute value.
 --
 -- Both sets have `max(1, floor(fraction · width))` dimensions; ties go to the first dimension.
@@ -106,7 +137,8 @@ CREATE OR REPLACE MACRO _jaccard(shared, k) AS shared / (2.0::DOUBLE * k - share
 -- @returns DOUBLE in 0 … 1, the size of the intersection over that of the union; NULL where either vector is NULL
 -- @example select top_jaccard([1, 9, 8, 0], [9, 8, 1, 0], fraction := 0.5) between 0.333 and 0.334
 CREATE OR REPLACE MACRO top_jaccard(a, b, fraction := 0.01) AS
-  (SELECT _jaccard(_shared(_top_a, _top_b), len(_top_a))
-   FROM (SELECT max_by(_dim, _magnitude(_x, _dim), _k) AS _top_a, max_by(_dim, _magnitude(_y, _dim), _k) AS _top_b
-         FROM (SELECT unnest(a) AS _x, unnest(_as_wide(a, b)) AS _y, unnest(range(len(a))) AS _dim,
-                      _top_count(len(a), fraction) AS _k)));
+  (SELECT _shared_fraction(_p, _q)
+   FROM (SELECT unnest(_top_a) AS _p, unnest(_top_b) AS _q
+         FROM (SELECT max(_magnitude(_x, _dim), _k) AS _top_a, max(_magnitude(_y, _dim), _k) AS _top_b
+               FROM (SELECT unnest(a) AS _x, unnest(_as_wide(a, b)) AS _y, unnest(range(len(a))) AS _dim,
+                            _top_count(len(a), fraction) AS _k))));

@@ -130,6 +130,18 @@ def test_nan_stays_visible(one):
     assert math.isnan(one(f"mae({A}, {A})", [float("nan"), 1.0], [1.0, 1.0]))
 
 
+def test_the_largest_dimensions_of_odd_vectors(one):
+    """Zeros, infinities and NaN tie among themselves, and each tie goes to the first dimension."""
+    nan, inf, largest = float("nan"), float("inf"), 3.4028234663852886e38
+    for a, first in ([[0, 0, 0, 1], {3, 0}], [[0, 0, 0, 0], {0, 1}], [[1, inf, 2, nan], {1, 3}],
+                     [[nan, -inf, nan, inf], {0, 1}], [[1e38, -largest, 1e-45, largest], {1, 3}],
+                     [[1e-45, 0, -1e-45, 1e-45], {0, 2}]):  # fmt: skip
+        assert set(one(f"top_dims({A}, 2)", a)) == first
+        b = [1.0 if dim in first else 0.0 for dim in range(4)]
+        assert one(f"top_jaccard({A}, {A}, fraction := 0.5)", a, b) == 1
+        assert one(f"top_jaccard({A}, {A}, fraction := 0.5)", a, [1 - x for x in b]) == 0
+
+
 def test_arguments_may_be_called_like_the_macros_own_names(two_runs):
     with catalog.connect(two_runs[0]) as db:
         sql = "SELECT vector_subtract(y, x), unit(x), top_dims(dim, 1) FROM (SELECT [3, 4] x, [5, 5] y, [1, 9] dim)"
