@@ -56,10 +56,9 @@ class Rows:
         tensors = [*self.sites.values(), *([self.attention] if self.attention is not None else [])]
         return sum(tensor.nbytes for tensor in tensors)
 
-    def tail(self, start: int) -> "Rows":
-        """The tokens from `start` on, copied, so that the tensors they come from can be freed."""
-        sites = {site: tensor[start:].clone() for site, tensor in self.sites.items()}
-        return Rows(self.prompt_id, self.step, self.kind, self.position + start, self.layer, sites)
+    def without_tensors(self) -> "Rows":
+        """The same rows by name only."""
+        return Rows(self.prompt_id, self.step, self.kind, self.position, self.layer, {})
 
 
 @dataclass
@@ -182,52 +181,58 @@ class RowFile:
         self._scratch = scratch
         self._stats = stats
         self._group = group
-        self._pending: list[Rows] = []
+        self._buffers: dict[str, Tensor] = {}
+        self._waiting: list[tuple[Rows, int, int]] = []  # whose rows the buffers hold: rows, first, last + 1
         self._count = 0
 
     def add(self, rows: Rows) -> None:
-        """Take rows; writes whole row groups and keeps the rest for later."""
-        self._pending.append(rows)
-        self._count += rows.count
+        """Take rows: whole row groups are written, the rest is copied to buffers of this file.
+
+        The model's own tensors are let go at once. Kept for their row group to fill, they would pin the memory
+        between the caches that grow with every step, and the process would grow with them.
+        """
         start = 0
-        while self._count >= self._group:
-            start = self._flush(self._group, start)
-        if start:  # the rest of these rows is copied, so that a whole prefill is not kept for it
-            self._pending[-1] = self._pending[-1].tail(start)
+        while start < rows.count:
+            take = min(self._group - self._count, rows.count - start)
+            if take == self._group:
+                self._write([(rows, start, start + take)], self._gathered(rows, start, take))
+            else:
+                for site, tensor in rows.sites.items():
+                    self._buffer(site)[self._count : self._count + take].copy_(tensor[start : start + take])
+                self._waiting.append((rows.without_tensors(), start, start + take))
+                self._count += take
+                if self._count == self._group:
+                    self._flush()
+            start += take
 
     def close(self) -> None:
         """Write what is left and finish the file."""
         if self._count:
-            self._flush(self._count, 0)
+            self._flush()
         self.parts.close()
 
-    def _flush(self, count: int, start: int) -> int:
-        """Write the first `count` pending rows, from row `start` of the oldest; gives where the next begin."""
-        pieces, left = [], count
-        while left:
-            rows = self._pending[0]
-            stop = min(rows.count, start + left)
-            pieces.append((rows, start, stop))
-            left -= stop - start
-            start = stop
-            if stop == rows.count:
-                self._pending.pop(0)
-                start = 0
-        self._count -= count
-        self.parts.write(count, self._columns(pieces, count))
-        return start
+    def _buffer(self, site: str) -> Tensor:
+        if site not in self._buffers:
+            self._buffers[site] = torch.empty(self._group, self._widths[site])
+        return self._buffers[site]
 
-    def _columns(self, pieces: list[tuple[Rows, int, int]], count: int) -> dict[str, Any]:
-        """The columns of one row group; each vector column in a buffer of its own, rounded."""
-        values: dict[str, Tensor] = {}
-        for site in pieces[0][0].sites:
-            width = self._widths[site]
-            block = values[site] = self._scratch.get(site, count * width).view(count, width)
-            at = 0
-            for rows, start, stop in pieces:
-                block[at : at + stop - start].copy_(rows.sites[site][start:stop])
-                at += stop - start
-        error = self._residual_error(values, count)
+    def _gathered(self, rows: Rows, start: int, count: int) -> dict[str, Tensor]:
+        """Rows of each site as float32, in buffers that all files share."""
+        values = {}
+        for site, tensor in rows.sites.items():
+            values[site] = self._scratch.get(site, count * self._widths[site]).view(count, -1)
+            values[site].copy_(tensor[start : start + count])
+        return values
+
+    def _flush(self) -> None:
+        """Write what the buffers hold."""
+        self._write(self._waiting, {site: buffer[: self._count] for site, buffer in self._buffers.items()})
+        self._waiting = []
+        self._count = 0
+
+    def _write(self, pieces: list[tuple[Rows, int, int]], values: dict[str, Tensor]) -> None:
+        """Write one row group; the values are rounded in place."""
+        error = self._residual_error(values)
         for site, block in values.items():
             largest = self._scratch.round(block, self._stats.sites.setdefault((self._layer, site), SiteStats()))
             if site == "hidden_out" and error is not None:
@@ -239,13 +244,13 @@ class RowFile:
         columns["step"] = np.repeat([rows.step for rows, _, _ in pieces], lengths)
         columns["position"] = np.concatenate([rows.position + np.arange(start, stop) for rows, start, stop in pieces])
         columns["kind"] = [rows.kind for rows, start, stop in pieces for _ in range(start, stop)]
-        return columns
+        self.parts.write(sum(lengths), columns)
 
-    def _residual_error(self, values: dict[str, Tensor], count: int) -> float | None:
+    def _residual_error(self, values: dict[str, Tensor]) -> float | None:
         """Largest |hidden_out − hidden_in − contributions| of the rows; None where parts are missing."""
         if "hidden_in" not in values or "hidden_out" not in values or not {"attn_out", "mlp_down_out"} & set(values):
             return None
-        difference = self._scratch.get("difference", values["hidden_out"].numel()).view(count, -1)
+        difference = self._scratch.get("difference", values["hidden_out"].numel()).view_as(values["hidden_out"])
         torch.sub(values["hidden_out"], values["hidden_in"], out=difference)
         for site in ("attn_out", "mlp_down_out"):
             if site in values:
@@ -262,15 +267,20 @@ class AttentionFile:
     ):
         self.parts = Parts(staged, "attention", layer, parquet.attention_schema())
         self._scratch = scratch
-        self._pending: list[tuple[Rows, int, int, int]] = []  # rows, head, first and last + 1 query
         self._stats = stats.sites.setdefault((layer, "attention"), SiteStats())
         self._places = places
-        self._values = 0
+        self._buffer: Tensor | None = None  # holds the weights of decode steps until there are enough
+        self._whole_pass = False  # whether a prefill is being written, at once and from the shared buffer
+        self._waiting: list[tuple[Rows, int, np.ndarray, np.ndarray]] = []  # rows, head, positions, lengths of lists
+        self._count = 0
 
     def add(self, rows: Rows) -> None:
-        """Take the weights of a pass, (heads, tokens, keys)."""
+        """Take the weights of a pass, (heads, tokens, keys); as in `RowFile`, no tensor of the model is kept."""
         heads, queries, keys = rows.attention.shape
         before = keys - queries
+        if queries > 1:
+            self._flush()
+        self._whole_pass = queries > 1
         for head in range(heads):
             first = 0
             while first < queries:
@@ -278,47 +288,56 @@ class AttentionFile:
                 while last < queries and (values == 0 or values + before + last + 1 <= GROUP_VALUES):
                     values += before + last + 1
                     last += 1
-                if self._values and self._values + values > GROUP_VALUES:
+                if self._count + values > GROUP_VALUES:
                     self._flush()
-                self._pending.append((rows, head, first, last))
-                self._values += values
+                self._take(rows, head, first, last, values)
                 first = last
-        if queries > 1:  # the weights of a whole prefill are not kept waiting
+        if queries > 1:
             self._flush()
 
     def close(self) -> None:
         """Write what is left and finish the file."""
-        if self._pending:
-            self._flush()
+        self._flush()
         self.parts.close()
 
+    def _take(self, rows: Rows, head: int, first: int, last: int, count: int) -> None:
+        """Copy the causal half of some query rows of a head behind what is there."""
+        keys = rows.attention.shape[2]
+        before = keys - rows.attention.shape[1]
+        source = rows.attention[head, first:last]
+        source = (source if source.dtype == torch.float32 else source.float()).reshape(-1).numpy()
+        target = self._target(count)[self._count : self._count + count]
+        np.take(source, self._causal_half(first, last, before, keys), out=target, mode="clip")
+        queries = np.arange(first, last)
+        self._waiting.append((rows.without_tensors(), head, rows.position + queries, before + 1 + queries))
+        self._count += count
+
+    def _target(self, count: int) -> np.ndarray:
+        """Where weights gather: a prefill, written at once, in the shared buffer, decode steps in this file's own."""
+        size = max(GROUP_VALUES, count)
+        if self._whole_pass:
+            return self._scratch.get("attention", size).numpy()
+        if self._buffer is None or self._buffer.numel() < size:
+            self._buffer = torch.empty(size)
+        return self._buffer.numpy()
+
     def _flush(self) -> None:
-        values = self._scratch.get("attention", self._values)
-        at, lengths = 0, []
-        flat = values.numpy()
-        for rows, head, first, last in self._pending:
-            _, queries, keys = rows.attention.shape
-            source = rows.attention[head, first:last]
-            source = (source if source.dtype == torch.float32 else source.float()).reshape(-1).numpy()
-            places = self._causal_half(first, last, keys - queries, keys)
-            np.take(source, places, out=flat[at : at + places.size], mode="clip")
-            at += places.size
-            lengths.append(np.arange(first, last) + (keys - queries + 1))
-        self._scratch.round(values, self._stats)
-        counts = [last - first for _, _, first, last in self._pending]
-        every = [rows for rows, _, _, _ in self._pending]
+        if not self._waiting:
+            return
+        source = self._scratch.get("attention", self._count) if self._whole_pass else self._buffer[: self._count]
+        self._scratch.round(source, self._stats)
+        every, heads, positions, lengths = zip(*self._waiting, strict=True)
+        counts = [some.size for some in lengths]
         columns = {
             "prompt_id": np.repeat([rows.prompt_id for rows in every], counts),
             "step": np.repeat([rows.step for rows in every], counts),
-            "head": np.repeat([head for _, head, _, _ in self._pending], counts),
-            "position": np.concatenate(
-                [rows.position + np.arange(first, last) for rows, _, first, last in self._pending]
-            ),
-            "weights": (flat, np.concatenate(lengths)),
+            "head": np.repeat(heads, counts),
+            "position": np.concatenate(positions),
+            "weights": (source.numpy(), np.concatenate(lengths)),
         }
         self.parts.write(sum(counts), columns)
-        self._pending.clear()
-        self._values = 0
+        self._waiting = []
+        self._count = 0
 
     def _causal_half(self, first: int, last: int, before: int, keys: int) -> np.ndarray:
         """Places of the weights on and before the diagonal in query rows first … last − 1, flattened."""

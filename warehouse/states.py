@@ -35,7 +35,8 @@ class StateFile:
         state = self._states.setdefault(key, {})
         for site in lake.STATE_SITES:
             if site in sites:
-                state[layer, site] = sites[site][row].float().cpu()
+                # a copy: a view would keep the whole pass
+                state[layer, site] = sites[site][row].to("cpu", torch.float32, copy=True)
 
     def drop(self, key: Key) -> None:
         """Forget a state that was collected but not written."""
