@@ -13,7 +13,7 @@ from warehouse.rowgroups import GROUP_ROWS, GROUP_VALUES, AttentionFile, RowFile
 #: Bytes of decode rows, over all layers, that may wait for their row group to fill.
 PENDING_BYTES = 128 << 20
 #: Bytes of tensors that may wait for the writer; a pass that is faster waits for it.
-QUEUE_BYTES = 256 << 20
+QUEUE_BYTES = 64 << 20
 
 
 class TensorWriter:
