@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from warehouse import lake
-from warehouse.errors import AlabError
 from warehouse.rowgroups import GROUP_ROWS, GROUP_VALUES, AttentionFile, RowFile, Rows, Scratch, Stats
 
 #: Bytes of decode rows, over all layers, that may wait for their row group to fill.
@@ -59,7 +58,7 @@ class TensorWriter:
         """Hand over tensors; waits while too much is under way.
 
         Raises:
-            AlabError: writing failed, for example because the disk is full.
+            OSError: writing failed, for example because the disk is full.
         """
         size = rows.nbytes
         with self._change:
@@ -72,13 +71,7 @@ class TensorWriter:
 
     def _raise(self) -> None:
         if self._error is not None:
-            error, folder = self._error, self._staged.lake.warehouse
-            if isinstance(error, OSError):
-                raise AlabError(
-                    f"cannot write to the warehouse {folder}: {error.strerror or error}",
-                    "Nothing of this run was kept. Free some space, or name another place with --warehouse.",
-                ) from error
-            raise error
+            raise self._error
 
     def _work(self) -> None:
         torch.set_num_threads(1)  # of this thread; the model keeps its own
