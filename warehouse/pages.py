@@ -8,6 +8,7 @@ pyarrow's 22, and 0.5% fewer bytes. The files are plain Parquet (format: https:/
 """
 
 import base64
+import functools
 from pathlib import Path
 from typing import BinaryIO
 
@@ -106,9 +107,8 @@ class PageWriter:
         elif column.repeated:
             flat, lengths = data if isinstance(data, tuple) else (data.reshape(-1), None)
             values, encoding = flat.size, _BYTE_STREAM_SPLIT
-            lengths = [data.shape[1]] * count if lengths is None else lengths.tolist()
-            repetition = [run for length in lengths for run in ((1, 0), (length - 1, 1))]
-            levels = _runs(repetition) + _runs([(values, 2 if column.optional else 1)])
+            lists = _full_lists(data.shape[1], count) if lengths is None else _lists(lengths.astype("<i4").tobytes())
+            levels = lists + _runs([(values, 2 if column.optional else 1)])
             body = self._split(flat, len(levels))
             body[: len(levels)] = np.frombuffer(levels, np.uint8)
             levels = b""
@@ -144,6 +144,7 @@ class PageWriter:
         count = values.size
         if self._streams.size < head + 4 * count:
             self._streams = np.empty(head + 4 * count, np.uint8)
+        if self._shifted.size < count:
             self._shifted = np.empty(count, np.uint32)
         page, shifted = self._streams[: head + 4 * count], self._shifted[:count]
         words = values.view(np.uint32)
@@ -185,6 +186,18 @@ def _runs(runs: list[tuple[int, int]]) -> bytes:
     """Levels as run-length runs (count, level), behind their size in bytes."""
     body = b"".join(_varint(count << 1) + bytes((level,)) for count, level in runs if count)
     return len(body).to_bytes(4, "little") + body
+
+
+def _full_lists(width: int, count: int) -> bytes:
+    """Repetition levels of `count` lists of one width: 0 where a list begins, 1 within it."""
+    body = (_varint(1 << 1) + b"\0" + (_varint(width - 1 << 1) + b"\1" if width > 1 else b"")) * count
+    return len(body).to_bytes(4, "little") + body
+
+
+@functools.lru_cache(maxsize=16)
+def _lists(lengths: bytes) -> bytes:
+    """Repetition levels of lists of the lengths given as int32; every layer asks for the same ones."""
+    return _runs([run for length in np.frombuffer(lengths, "<i4").tolist() for run in ((1, 0), (length - 1, 1))])
 
 
 def _range(values: np.ndarray) -> bytes:

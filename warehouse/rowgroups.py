@@ -260,91 +260,82 @@ class RowFile:
 
 
 class AttentionFile:
-    """One row per head and query position, with the causal half of the weights."""
+    """One row per query position and head, with the causal half of the weights."""
 
-    def __init__(
-        self, staged: lake.StagedRun, layer: int, scratch: Scratch, stats: Stats, places: dict[tuple, np.ndarray]
-    ):
+    def __init__(self, staged: lake.StagedRun, layer: int, scratch: Scratch, stats: Stats):
         self.parts = Parts(staged, "attention", layer, parquet.attention_schema())
         self._scratch = scratch
         self._stats = stats.sites.setdefault((layer, "attention"), SiteStats())
-        self._places = places
         self._buffer: Tensor | None = None  # holds the weights of decode steps until there are enough
-        self._whole_pass = False  # whether a prefill is being written, at once and from the shared buffer
-        self._waiting: list[tuple[Rows, int, np.ndarray, np.ndarray]] = []  # rows, head, positions, lengths of lists
+        self._waiting: list[tuple[Rows, int, int, int, int]] = []  # rows, heads, position, queries, keys of the first
         self._count = 0
 
     def add(self, rows: Rows) -> None:
         """Take the weights of a pass, (heads, tokens, keys); as in `RowFile`, no tensor of the model is kept."""
         heads, queries, keys = rows.attention.shape
+        weights = rows.attention.float().numpy()
         before = keys - queries
-        if queries > 1:
-            self._flush()
-        self._whole_pass = queries > 1
-        for head in range(heads):
-            first = 0
-            while first < queries:
-                last, values = first, 0
-                while last < queries and (values == 0 or values + before + last + 1 <= GROUP_VALUES):
-                    values += before + last + 1
-                    last += 1
-                if self._count + values > GROUP_VALUES:
-                    self._flush()
-                self._take(rows, head, first, last, values)
-                first = last
-        if queries > 1:
-            self._flush()
+        first = 0
+        while first < queries:
+            free = GROUP_VALUES - self._count
+            last, values = first, 0
+            while last < queries and values + heads * (before + last + 1) <= free:
+                values += heads * (before + last + 1)
+                last += 1
+            if last == first and self._count:
+                self._flush()
+                continue
+            if last == first:  # one query alone is more than a group
+                last, values = first + 1, heads * (before + first + 1)
+            whole = queries > 1 and self._count == 0  # written at once, so the shared buffer serves
+            target = self._scratch.get("attention", max(GROUP_VALUES, values)) if whole else self._own(values)
+            self._copy(weights, first, last, before, target[self._count :].numpy())
+            piece = rows.without_tensors(), heads, rows.position + first, last - first, before + first + 1
+            self._waiting.append(piece)
+            self._count += values
+            if queries > 1:
+                self._flush(target)
+            first = last
 
     def close(self) -> None:
         """Write what is left and finish the file."""
         self._flush()
         self.parts.close()
 
-    def _take(self, rows: Rows, head: int, first: int, last: int, count: int) -> None:
-        """Copy the causal half of some query rows of a head behind what is there."""
-        keys = rows.attention.shape[2]
-        before = keys - rows.attention.shape[1]
-        source = rows.attention[head, first:last]
-        source = (source if source.dtype == torch.float32 else source.float()).reshape(-1).numpy()
-        target = self._target(count)[self._count : self._count + count]
-        np.take(source, self._causal_half(first, last, before, keys), out=target, mode="clip")
-        queries = np.arange(first, last)
-        self._waiting.append((rows.without_tensors(), head, rows.position + queries, before + 1 + queries))
-        self._count += count
+    @staticmethod
+    def _copy(weights: np.ndarray, first: int, last: int, before: int, target: np.ndarray) -> None:
+        """The causal half of some query rows, all heads of a query side by side, to the start of `target`."""
+        heads, start = len(weights), 0
+        for query in range(first, last):
+            keys = before + query + 1
+            np.copyto(target[start : start + heads * keys].reshape(heads, keys), weights[:, query, :keys])
+            start += heads * keys
 
-    def _target(self, count: int) -> np.ndarray:
-        """Where weights gather: a prefill, written at once, in the shared buffer, decode steps in this file's own."""
-        size = max(GROUP_VALUES, count)
-        if self._whole_pass:
-            return self._scratch.get("attention", size).numpy()
+    def _own(self, values: int) -> Tensor:
+        """This file's buffer, with room for so many more values."""
+        size = max(GROUP_VALUES, self._count + values)
         if self._buffer is None or self._buffer.numel() < size:
             self._buffer = torch.empty(size)
-        return self._buffer.numpy()
+        return self._buffer
 
-    def _flush(self) -> None:
+    def _flush(self, buffer: Tensor | None = None) -> None:
+        """Write what waits as one row group, from this file's buffer or the one given."""
         if not self._waiting:
             return
-        source = self._scratch.get("attention", self._count) if self._whole_pass else self._buffer[: self._count]
+        source = (self._buffer if buffer is None else buffer)[: self._count]
         self._scratch.round(source, self._stats)
-        every, heads, positions, lengths = zip(*self._waiting, strict=True)
-        counts = [some.size for some in lengths]
+        counts = [heads * queries for _, heads, _, queries, _ in self._waiting]
         columns = {
-            "prompt_id": np.repeat([rows.prompt_id for rows in every], counts),
-            "step": np.repeat([rows.step for rows in every], counts),
-            "head": np.repeat(heads, counts),
-            "position": np.concatenate(positions),
-            "weights": (source.numpy(), np.concatenate(lengths)),
+            "prompt_id": np.repeat([rows.prompt_id for rows, *_ in self._waiting], counts),
+            "step": np.repeat([rows.step for rows, *_ in self._waiting], counts),
+            "head": np.concatenate([np.tile(np.arange(heads), n) for _, heads, _, n, _ in self._waiting]),
+            "position": np.concatenate(
+                [np.repeat(np.arange(position, position + n), heads) for _, heads, position, n, _ in self._waiting]
+            ),
         }
-        self.parts.write(sum(counts), columns)
+        lengths = np.concatenate(
+            [np.repeat(np.arange(keys, keys + n), heads) for _, heads, _, n, keys in self._waiting]
+        )
+        self.parts.write(sum(counts), columns | {"weights": (source.numpy(), lengths)})
         self._waiting = []
         self._count = 0
-
-    def _causal_half(self, first: int, last: int, before: int, keys: int) -> np.ndarray:
-        """Places of the weights on and before the diagonal in query rows first … last − 1, flattened."""
-        key = first, last, before
-        if key not in self._places:
-            if sum(places.size for places in self._places.values()) > 4 * GROUP_VALUES:
-                self._places.clear()
-            causal = np.arange(keys) <= np.arange(first, last)[:, None] + before
-            self._places[key] = np.flatnonzero(causal)
-        return self._places[key]
