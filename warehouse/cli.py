@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from warehouse import completion
 from warehouse.errors import AlabError
 
 # While tensors are written beside the model, threads that wait by spinning take the writer's core from it.
@@ -85,7 +86,8 @@ def capture(ctx: click.Context, scenarios: tuple[Path, ...], force: bool) -> Non
               help="[default: the suffix of the output, else table on a terminal, else csv]")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
 @click.option("--list", "listing", is_flag=True, help="List every macro, analysis, view and table.")
-@click.option("--describe", metavar="NAME", help="Show the whole documentation of one of them.")
+@click.option("--describe", metavar="NAME", shell_complete=completion.objects,
+              help="Show the whole documentation of one of them.")  # fmt: skip
 @click.pass_context
 def sql_command(ctx, query, file, fmt, output, listing, describe) -> None:
     """Ask the warehouse in SQL; it only reads.
@@ -107,7 +109,7 @@ def sql_command(ctx, query, file, fmt, output, listing, describe) -> None:
 
 
 @main.command()
-@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=completion.runs)
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: <warehouse>/report.html]"
 )
@@ -151,7 +153,7 @@ def runs(ctx: click.Context, fmt: str | None) -> None:
 
 
 @main.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completion.runs)
 @click.option("--format", "fmt", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_context
 def inspect(ctx: click.Context, run: str, fmt: str) -> None:
@@ -182,7 +184,7 @@ def du(ctx: click.Context, fmt: str | None) -> None:
 
 
 @main.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=completion.runs)
 @click.option("--activations-only", is_flag=True, help="Keep states and metadata: reports go on working.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.pass_context
@@ -239,7 +241,7 @@ def rebuild(ctx: click.Context) -> None:
 
 
 @main.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completion.runs)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Directory to write.  [default: ./<run id>]")
 @click.option("--format", "fmt", type=click.Choice(["npz", "npy", "safetensors", "parquet", "arrow"]),
               default="npz", show_default=True)  # fmt: skip
@@ -279,7 +281,7 @@ def import_command(ctx: click.Context, directory: Path, name: str | None) -> Non
 
 
 @main.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completion.runs)
 @click.option("--source", default="attention", show_default=True, help="A site, attention, embeddings or logits.")
 @click.option("--layers", help="Layers to draw, such as 0-3,7.  [default: all]")
 @click.option("--steps", help="Steps to draw.  [default: all]")
@@ -306,7 +308,7 @@ def heatmap(ctx: click.Context, run: str, **options) -> None:
 
 
 @main.command("logit-lens")
-@click.argument("run")
+@click.argument("run", shell_complete=completion.runs)
 @click.option("--steps", help="Steps to look at, such as 0-3,7.  [default: all]")
 @click.option("--position", default="last", show_default=True, help="last (of each step), all, or such as 0-3,7.")
 @click.option("--top-k", default=10, show_default=True, help="Most likely tokens to keep.")
