@@ -12,8 +12,10 @@ import click
 from warehouse import completion
 from warehouse.errors import AlabError
 
-# While tensors are written beside the model, threads that wait by spinning take the writer's core from it.
+# Threads that wait by spinning take the core from the writer beside the model; threads that sleep at once wake too
+# late for the model's next product. So they spin for some tens of microseconds (GNU OpenMP counts turns), then sleep.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 
 class _Group(click.Group):

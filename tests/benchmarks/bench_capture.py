@@ -168,8 +168,9 @@ class Way:
     """A worker process that runs one way each time it is asked."""
 
     def __init__(self, way: str, flags: dict, tokens: int = 50, device: str = "cpu"):
-        # As the command line does: threads that wait must not spin while the writer needs a core.
-        environment = os.environ | ({"OMP_WAIT_POLICY": "PASSIVE"} if way == "capture" else {})
+        # As the command line does: threads that wait must not spin for long while the writer needs a core.
+        waiting = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
+        environment = os.environ | (waiting if way == "capture" else {})
         arguments = [sys.executable, __file__, "--worker", way, json.dumps(flags), str(tokens), device]
         self.process = subprocess.Popen(
             arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
