@@ -39,7 +39,7 @@ def test_importing_is_free():
     script = (
         "import sys, warehouse; heavy = {'torch', 'duckdb', 'pyarrow', 'numpy', 'click'} & set(sys.modules); "
         "assert not heavy, heavy; warehouse.open('lab'); assert 'torch' not in sys.modules; "
-        "assert dir(warehouse) == ['AlabError', 'Warehouse', 'open', 'record']"
+        "assert dir(warehouse) == ['AlabError', 'Warehouse', 'open', 'record', 'recording']"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 

@@ -8,8 +8,9 @@ import tiny
 import torch
 
 import warehouse
-from warehouse import recording
+from warehouse import check, loaded
 from warehouse.errors import AlabError
+from warehouse.lake import Lake
 
 CHAT = [{"role": "user", "content": "Hello"}]
 
@@ -17,9 +18,14 @@ CHAT = [{"role": "user", "content": "Hello"}]
 def test_doctest(tmp_path):
     lab = warehouse.open(tmp_path / "lab")
     lab._lake.prepare()
-    given = {"model": tiny.model_of("llama"), "tokenizer": tiny.tokenizer(), "lab": lab, "folder": tmp_path / "lab"}
-    results = doctest.testmod(recording, extraglobs=given)
-    assert results.attempted == 3
+    given = {
+        "model": tiny.model_of("llama"),
+        "tokenizer": tiny.tokenizer(),
+        "lab": lab,
+        "folder": tmp_path / "lab",
+    } | {"torch": torch}
+    results = doctest.testmod(loaded, extraglobs=given)
+    assert results.attempted == 5
     assert results.failed == 0
 
 
@@ -67,3 +73,137 @@ def test_warehouse_capture(tmp_path):
     assert lab.runs().fetchall()[0][0] == run
     with pytest.raises(AlabError, match=r"the key .model. is missing"):
         lab.capture({"name": "own"})
+
+
+IDS = torch.tensor([[5, 9, 2, 7]])
+
+
+def _passes(model, tokenizer=None, **options):
+    """The two prompts that the tests record: a loop of one's own, then `generate`."""
+    with torch.no_grad():
+        first = model(IDS, use_cache=True)
+        token = first.logits[:, -1:].argmax(-1)
+        second = model(token, past_key_values=first.past_key_values, use_cache=True)
+        third = model(torch.tensor([[3, 1]]), past_key_values=second.past_key_values, use_cache=True)
+        text = model.generate(IDS[:, :3], max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    return [output.logits.clone() for output in (first, second, third)], token, text
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_recording_keeps_any_pass(tmp_path, attention):
+    model, tokenizer = tiny.model_of("llama", attention), tiny.tokenizer()
+    expected, token, text = _passes(model)
+    with warehouse.recording(model, tokenizer, warehouse=tmp_path, capture={"store_dtype": "float32"}) as kept:
+        logits, _, again = _passes(model)
+    assert all(torch.equal(a, b) for a, b in zip(expected, logits, strict=True))
+    assert torch.equal(text, again)
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+
+    lab = warehouse.open(tmp_path)
+    steps = lab.sql(
+        """SELECT prompt_id, step, kind, seq_len, generated_token_id FROM steps
+                       WHERE run_id = $run ORDER BY ALL""",
+        run=kept.run_id,
+    ).fetchall()
+    reply = text[0, 3:].tolist()
+    assert steps == [
+        (0, 0, "prefill", 4, token.item()), (0, 1, "decode", 5, None), (0, 2, "decode", 7, None),
+        (1, 0, "prefill", 3, reply[0]), (1, 1, "decode", 4, reply[1]), (1, 2, "decode", 5, reply[2]),
+        (1, 3, "decode", 6, None),
+    ]  # fmt: skip
+    read = torch.tensor([[*IDS[0].tolist(), token.item(), 3, 1]])
+    with torch.no_grad():
+        whole = model(read, output_hidden_states=True)
+    where = {"run": kept.run_id, "site": "hidden_out", "layer": 0}
+    tensors = [lab.tensor(**where, prompt=0, step=step) for step in range(3)]
+    assert [len(tensor) for tensor in tensors] == [4, 1, 2]
+    np.testing.assert_allclose(np.concatenate(tensors), whole.hidden_states[1][0], atol=1e-5)
+    stored = lab.sql("SELECT position, logits, embeddings FROM outputs_of($run) WHERE prompt_id = 0 ORDER BY 1",
+                     run=kept.run_id).fetchall()  # fmt: skip
+    assert [row[0] for row in stored] == list(range(7))
+    np.testing.assert_array_equal([row[1] for row in stored], torch.cat([every[0] for every in expected]))
+    np.testing.assert_allclose([row[2] for row in stored], whole.hidden_states[0][0], atol=1e-6)
+
+
+def test_generate_gives_logits_for_the_last_prompt_token_only(tmp_path):
+    model = tiny.model_of("llama")
+    with warehouse.recording(model, tiny.tokenizer(), warehouse=tmp_path) as kept:
+        model.generate(IDS, max_new_tokens=2, min_new_tokens=2, do_sample=False)
+    rows = warehouse.open(tmp_path).sql(
+        "SELECT position, logits IS NULL, embeddings IS NULL FROM outputs_of($run) ORDER BY 1", run=kept.run_id
+    )
+    assert rows.fetchall() == [
+        (0, True, False),
+        (1, True, False),
+        (2, True, False),
+        (3, False, False),
+        (4, False, False),
+    ]
+
+
+def test_a_recording_works_like_any_run(tmp_path):
+    model, tokenizer = tiny.model_of("llama"), tiny.tokenizer()
+    with warehouse.recording(model, tokenizer, warehouse=tmp_path, name="mine") as kept:
+        _passes(model)
+    assert kept.run_id.startswith("mine_")
+    lab = warehouse.open(tmp_path)
+    layers = model.config.num_hidden_layers
+    rows = lab.sql("SELECT prompt_id, count(*) FROM intra_run($run) GROUP BY ALL ORDER BY 1", run=kept.run_id)
+    assert rows.fetchall() == [(0, 4 * layers), (1, 4 * layers)]
+    assert lab.sql("SELECT max(residual_error) < 1e-6 FROM layers").fetchall() == [(True,)]
+    assert lab.report(out=tmp_path / "report.html")
+    assert not check.check(lab._lake)
+
+
+def test_after_an_exception_nothing_is_kept(tmp_path):
+    model = tiny.model_of("llama")
+    with (
+        pytest.raises(FileNotFoundError, match="mine"),
+        warehouse.recording(model, tiny.tokenizer(), warehouse=tmp_path),
+    ):
+        model(IDS)
+        raise FileNotFoundError("mine")
+    assert warehouse.open(tmp_path).runs().fetchall() == []
+    assert not list(Lake(tmp_path).root.glob(".staging/*"))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("passes", "message"),
+    [
+        (lambda model: None, "no forward pass"),
+        (lambda model: model(IDS.repeat(2, 1)), "a batch of 2"),
+        (lambda model: model(IDS, attention_mask=torch.tensor([[0, 1, 1, 1]])), "masks tokens"),
+        (lambda model: model(inputs_embeds=torch.zeros(1, 2, model.config.hidden_size)), "embeddings"),
+        (lambda model: model.model(IDS), "part of the model"),
+        (lambda model: model.generate(IDS, max_new_tokens=2, num_beams=2), "a batch of 2"),
+        (lambda model: model.generate(IDS, max_new_tokens=3, cache_implementation="static"), "static cache"),
+    ],
+)
+def test_passes_that_cannot_be_recorded(tmp_path, passes, message):
+    model = tiny.model_of("llama")
+    with (
+        pytest.raises(AlabError, match=message),
+        warehouse.recording(model, tiny.tokenizer(), warehouse=tmp_path),
+    ):
+        passes(model)
+    assert warehouse.open(tmp_path).runs().fetchall() == []
+
+
+def test_a_cache_from_elsewhere(tmp_path):
+    model = tiny.model_of("llama")
+    cache = model(IDS, use_cache=True).past_key_values
+    with (
+        pytest.raises(AlabError, match="a cache of 4 tokens, but 0 were read"),
+        warehouse.recording(model, tiny.tokenizer(), warehouse=tmp_path),
+    ):
+        model(IDS[:, :1], past_key_values=cache)
+
+
+def test_a_model_in_training_mode(tmp_path):
+    with (
+        pytest.raises(AlabError, match="training mode"),
+        warehouse.recording(tiny.model_of("llama").train(), tiny.tokenizer(), warehouse=tmp_path),
+    ):
+        pass

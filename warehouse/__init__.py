@@ -6,6 +6,8 @@
     lab.sql("SELECT site, layer, cosine FROM intra_run('latest')")
     lab.tensor("latest", "hidden_out", layer=12)          # numpy, (tokens, width)
     warehouse.record(model, tokenizer, messages)          # of a model that is loaded already; gives the run's id
+    with warehouse.recording(model, tokenizer) as kept:   # any forward passes
+        model.generate(ids)
 
 Importing this costs nothing; what a name needs is imported when it is first used.
 """
@@ -15,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from warehouse.api import Warehouse, open
     from warehouse.errors import AlabError
-    from warehouse.recording import record
+    from warehouse.loaded import record, recording
 
-__all__ = ["AlabError", "Warehouse", "open", "record"]
+__all__ = ["AlabError", "Warehouse", "open", "record", "recording"]
 
-_HOMES = {"AlabError": "errors", "Warehouse": "api", "open": "api", "record": "recording"}
+_HOMES = {"AlabError": "errors", "Warehouse": "api", "open": "api", "record": "loaded", "recording": "loaded"}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,11 +2,12 @@
 
 import gc
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from warehouse import catalog, generate, models, sites
 from warehouse.chat import Chat, Rendered
-from warehouse.describe import describe
+from warehouse.describe import describe, step_rows
 from warehouse.errors import AlabError
 from warehouse.lake import Lake, StagedRun
 from warehouse.plan import Plan, Snapshot, check_room, make_plan, preview
@@ -104,26 +105,61 @@ def capture_one(
     plan = make_plan(scenario, loaded, found)
     if not force:
         check_room(scenario, plan, found, loaded, lake)
+    try:
+        with publishing(lake, scenario.name, progress) as (staged, rows), torch.inference_mode():
+            _Run(scenario, loaded, found, plan, staged, rows, progress).record()
+    except OSError as error:
+        raise AlabError(
+            f"cannot write to the warehouse {lake.warehouse}: {error.strerror or error}",
+            "Nothing of this run was kept. Free some space, or name another place with --warehouse.",
+        ) from error
+    return staged.run_id
+
+
+@contextmanager
+def publishing(
+    lake: Lake, name: str, progress: Progress = lambda *_: None
+) -> Iterator[tuple[StagedRun, dict[str, list[dict]]]]:
+    """Stage a run, publish it on a clean exit, and discard it after an exception.
+
+    Args:
+        lake: where it goes.
+        name: what the run's id begins with.
+        progress: told where the catalog is in use.
+
+    Yields:
+        The staged run, and the rows of its metadata tables, without the run's id, for the caller to fill.
+    """
     lake.prepare()
     lake.sweep()
-    staged = lake.stage(scenario.name)
+    staged = lake.stage(name)
+    rows: dict[str, list[dict]] = {table: [] for table in catalog.table_names()}
     try:
-        with torch.inference_mode():
-            metadata = _Run(scenario, loaded, found, plan, staged, progress).record()
-        staged.publish(metadata)
-    except BaseException as error:
+        yield staged, rows
+        schemas, run = catalog.metadata_schemas(), {"run_id": staged.run_id}
+        staged.publish(
+            {table: pa.Table.from_pylist([run | row for row in some], schemas[table]) for table, some in rows.items()}
+        )
+    except BaseException:
         staged.discard()
-        if isinstance(error, OSError):
-            raise AlabError(
-                f"cannot write to the warehouse {lake.warehouse}: {error.strerror or error}",
-                "Nothing of this run was kept. Free some space, or name another place with --warehouse.",
-            ) from error
         raise
     try:
         catalog.sync(lake)
     except catalog.CatalogBusyError:
         progress(f"{staged.run_id} is in the lake; the catalog is in use, the next alab command registers it", 0, 0)
-    return staged.run_id
+
+
+def site_widths(
+    plan: Plan, found: sites.ModelSites, wanted: Any, vocabulary: int
+) -> dict[int | None, dict[str, int]]:
+    """Width of each site that a plan captures, per layer; None for embeddings and logits."""
+    widths: dict[int | None, dict[str, int]] = {
+        n: {site: port.width for site, port in found.layers[n].ports.items() if site in plan.sites}
+        for n in plan.layers
+    }
+    widths[None] = {"embeddings": found.hidden_size} if wanted.hidden_states else {}
+    widths[None] |= {"logits": vocabulary} if wanted.logits else {}
+    return widths
 
 
 class _Run:
@@ -131,7 +167,7 @@ class _Run:
 
     def __init__(
         self, scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites, plan: Plan,
-        staged: StagedRun, progress: Progress,
+        staged: StagedRun, rows: dict[str, list[dict]], progress: Progress,
     ):  # fmt: skip
         self.scenario, self.loaded, self.found, self.plan, self.staged = scenario, loaded, found, plan, staged
         self.config = loaded.model.config.get_text_config()
@@ -139,7 +175,7 @@ class _Run:
         self.eos = models.eos_ids(loaded.model, loaded.tokenizer)
         self.reader = generate.Reader(loaded.model)
         self.transfer = Transfer(loaded.model.device)
-        self.rows: dict[str, list[dict]] = {name: [] for name in catalog.table_names()}
+        self.rows = rows
         self.created = datetime.now(UTC).replace(tzinfo=None)
         self._progress = progress
         self._done = 0
@@ -147,19 +183,10 @@ class _Run:
         passes = sum(new + (len(snapshots) + 1 if snapshots else 0) for _, _, snapshots in plan.prompts)
         self._total = passes + len(plan.references) * scenario.capture.hidden_states
 
-    def record(self) -> dict[str, pa.Table]:
-        """Run every pass; everything but the metadata is on disk afterwards.
-
-        Returns:
-            The run's metadata tables.
-        """
+    def record(self) -> None:
+        """Run every pass; everything but the metadata is on disk afterwards, and that is in the rows."""
         wanted = self.scenario.capture
-        widths: dict[int | None, dict[str, int]] = {
-            n: {s: port.width for s, port in self.found.layers[n].ports.items() if s in self.plan.sites}
-            for n in self.plan.layers
-        }
-        widths[None] = {"embeddings": self.found.hidden_size} if wanted.hidden_states else {}
-        widths[None] |= {"logits": self.config.vocab_size} if wanted.logits else {}
+        widths = site_widths(self.plan, self.found, wanted, self.config.vocab_size)
         self.states = StateFile(self.staged, self.found.hidden_size, wanted.store_dtype)
         with (
             Recorder(
@@ -176,11 +203,6 @@ class _Run:
             self.states.close()
         about = describe(self.scenario, self.loaded, self.found, self.plan, self.writer.stats, self.created)
         self.rows |= about
-        schemas = catalog.metadata_schemas()
-        run = {"run_id": self.staged.run_id}
-        return {
-            name: pa.Table.from_pylist([run | row for row in rows], schemas[name]) for name, rows in self.rows.items()
-        }
 
     def _tick(self, what: str) -> None:
         self._done += 1
@@ -226,7 +248,13 @@ class _Run:
         for step in range(options.max_new_tokens):
             logits = self._step(prompt_id, step, unread, inside)
             token = sampler.choose(logits)
-            self._step_rows(prompt_id, step, logits, token)
+            row, top = step_rows(self.chat, logits, self.scenario.capture.top_k_probs)
+            at = {"prompt_id": prompt_id, "step": step}
+            self.rows["steps"].append(row | at | {
+                "kind": "decode" if step else "prefill", "seq_len": len(self.reader.ids),
+                "generated_token_id": token, "generated_token": self.chat.token_text(token),
+            })  # fmt: skip
+            self.rows["top_tokens"] += [at | entry for entry in top]
             generated.append(token)
             unread = [token]
             if token in self.eos:
@@ -278,27 +306,6 @@ class _Run:
                  "n_tokens": len(ids)}
             )  # fmt: skip
         self.states.flush()
-
-    def _step_rows(self, prompt_id: int, step: int, logits: Tensor, token: int) -> None:
-        logprobs = logits.float().log_softmax(-1)
-        probabilities = logprobs.exp()
-        entropy = float(torch.special.entr(probabilities).sum())
-        best = logprobs.topk(max(1, self.scenario.capture.top_k_probs))
-        at = {"prompt_id": prompt_id, "step": step}
-        first = int(best.indices[0])
-        self.rows["steps"].append(at | {
-            "kind": "decode" if step else "prefill", "seq_len": len(self.reader.ids),
-            "generated_token_id": token, "generated_token": self.chat.token_text(token),
-            "argmax_token_id": first, "argmax_logprob": float(best.values[0]),
-            "entropy": entropy, "top1_prob": math.exp(float(best.values[0])),
-        })  # fmt: skip
-        if self.scenario.capture.top_k_probs:
-            self.rows["top_tokens"] += [
-                at | {"rank": rank, "token_id": token_id, "token": self.chat.token_text(token_id), "logprob": logprob}
-                for rank, (token_id, logprob) in enumerate(
-                    zip(best.indices.tolist(), best.values.tolist(), strict=True)
-                )
-            ]
 
     def _prompt_rows(
         self, prompt_id: int, messages: list[dict], rendered: Rendered, snapshots: list[Snapshot],

@@ -1,12 +1,14 @@
 """Rows about a run as a whole: what was asked, where each tensor was taken, and what its reader should know."""
 
 import json
+import math
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from warehouse.chat import Chat
 from warehouse.lake import SITES
@@ -39,6 +41,27 @@ def describe(
         "sites": rows,
         "warnings": plan.warnings + _number_warnings(rows, layers, scenario.capture.store_dtype, loaded.dtype),
     }
+
+
+def step_rows(chat: Chat, logits: Tensor, top_k: int) -> tuple[dict, list[dict]]:
+    """What a pass's last distribution says, for the tables `steps` and `top_tokens`.
+
+    Args:
+        chat: spells the tokens.
+        logits: (vocabulary,) of the last token.
+        top_k: most likely tokens to list.
+    """
+    logprobs = logits.float().log_softmax(-1)
+    best = logprobs.topk(max(1, top_k))
+    ids, values = best.indices.tolist(), best.values.tolist()
+    row = {
+        "argmax_token_id": ids[0], "argmax_logprob": values[0], "top1_prob": math.exp(values[0]),
+        "entropy": float(torch.special.entr(logprobs.exp()).sum()),
+    }  # fmt: skip
+    return row, [
+        {"rank": rank, "token_id": token_id, "token": chat.token_text(token_id), "logprob": logprob}
+        for rank, (token_id, logprob) in enumerate(zip(ids[:top_k], values[:top_k], strict=True))
+    ]
 
 
 def environment() -> dict[str, str]:

@@ -182,6 +182,7 @@ class RowFile:
         self._stats = stats
         self._group = group
         self._buffers: dict[str, Tensor] = {}
+        self._sites: set[str] = set()  # of the rows that the buffers hold
         self._waiting: list[tuple[Rows, int, int]] = []  # whose rows the buffers hold: rows, first, last + 1
         self._count = 0
 
@@ -189,8 +190,12 @@ class RowFile:
         """Take rows: whole row groups are written, the rest is copied to buffers of this file.
 
         The model's own tensors are let go at once. Kept for their row group to fill, they would pin the memory
-        between the caches that grow with every step, and the process would grow with them.
+        between the caches that grow with every step, and the process would grow with them. A row group has the
+        same sites in all its rows.
         """
+        if self._count and set(rows.sites) != self._sites:
+            self._flush()
+        self._sites = set(rows.sites)
         start = 0
         while start < rows.count:
             take = min(self._group - self._count, rows.count - start)
@@ -226,7 +231,7 @@ class RowFile:
 
     def _flush(self) -> None:
         """Write what the buffers hold."""
-        self._write(self._waiting, {site: buffer[: self._count] for site, buffer in self._buffers.items()})
+        self._write(self._waiting, {site: self._buffers[site][: self._count] for site in sorted(self._sites)})
         self._waiting = []
         self._count = 0
 

@@ -1,0 +1,290 @@
+"""Captures a model that is loaded already, from Python: a conversation, or whatever passes the caller makes."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from warehouse import models, scenario, sites
+from warehouse.capture import capture_one, publishing, site_widths
+from warehouse.chat import Chat
+from warehouse.describe import describe, step_rows
+from warehouse.errors import AlabError
+from warehouse.lake import Lake
+from warehouse.plan import make_plan
+from warehouse.recorder import LayerTensors, Recorder
+from warehouse.rowgroups import Rows
+from warehouse.states import StateFile
+from warehouse.transfer import Transfer
+from warehouse.writer import TensorWriter
+
+
+def record(
+    model: Any, tokenizer: Any, messages: Sequence[dict[str, str]], *, warehouse: Path | str = "lab",
+    name: str = "recorded", generation: dict | None = None, capture: dict | None = None,
+    reference_states: Sequence[dict] = (), force: bool = False,
+) -> str:  # fmt: skip
+    """Run a conversation through a loaded model and keep every tensor.
+
+    Args:
+        model: a causal language model of transformers, on its device; used in evaluation mode.
+        tokenizer: its tokenizer.
+        messages: the conversation, each message with `role` and `content`.
+        warehouse: directory of the warehouse.
+        name: what the run's id begins with.
+        generation: as in a scenario, such as `{"max_new_tokens": 20}`.
+        capture: as in a scenario, such as `{"logits": False}`; attention weights are kept where the model uses
+            eager attention, unless this says otherwise.
+        reference_states: as in a scenario, each with `label` and `messages`.
+        force: run although the disk looks too small.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        AlabError: the conversation does not fit the model, or an option is not one of a scenario's.
+
+    >>> lab.runs().fetchall()
+    []
+    >>> run = record(model, tokenizer, [{"role": "user", "content": "Hi"}], warehouse=folder,
+    ...              generation={"max_new_tokens": 3})
+    >>> lab.tensor(run, "hidden_out", layer=0, step=2).shape
+    (1, 32)
+    """
+    wanted, loaded = _request(
+        model, tokenizer, name, capture or {}, prompt={"messages": list(messages)}, generation=generation or {},
+        reference_states=list(reference_states),
+    )  # fmt: skip
+    training = model.training
+    model.eval()
+    try:
+        return capture_one(wanted, loaded, sites.discover(model), Lake(warehouse), force=force)
+    finally:
+        model.train(training)
+
+
+@contextmanager
+def recording(
+    model: Any, tokenizer: Any, *, warehouse: Path | str = "lab", name: str = "recorded", capture: dict | None = None
+) -> Iterator["Recording"]:
+    """Keep every forward pass that is made inside, by `model.generate` or a loop of the caller's own, as one run.
+
+    A pass without a key-value cache, or with an empty one, begins a prompt: its step 0. A pass that continues the
+    cache is the next step, and counts as the reply. The model computes what it would compute without alab; where
+    it gives logits for some positions only, as `generate` does for the prompt, those are kept. There are no messages,
+    snapshots or references. The token chosen in a step is known from the pass that reads it; the last step has none.
+
+    Args:
+        model: a causal language model of transformers, on its device, in evaluation mode.
+        tokenizer: its tokenizer, for the text of the tokens.
+        warehouse: directory of the warehouse.
+        name: what the run's id begins with.
+        capture: as in a scenario, such as `{"logits": False}`; attention weights are kept where the model uses
+            eager attention, unless this says otherwise.
+
+    Yields:
+        The recording; its `run_id` can be asked for in SQL once the block has ended. After an exception, or where
+        no pass was made, nothing is kept.
+
+    Raises:
+        AlabError: the model is in training mode, an option is not one of a scenario's, or a pass has a batch,
+            padding, embeddings in place of ids, or a cache that the passes before did not fill.
+
+    >>> with recording(model, tokenizer, warehouse=folder, name="mine") as kept:
+    ...     _ = model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    >>> lab.sql("SELECT step, kind, seq_len FROM steps WHERE run_id = $run ORDER BY step", run=kept.run_id).fetchall()
+    [(0, 'prefill', 3), (1, 'decode', 4), (2, 'decode', 5), (3, 'decode', 6)]
+    """
+    if model.training:
+        raise AlabError("the model is in training mode: dropout makes its tensors random", "Call model.eval() first.")
+    wanted, loaded = _request(
+        model, tokenizer, name, capture or {}, prompt={"messages": [{"role": "user", "content": ""}]}
+    )
+    wanted = wanted.model_copy(update={"prompt": []})  # the passes come from the caller
+    found = sites.discover(model)
+    plan = make_plan(wanted, loaded, found)
+    vocabulary = model.config.get_text_config().vocab_size
+    with publishing(Lake(warehouse), name) as (staged, rows):
+        kept = Recording(wanted, loaded, rows, staged.run_id)
+        kept.states = StateFile(staged, found.hidden_size, wanted.capture.store_dtype)
+        with (
+            TensorWriter(staged, site_widths(plan, found, wanted.capture, vocabulary), wanted.capture.store_dtype)
+            as kept.writer,
+            Recorder(model, found, sites=plan.sites, layers=plan.layers, attention=wanted.capture.attention_weights)
+            as kept.recorder,
+            kept.recorder.recording(kept.on_layer),
+            _hooks(model, kept),
+        ):  # fmt: skip
+            yield kept
+        if not kept.rows["prompts"]:
+            raise AlabError("no forward pass was made inside `recording`", "Call the model in the block.")
+        kept.finish()
+        rows |= describe(wanted, loaded, found, plan, kept.writer.stats, kept.created)
+
+
+class Recording:
+    """The passes that are made inside `recording`.
+
+    Attributes:
+        run_id: id of the run that they become.
+    """
+
+    writer: TensorWriter
+    recorder: Recorder
+    states: StateFile
+
+    def __init__(self, wanted: scenario.Scenario, loaded: models.Loaded, rows: dict[str, list[dict]], run_id: str):
+        self.run_id = run_id
+        self.rows = rows
+        self.created = datetime.now(UTC).replace(tzinfo=None)
+        self._wanted = wanted.capture
+        self._model = loaded.model
+        self._chat = Chat(loaded.tokenizer)
+        self._transfer = Transfer(loaded.model.device)
+        self._ids: list[int] = []  # of the prompt being read
+        self._step = self._position = 0
+        self._inside = False  # whether a pass is under way
+
+    def __repr__(self) -> str:
+        return f"Recording({self.run_id!r}), {len(self.rows['steps'])} passes"
+
+    @property
+    def _prompt_id(self) -> int:
+        return len(self.rows["prompts"]) - 1
+
+    def before(self, module: Any, args: tuple, kwargs: dict) -> None:
+        """Called before each forward pass: finds its place in the sequence."""
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is None or kwargs.get("inputs_embeds") is not None:
+            raise AlabError("a pass reads embeddings; only passes over token ids can be recorded", "Give input_ids.")
+        if ids.shape[0] != 1:
+            raise AlabError(f"a pass has a batch of {ids.shape[0]} sequences; one can be recorded at a time",
+                            "Run the sequences one after the other, without beams.")  # fmt: skip
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.ndim == 2 and not bool(mask.all()):
+            raise AlabError("a pass masks tokens; padded sequences cannot be recorded", "Give the sequence unpadded.")
+        cache = kwargs.get("past_key_values")
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        if past and past != len(self._ids):
+            raise AlabError(
+                f"a pass continues a cache of {past} tokens, but {len(self._ids)} were read before it",
+                "Begin inside `recording`, and read one sequence at a time.",
+            )
+        self._inside = True
+        read = ids[0].tolist()
+        if past:
+            self._step += 1
+            if len(read) == 1:
+                self.rows["steps"][-1] |= {
+                    "generated_token_id": read[0], "generated_token": self._chat.token_text(read[0])
+                }  # fmt: skip
+        else:
+            self._begin()
+        self._position = past
+        self._ids += read
+        self.rows["tokens"] += [
+            {"prompt_id": self._prompt_id, "step": self._step, "position": past + i, "token_id": token,
+             "token": self._chat.token_text(token), "is_template": False, "is_generated": bool(past)}
+            for i, token in enumerate(read)
+        ]  # fmt: skip
+
+    def on_layer(self, tensors: LayerTensors) -> None:
+        """Called as each layer ends."""
+        if not self._inside:
+            raise AlabError("a part of the model was called by itself", "Call the model that is being recorded.")
+        attention = None if tensors.attention is None else tensors.attention.detach()
+        if attention is not None and attention.shape[-1] > len(self._ids):
+            raise AlabError(
+                f"a static cache: attention has {attention.shape[-1]} keys for a sequence of {len(self._ids)} tokens",
+                "Use the dynamic cache, transformers' default.",
+            )
+        detached = {site: tensor.detach() for site, tensor in tensors.sites.items()}
+        self.states.add((self._prompt_id, *self._state), tensors.layer, detached)
+        self._put(LayerTensors(tensors.layer, detached, attention), self._position)
+
+    def after(self, module: Any, args: tuple, kwargs: dict, output: Any) -> None:
+        """Called after each forward pass, with what it returns."""
+        logits = (output.logits if hasattr(output, "logits") else output[0])[0].detach()
+        row, top = step_rows(self._chat, logits[-1], self._wanted.top_k_probs)
+        at = {"prompt_id": self._prompt_id, "step": self._step}
+        self.rows["steps"].append(row | at | {"kind": self._kind, "seq_len": len(self._ids)})
+        self.rows["top_tokens"] += [at | entry for entry in top]
+        every: dict[str, Tensor] = {}
+        if self._wanted.hidden_states:
+            every["embeddings"] = self.recorder.embeddings.detach()
+        with_logits = len(self._ids) - len(logits) if self._wanted.logits else len(self._ids)
+        first = with_logits - self._position  # rows that have no logits
+        self._put(LayerTensors(-1, {site: tensor[:first] for site, tensor in every.items()}), self._position)
+        rest = {site: tensor[first:] for site, tensor in every.items()}
+        if self._wanted.logits:  # a copy: the caller may change what it was given
+            rest["logits"] = logits.clone()
+        self._put(LayerTensors(-1, rest), with_logits)
+        if self._step > 1:
+            self.states.drop((self._prompt_id, "final", self._step - 1, None))
+        self._inside = False
+
+    def finish(self) -> None:
+        """Write the states, and say of each prompt what was read."""
+        self.states.close()
+        for prompt in self.rows["prompts"]:
+            read = [row for row in self.rows["tokens"] if row["prompt_id"] == prompt["prompt_id"]]
+            given, reply = ([row["token_id"] for row in read if row["is_generated"] == of] for of in (False, True))
+            prompt |= {
+                "n_prompt_tokens": len(given), "n_generated": len(reply), "stop_reason": None,
+                "prompt_text": self._chat.tokenizer.decode(given), "generated_text": self._chat.decode(reply),
+            }  # fmt: skip
+
+    def _begin(self) -> None:
+        self.states.flush()
+        self.rows["prompts"].append({"prompt_id": len(self.rows["prompts"])})
+        self._ids, self._step = [], 0
+
+    @property
+    def _kind(self) -> str:
+        return "decode" if self._step else "prefill"
+
+    @property
+    def _state(self) -> tuple[str, int, None]:
+        return ("final", self._step, None) if self._step else ("initial", 0, None)
+
+    def _put(self, tensors: LayerTensors, position: int) -> None:
+        if any(len(tensor) for tensor in tensors.sites.values()) or tensors.attention is not None:
+            host, ready = self._transfer(tensors)
+            layer = None if tensors.layer < 0 else tensors.layer
+            self.writer.put(
+                Rows(self._prompt_id, self._step, self._kind, position, layer, host.sites, host.attention, ready)
+            )
+
+
+@contextmanager
+def _hooks(model: Any, kept: Recording) -> Iterator[None]:
+    handles = [
+        model.register_forward_pre_hook(kept.before, with_kwargs=True),
+        model.register_forward_hook(kept.after, with_kwargs=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _request(
+    model: Any, tokenizer: Any, name: str, capture: dict, **more: Any
+) -> tuple[scenario.Scenario, models.Loaded]:
+    """What a scenario file would say of a loaded model."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    model_id = getattr(model, "name_or_path", "") or type(model).__name__
+    wanted = scenario.parse({
+        "name": name, "model": {"id": model_id, "dtype": dtype, "device": model.device.type},
+        "capture": {"attention_weights": uses_eager(model)} | capture, **more,
+    }, "record")  # fmt: skip
+    return wanted, models.Loaded(model, tokenizer, model_id, dtype, model.device.type)
+
+
+def uses_eager(model: Any) -> bool:
+    """Whether a model computes attention in the one way that shows its weights."""
+    return getattr(model.config.get_text_config(), "_attn_implementation", None) == "eager"
