@@ -111,6 +111,11 @@ def test_other_readers_open_the_files(two_runs, tmp_path):
         np.testing.assert_array_equal(npz[key], np.load(npy / f"{key}.npy"))
 
 
+def lake_rows(lake, run_id: str, analysis: str) -> list[tuple]:
+    with catalog.connect(lake) as db:
+        return db.execute(f"FROM {analysis}(?)", [run_id]).fetchall()
+
+
 @pytest.mark.parametrize("fmt", ["parquet", "arrow"])
 def test_tables_have_the_rows_of_the_lake(two_runs, tmp_path, fmt):
     lake, alpha, _ = two_runs
@@ -121,7 +126,10 @@ def test_tables_have_the_rows_of_the_lake(two_runs, tmp_path, fmt):
     with catalog.connect(lake) as db:
         query = "SELECT q FROM activations WHERE run_id = ? AND layer = 1 AND step IN (1, 2) ORDER BY position"
         assert table["q"].to_pylist() == [row[0] for row in db.execute(query, [alpha]).fetchall()]
-    assert sorted(path.name for path in out.iterdir()) == ["activations", "attention", "metadata", "states"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "activations", "attention", "logit_lens", "metadata", "states",
+    ]  # fmt: skip
+    assert read(out / "logit_lens" / f"part-0.{fmt}").num_rows == len(lake_rows(lake, alpha, "logit_lens_of"))
     assert read(out / "attention" / f"layer_01.{fmt}").num_rows == 4
 
 

@@ -63,7 +63,7 @@ def pages(tmp_path_factory):
     """A page about one run and one about three, as `(one, three)`."""
     lake = Lake(tmp_path_factory.mktemp("report") / "lab")
     for seed, name in enumerate(("alpha", "beta", "gamma")):
-        make_run(lake, name, Shape(layers=4, steps=6), seed=seed)
+        make_run(lake, name, Shape(layers=4, steps=6, lens=True), seed=seed)
     folder = lake.warehouse
     return write_report(lake, ["latest"], out=folder / "one.html")[0], write_report(lake, out=folder / "three.html")[
         0
@@ -205,21 +205,31 @@ def parts(html: str) -> set[str]:
     return set(re.findall(r'<section id="([\w-]+)"', html))
 
 
-EVERYTHING = {"conversation", "intra", "references", "generation", "residual", "about"}
+EVERYTHING = {"conversation", "intra", "references", "generation", "residual", "logit-lens", "about"}
 
 
 @pytest.mark.parametrize(
     ("shape", "missing"),
     [
-        (Shape(), set()),
-        (Shape(labels=()), {"references"}),
-        (Shape(attention=False), set()),
-        (Shape(outputs=False), set()),
-        (Shape(activations=False), set()),
-        (Shape(steps=1), set()),
-        (Shape(sites=("hidden_in", "hidden_out", "attn_out")), set()),
+        (Shape(lens=True), set()),
+        (Shape(), {"logit-lens"}),
+        (Shape(labels=(), lens=True), {"references"}),
+        (Shape(attention=False, lens=True), set()),
+        (Shape(outputs=False, lens=True), set()),
+        (Shape(activations=False, lens=True), set()),
+        (Shape(steps=1, lens=True), set()),
+        (Shape(sites=("hidden_in", "hidden_out", "attn_out"), lens=True), set()),
     ],
-    ids=["everything", "no references", "no attention", "no outputs", "no activations", "one step", "a site less"],
+    ids=[
+        "everything",
+        "no lens",
+        "no references",
+        "no attention",
+        "no outputs",
+        "no activations",
+        "one step",
+        "a site less",
+    ],
 )
 def test_a_run_with_less_has_a_page_with_less(lake, shape, missing):
     make_run(lake, shape=shape)
@@ -234,7 +244,7 @@ def test_a_run_with_less_has_a_page_with_less(lake, shape, missing):
 
 
 def test_nothing_generated_leaves_the_comparison_out(lake):
-    run_id = make_run(lake)
+    run_id = make_run(lake, shape=Shape(lens=True))
     edit_states(lake, run_id, lambda table: table.filter(pa.compute.field("state") != "final"))
     assert parts(written(lake)) == EVERYTHING - {"intra"}
 
@@ -246,7 +256,7 @@ def test_layers_left_out_stay_left_out(lake):
 
 
 def test_dropped_activations_leave_the_states(lake):
-    run_id = make_run(lake)
+    run_id = make_run(lake, shape=Shape(lens=True))
     result = CliRunner().invoke(main, ["-w", str(lake.warehouse), "rm", run_id, "--activations-only", "--yes"])
     assert result.exit_code == 0, result.output
     html = written(lake)

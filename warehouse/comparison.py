@@ -17,7 +17,7 @@ from warehouse.assets import asset_dir
 #: Tables of each run that are drawn, and the queries that make them.
 RUN_TABLES = (
     "references", "message_means", "roles", "discriminative", "damping", "fade", "steps", "top_tokens", "residual",
-    "residual_error",
+    "residual_error", "logit_lens",
 )  # fmt: skip
 #: Tables of each run that templates print.
 RUN_ROWS = ("reference_table",)
@@ -177,6 +177,7 @@ def _fill(tables: Tables, card: dict) -> None:
     card |= {name: own[name].to_pylist() for name in RUN_ROWS}
     card["steps_of"] = pc.unique(own["steps"]["step"]).to_pylist()
     card["residual_of"] = pc.unique(own["residual"]["step"]).to_pylist()
+    card["lens_sites"] = sorted(pc.unique(own["logit_lens"]["site"]).to_pylist(), reverse=True)
     card["choices"] = {"step": 0, "residual_step": next(iter(card["residual_of"]), 0)}
 
 

@@ -294,7 +294,7 @@ def sources(run: Run, wanted: Selection) -> Iterator[tuple[str, int | None, Sour
 
 
 def write_tables(run: Run, out: Path, fmt: str, wanted: Selection) -> None:
-    """Write one Parquet or Arrow file per dataset and layer, the run's states, and its metadata tables."""
+    """Write one Parquet or Arrow file per dataset and layer, the run's states and lens, and its metadata tables."""
     for dataset, layer, source in sources(run, wanted):
         file = source.open[0]
         columns = [
@@ -306,8 +306,9 @@ def write_tables(run: Run, out: Path, fmt: str, wanted: Selection) -> None:
             _write_table(path, fmt, _batches(source, columns, wanted))
     for table in catalog.table_names():
         _write_table(out / "metadata" / table, fmt, iter(run.lake.metadata(run.run_id, table).to_batches()))
-    for number, path in enumerate(run.files.get(("states", None), [])):
-        _write_table(out / "states" / f"part-{number}", fmt, pq.ParquetFile(path).iter_batches())
+    for dataset in ("states", "logit_lens"):
+        for number, path in enumerate(run.files.get((dataset, None), [])):
+            _write_table(out / dataset / f"part-{number}", fmt, pq.ParquetFile(path).iter_batches())
 
 
 def _batches(source: Source, columns: list[str], wanted: Selection) -> Iterator[pa.RecordBatch]:

@@ -162,6 +162,7 @@ def _contents(runs: list[dict], cards: list[dict]) -> list[tuple[str, str]]:
             ("references", "Messages against references", has["references"]),
             ("generation", "Generation", has["steps"]),
             ("residual", "Residual stream", has["residual"] or has["cross_layer"]),
+            ("logit-lens", "Logit lens", has["logit_lens"]),
             ("about", "About this run", True),
         ]  # fmt: skip
     else:
