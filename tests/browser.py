@@ -49,7 +49,7 @@ class Tab:
             """async () => {
               for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight) {
                 scrollTo(0, y);
-                await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 20)));
+                await new Promise((done) => setTimeout(done, 40));
               }
             }"""
         )
