@@ -17,10 +17,10 @@ from warehouse import catalog, generate, models, sites
 from warehouse.chat import Chat, Rendered
 from warehouse.describe import describe, step_rows
 from warehouse.errors import AlabError
+from warehouse.gather import Rows
 from warehouse.lake import Lake, StagedRun
 from warehouse.plan import Plan, Snapshot, check_room, make_plan, preview
 from warehouse.recorder import LayerTensors, Recorder
-from warehouse.rowgroups import Rows
 from warehouse.scenario import Scenario, find, load
 from warehouse.states import StateFile
 from warehouse.transfer import Transfer
@@ -271,14 +271,12 @@ class _Run:
             host, ready = self.transfer(tensors)
             self.writer.put(Rows(prompt_id, step, kind, position, host.layer, host.sites, host.attention, ready))
             if step:
-                self.states.add((prompt_id, "final", step, None), tensors.layer, tensors.sites)
+                self.states.hold((prompt_id, "final", step, None), tensors.layer, tensors.sites)
                 return
             self.states.add((prompt_id, "initial", 0, None), tensors.layer, tensors.sites)
             for row, message_index in inside.items():
                 self.states.add((prompt_id, "snapshot", message_index, None), tensors.layer, tensors.sites, row)
 
-        if step > 1:
-            self.states.drop((prompt_id, "final", step - 1, None))
         with self.recorder.recording(sink):
             logits = self.reader.read(ids, all_logits=self.scenario.capture.logits)
         outputs = LayerTensors(-1, {})

@@ -4,6 +4,7 @@ Whatever is in it can be thrown away: `sync` registers the runs that the lake ha
 not, and a catalog of another version of the SQL library is filled anew.
 """
 
+import functools
 import json
 import random
 import time
@@ -38,6 +39,7 @@ def table_names() -> list[str]:
     return [o.name for o in sqldoc.library() if o.kind == "table" and not o.name.startswith("catalog_")]
 
 
+@functools.cache
 def metadata_schemas() -> "dict[str, pa.Schema]":
     """Arrow schema of each metadata table, as `sql/tables/` declares it."""
     with duckdb.connect() as db:

@@ -13,10 +13,10 @@ from warehouse.capture import capture_one, publishing, site_widths
 from warehouse.chat import Chat
 from warehouse.describe import describe, step_rows
 from warehouse.errors import AlabError
+from warehouse.gather import Rows
 from warehouse.lake import Lake
 from warehouse.plan import make_plan
 from warehouse.recorder import LayerTensors, Recorder
-from warehouse.rowgroups import Rows
 from warehouse.states import StateFile
 from warehouse.transfer import Transfer
 from warehouse.writer import TensorWriter
@@ -202,7 +202,8 @@ class Recording:
                 "Use the dynamic cache, transformers' default.",
             )
         detached = {site: tensor.detach() for site, tensor in tensors.sites.items()}
-        self.states.add((self._prompt_id, *self._state), tensors.layer, detached)
+        keep = self.states.hold if self._step else self.states.add
+        keep((self._prompt_id, *self._state), tensors.layer, detached)
         self._put(LayerTensors(tensors.layer, detached, attention), self._position)
 
     def after(self, module: Any, args: tuple, kwargs: dict, output: Any) -> None:
@@ -222,8 +223,6 @@ class Recording:
         if self._wanted.logits:  # a copy: the caller may change what it was given
             rest["logits"] = logits.clone()
         self._put(LayerTensors(-1, rest), with_logits)
-        if self._step > 1:
-            self.states.drop((self._prompt_id, "final", self._step - 1, None))
         self._inside = False
 
     def finish(self) -> None:

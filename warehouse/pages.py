@@ -9,6 +9,7 @@ pyarrow's 22, and 0.5% fewer bytes. The files are plain Parquet (format: https:/
 
 import base64
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,9 +46,8 @@ class PageWriter:
         self._columns = [_Column(field) for field in schema]
         self._groups: list[bytes] = []
         self._rows = 0
-        self._compressor = zstandard.ZstdCompressor(compression_params=_COMPRESSION)
-        self._streams = np.empty(0, np.uint8)
-        self._shifted = np.empty(0, np.uint32)
+        self._compress = zstandard.ZstdCompressor(compression_params=_COMPRESSION).compress
+        self._words, self._bytes = np.empty(0, np.uint32), np.empty(0, np.uint8)  # reused
         self._file: BinaryIO = path.open("wb", buffering=0)
         self.size = self._file.write(_MAGIC)
 
@@ -99,36 +99,34 @@ class PageWriter:
 
     def _chunk(self, column: "_Column", count: int, data: object) -> tuple[bytes, int]:
         """Write one column of a row group as a single page; gives its metadata and uncompressed size."""
-        values, body, encoding, statistics = count, b"", _PLAIN, b""
+        values, encoding, statistics = count, _PLAIN, b""
+        levels = _runs([(count, 1)]) if column.optional else b""
         if data is None:
             if not column.optional:
                 raise ValueError(f"the column {column.name} must not be NULL")
             levels = (_runs([(count, 0)]) if column.repeated else b"") + _runs([(count, 0)])
+            frames, size = [self._compress(levels)], len(levels)
         elif column.repeated:
             flat, lengths = data if isinstance(data, tuple) else (data.reshape(-1), None)
             values, encoding = flat.size, _BYTE_STREAM_SPLIT
             lists = _full_lists(data.shape[1], count) if lengths is None else _lists(lengths.astype("<i4").tobytes())
             levels = lists + _runs([(values, 2 if column.optional else 1)])
-            body = self._split(flat, len(levels))
-            body[: len(levels)] = np.frombuffer(levels, np.uint8)
-            levels = b""
+            frames, size = [self._compress(levels), *self._streams(flat)], len(levels) + 4 * values
         else:
-            levels = _runs([(count, 1)]) if column.optional else b""
             if column.type == _INT32:
                 body, statistics = data.astype("<i4").tobytes(), _range(data)
             else:
                 body = b"".join(len(text).to_bytes(4, "little") + text for text in (item.encode() for item in data))
-        page = levels + body if isinstance(body, bytes) else memoryview(body)
-        packed = self._compressor.compress(page)
+            frames, size = [self._compress(levels + body)], len(levels) + len(body)
         header = _struct(
-            (1, _I32, _int(0)), (2, _I32, _int(len(page))), (3, _I32, _int(len(packed))),
+            (1, _I32, _int(0)), (2, _I32, _int(size)), (3, _I32, _int(sum(map(len, frames)))),
             (5, _STRUCT, _struct((1, _I32, _int(values)), (2, _I32, _int(encoding)), (3, _I32, _int(_RLE)),
                                  (4, _I32, _int(_RLE)))),
         )  # fmt: skip
         start = self.size
-        self._put(header)
-        self._put(packed)
-        raw = len(header) + len(page)
+        for piece in (header, *frames):
+            self._put(piece)
+        raw = len(header) + size
         encodings = _list(_I32, [_int(encoding), _int(_RLE)])
         meta = [
             (1, _I32, _int(column.type)), (2, _LIST, encodings),
@@ -139,19 +137,20 @@ class PageWriter:
             meta.append((12, _STRUCT, statistics))
         return _struct((2, _I64, _int(start)), (3, _STRUCT, _struct(*meta))), raw
 
-    def _split(self, values: np.ndarray, head: int) -> np.ndarray:
-        """Float32 values as four streams, the lowest bytes first, behind `head` free bytes; in a reused buffer."""
+    def _streams(self, values: np.ndarray) -> Iterator[bytes]:
+        """Float32 values as four compressed byte streams, the lowest bytes first.
+
+        Each is a zstd frame of its own, and several frames in a row are one compressed page: so no block of zstd
+        holds the end of one stream and the start of the next, whose bytes have nothing in common.
+        """
         count = values.size
-        if self._streams.size < head + 4 * count:
-            self._streams = np.empty(head + 4 * count, np.uint8)
-        if self._shifted.size < count:
-            self._shifted = np.empty(count, np.uint32)
-        page, shifted = self._streams[: head + 4 * count], self._shifted[:count]
-        words = values.view(np.uint32)
+        if self._words.size < count:
+            self._words, self._bytes = np.empty(count, np.uint32), np.empty(count, np.uint8)
+        words, stream = self._words[:count], self._bytes[:count]
         for byte in range(4):
-            stream = page[head + byte * count : head + (byte + 1) * count]
-            np.copyto(stream, np.right_shift(words, 8 * byte, out=shifted), casting="unsafe")
-        return page
+            np.right_shift(values.view(np.uint32), 8 * byte, out=words)
+            np.copyto(stream, words, casting="unsafe")
+            yield self._compress(stream)
 
 
 class _Column:

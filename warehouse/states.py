@@ -28,6 +28,7 @@ class StateFile:
         self._schema = parquet.state_schema(width)
         self._scratch = Scratch(store_dtype)
         self._states: dict[Key, dict[tuple[int, str], Tensor]] = {}
+        self._held: tuple[Key, dict[int, dict[str, Tensor]]] | None = None
         self._writer: Any = None
 
     def add(self, key: Key, layer: int, sites: dict[str, Tensor], row: int = -1) -> None:
@@ -38,12 +39,21 @@ class StateFile:
                 # a copy: a view would keep the whole pass
                 state[layer, site] = sites[site][row].to("cpu", torch.float32, copy=True)
 
-    def drop(self, key: Key) -> None:
-        """Forget a state that was collected but not written."""
-        self._states.pop(key, None)
+    def hold(self, key: Key, layer: int, sites: dict[str, Tensor]) -> None:
+        """Hold on to the vectors of a pass's last token, in place of those that were held for another key.
+
+        Of the passes of a generation only the last one's state is written, and which is the last is known late.
+        """
+        if self._held is None or self._held[0] != key:
+            self._held = key, {}
+        self._held[1][layer] = sites
 
     def flush(self) -> None:
         """Write what has been collected."""
+        if self._held is not None:
+            (key, layers), self._held = self._held, None
+            for layer, sites in layers.items():
+                self.add(key, layer, sites)
         group = []
         for key, vectors in self._states.items():
             group += [
@@ -55,8 +65,8 @@ class StateFile:
         if self._writer is None:
             self._writer = parquet.open_parquet(self._path, self._schema)
         stack = torch.stack([row[-1] for row in group])
-        self._scratch.round(stack, SiteStats())
-        flat = pa.array(stack.view(-1).numpy())
+        rounded, _ = self._scratch.rounded("states", stack, SiteStats())
+        flat = pa.array(rounded.view(-1).numpy())
         columns = [pa.array(column, field.type) for column, field in
                    zip(list(zip(*group, strict=True))[:-1], self._schema, strict=False)]  # fmt: skip
         vectors = pa.FixedSizeListArray.from_arrays(flat, type=self._schema.field("vector").type)

@@ -1,0 +1,108 @@
+"""Row groups hold every row once and in order, however passes come, and tensors that arrive late."""
+
+import pyarrow.parquet as pq
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from warehouse import gather
+from warehouse.gather import AttentionGroup, Gather, Rows
+from warehouse.lake import Lake
+from warehouse.writer import TensorWriter
+
+WIDTHS = {0: {"q": 3, "v": 2}, None: {"logits": 5}}
+HEADS = 2
+
+
+def passes(counts: list[int], layer: int | None) -> list[Rows]:
+    """Passes over so many tokens each, with numbers that tell the rows apart."""
+    made, position = [], 0
+    for step, count in enumerate(counts):
+        sites = {site: torch.rand(count, width) for site, width in WIDTHS[layer].items()}
+        weights = torch.rand(HEADS, count, position + count) if layer is not None else None
+        made.append(Rows(0, step, "decode" if step else "prefill", position, layer, sites, weights))
+        position += count
+    return made
+
+
+@settings(deadline=None, max_examples=60)
+@given(counts=st.lists(st.integers(1, 300), min_size=1, max_size=5), tail=st.integers(0, 150))
+def test_every_row_comes_out_once_and_in_order(counts, tail):
+    given_rows = passes(counts + [1] * tail, 0)
+    taking = Gather(WIDTHS)
+    groups = [group for rows in given_rows for group in taking.take(rows)] + list(taking.rest())
+    vectors = [group for group in groups if not isinstance(group, AttentionGroup)]
+    for site in WIDTHS[0]:
+        whole = torch.cat([rows.sites[site] for rows in given_rows])
+        assert torch.equal(torch.cat([group.sites[site] for group in vectors]), whole)
+    pieces = [piece for group in vectors for piece in group.pieces]
+    assert [p.position + i for p in pieces for i in range(p.count)] == list(range(sum(counts) + tail))
+    assert all(sum(p.count for p in group.pieces) <= gather.GROUP_ROWS for group in vectors)
+    assert all(sum(p.count for p in group.pieces) == gather.GROUP_ROWS for group in vectors[:-1])
+
+
+@settings(deadline=None, max_examples=40)
+@given(first=st.integers(1, 900), tail=st.integers(0, 200))
+def test_attention_comes_out_as_its_causal_half(first, tail):
+    given_rows = passes([first] + [1] * tail, 0)
+    taking = Gather(WIDTHS)
+    groups = [group for rows in given_rows for group in taking.take(rows)] + list(taking.rest())
+    position = 0
+    for group in (group for group in groups if isinstance(group, AttentionGroup)):
+        assert group.pieces[0][0].position == position
+        start = values = 0
+        for piece, sees in group.pieces:
+            rows = given_rows[piece.step]
+            for i in range(piece.count):
+                keys = sees + i
+                assert keys == piece.position + i + 1
+                found = group.weights[:, i, :keys] if group.weights.ndim == 3 else group.weights[start:][: 2 * keys]
+                expected = rows.attention[:, piece.position + i - rows.position, :keys]
+                assert torch.equal(found.reshape(-1), expected.reshape(-1))
+                start += HEADS * keys
+                values += HEADS * keys
+            position += piece.count
+        assert values <= gather.ATTENTION_VALUES or sum(p.count for p, _ in group.pieces) == 1
+    assert position == first + tail
+
+
+def test_a_row_group_has_the_same_sites_in_all_its_rows():
+    taking, rows = Gather(WIDTHS), passes([3, 4], 0)
+    rows[1].sites.pop("v")
+    rows[0].attention = rows[1].attention = None
+    groups = [group for one in rows for group in taking.take(one)] + list(taking.rest())
+    assert [set(group.sites) for group in groups] == [{"q", "v"}, {"q"}]
+
+
+class LateEvent:
+    """An event of a device that is reached only when somebody waits for it."""
+
+    def __init__(self, rows: Rows):
+        self._tensor, self._real = rows.sites["logits"], rows.sites["logits"].clone()
+        self._tensor.zero_()
+        self.reached = False
+
+    def query(self) -> bool:
+        return self.reached
+
+    def synchronize(self) -> None:
+        self.reached = True
+        self._tensor.copy_(self._real)
+
+
+def test_tensors_that_are_still_on_their_way_are_written_when_they_are_there(tmp_path):
+    lake = Lake(tmp_path / "lab")
+    lake.prepare()
+    staged = lake.stage("late")
+    made = passes([4, 1, 1], None)
+    expected = torch.cat([rows.sites["logits"].clone() for rows in made])
+    with TensorWriter(staged, WIDTHS, "float32") as writer:
+        for rows in made:
+            rows.ready = LateEvent(rows)
+            writer.put(rows)
+        assert not made[0].ready.reached  # nothing waited for the device
+    (path,) = staged.path("outputs").rglob("*.parquet")
+    table = pq.read_table(path, partitioning=None)
+    assert table["position"].to_pylist() == list(range(6))
+    assert torch.equal(torch.tensor(table["logits"].to_pylist()), expected)
+    staged.discard()

@@ -1,0 +1,234 @@
+"""Gathers the tensors of forward passes into row groups, on the thread that runs the model.
+
+A prefill is cut into row groups that borrow the model's tensors. The single rows of decode steps are copied into
+buffers, and the tensors let go at once: kept for their row group to fill, they would pin the memory between the
+caches that grow with every step. One copy here costs less than waking another thread to make it.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Rows of activations that are compressed together; the last token of a prefill is read without the rest.
+GROUP_ROWS = 128
+#: Values of outputs that are compressed together.
+OUTPUT_VALUES = 1 << 20
+#: Attention weights that are compressed together: so many stay in a core's cache while they are worked on.
+ATTENTION_VALUES = 1 << 18
+#: Bytes of decode rows, over all layers, that may wait for their row group to fill.
+PENDING_BYTES = 128 << 20
+
+
+@dataclass
+class Rows:
+    """Tensors of consecutive tokens on their way to the lake.
+
+    Attributes:
+        prompt_id: conversation within the run.
+        step: forward pass.
+        kind: prefill or decode.
+        position: position of the first token.
+        layer: decoder block; None for embeddings and logits.
+        sites: a (tokens, width) tensor per site.
+        attention: (heads, tokens, keys) weights, or None.
+        ready: on a CUDA device, the event after which the tensors are on the host.
+    """
+
+    prompt_id: int
+    step: int
+    kind: str
+    position: int
+    layer: int | None
+    sites: dict[str, Tensor]
+    attention: Tensor | None = None
+    ready: Any = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensors hold."""
+        return sum(t.nbytes for t in self.sites.values()) + (0 if self.attention is None else self.attention.nbytes)
+
+    def piece(self, first: int, count: int) -> "Piece":
+        """Some of the tokens, by name only."""
+        return Piece(self.prompt_id, self.step, self.kind, self.position + first, count)
+
+
+@dataclass
+class Piece:
+    """Consecutive tokens of one forward pass; `position` is that of the first of `count`."""
+
+    prompt_id: int
+    step: int
+    kind: str
+    position: int
+    count: int
+
+
+@dataclass
+class RowGroup:
+    """Rows of a layer, or of embeddings and logits (`layer` None), that are written together.
+
+    Attributes:
+        sites: a (rows, width) tensor per site; they may be the model's own and must not be changed.
+    """
+
+    layer: int | None
+    pieces: list[Piece]
+    sites: dict[str, Tensor]
+
+    @property
+    def file(self) -> tuple[str, int | None]:
+        """Dataset and layer, which name the file."""
+        return "outputs" if self.layer is None else "activations", self.layer
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensors hold."""
+        return sum(tensor.nbytes for tensor in self.sites.values())
+
+
+@dataclass
+class AttentionGroup:
+    """Attention weights of a layer that are written together.
+
+    Attributes:
+        heads: number of heads.
+        pieces: query tokens, each piece with the number of keys that its first token sees.
+        weights: the causal half, flat, by position and then head; or the model's own (heads, tokens, keys) of
+            the one piece, which must not be changed.
+    """
+
+    layer: int
+    heads: int
+    pieces: list[tuple[Piece, int]]
+    weights: Tensor
+
+    @property
+    def file(self) -> tuple[str, int | None]:
+        """Dataset and layer, which name the file."""
+        return "attention", self.layer
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensor holds."""
+        return self.weights.nbytes
+
+
+class Gather:
+    """Cuts and joins rows into row groups.
+
+    Args:
+        widths: per layer (None for embeddings and logits) the width of each site that will come.
+    """
+
+    def __init__(self, widths: dict[int | None, dict[str, int]]):
+        self._widths = widths
+        self._rows: dict[int | None, _RowGather] = {}
+        self._attention: dict[int, _AttentionGather] = {}
+
+    def take(self, rows: Rows) -> Iterator[RowGroup | AttentionGroup]:
+        """Take the rows of a layer and pass; gives the row groups that are full."""
+        if rows.sites:
+            if rows.layer not in self._rows:
+                self._rows[rows.layer] = _RowGather(rows.layer, self._group(rows.layer))
+            yield from self._rows[rows.layer].take(rows)
+        if rows.attention is not None:
+            if rows.layer not in self._attention:
+                self._attention[rows.layer] = _AttentionGather(rows.layer)
+            yield from self._attention[rows.layer].take(rows)
+
+    def rest(self) -> Iterator[RowGroup | AttentionGroup]:
+        """What is left when no more rows come."""
+        for gather in (*self._rows.values(), *self._attention.values()):
+            yield from gather.rest()
+
+    def _group(self, layer: int | None) -> int:
+        """Rows in a row group: fewer for a wide model, since each layer keeps up to a group of decode rows."""
+        if layer is None:
+            return max(1, min(GROUP_ROWS, OUTPUT_VALUES // max(self._widths[None].values())))
+        a_token = 4 * sum(sum(sites.values()) for key, sites in self._widths.items() if key is not None)
+        return max(16, min(GROUP_ROWS, PENDING_BYTES // a_token))
+
+
+class _RowGather:
+    """The vectors of one layer, or embeddings and logits; a row group has the same sites in all its rows."""
+
+    def __init__(self, layer: int | None, group: int):
+        self._layer = layer
+        self._group = group
+        self._buffers: dict[str, Tensor] = {}
+        self._pieces: list[Piece] = []
+        self._count = 0
+
+    def take(self, rows: Rows) -> Iterator[RowGroup]:
+        if self._buffers.keys() != rows.sites.keys():
+            yield from self.rest()
+        count, start = len(next(iter(rows.sites.values()))), 0
+        while start < count:
+            take = min(self._group - self._count, count - start)
+            piece = rows.piece(start, take)
+            if take == self._group:
+                part = {site: tensor[start : start + take] for site, tensor in rows.sites.items()}
+                yield RowGroup(self._layer, [piece], part)
+            else:
+                for site, tensor in rows.sites.items():
+                    self._buffer(site, tensor.shape[1])[self._count : self._count + take] = tensor[
+                        start : start + take
+                    ]
+                self._pieces.append(piece)
+                self._count += take
+                if self._count == self._group:
+                    yield from self.rest()
+            start += take
+
+    def rest(self) -> Iterator[RowGroup]:
+        if self._count:
+            sites = {site: buffer[: self._count] for site, buffer in self._buffers.items()}
+            yield RowGroup(self._layer, self._pieces, sites)
+        self._buffers, self._pieces, self._count = {}, [], 0
+
+    def _buffer(self, site: str, width: int) -> Tensor:
+        if site not in self._buffers:
+            self._buffers[site] = torch.empty(self._group, width)
+        return self._buffers[site]
+
+
+class _AttentionGather:
+    """The attention weights of one layer."""
+
+    def __init__(self, layer: int):
+        self._layer = layer
+        self._buffer: Tensor | None = None
+        self._pieces: list[tuple[Piece, int]] = []
+        self._count = self._heads = 0
+
+    def take(self, rows: Rows) -> Iterator[AttentionGroup]:
+        heads, queries, keys = rows.attention.shape
+        if queries > 1 or heads != self._heads or self._count + heads * keys > ATTENTION_VALUES:
+            yield from self.rest()
+        self._heads = heads
+        if queries == 1:
+            if self._buffer is None:
+                self._buffer = torch.empty(max(ATTENTION_VALUES, heads * keys))
+            self._buffer[self._count : self._count + heads * keys] = rows.attention.reshape(-1)
+            self._pieces.append((rows.piece(0, 1), keys))
+            self._count += heads * keys
+            return
+        first = 0
+        while first < queries:
+            sees = keys - queries + first + 1
+            # n tokens see n·sees + n(n − 1)/2 keys
+            most = int((1 / 2 - sees) + math.sqrt((sees - 1 / 2) ** 2 + 2 * ATTENTION_VALUES / heads))
+            count = min(max(1, most), queries - first)
+            weights = rows.attention[:, first : first + count, : sees + count - 1]
+            yield AttentionGroup(self._layer, heads, [(rows.piece(first, count), sees)], weights)
+            first += count
+
+    def rest(self) -> Iterator[AttentionGroup]:
+        if self._count:
+            yield AttentionGroup(self._layer, self._heads, self._pieces, self._buffer[: self._count])
+        self._buffer, self._pieces, self._count = None, [], 0
