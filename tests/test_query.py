@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from warehouse import query
 from warehouse.cli import main
+from warehouse.errors import AlabError
 
 
 @pytest.fixture
@@ -132,6 +133,21 @@ def test_no_warehouse(tmp_path):
     result = CliRunner().invoke(main, ["-w", str(tmp_path / "none"), "sql", "select 1"])
     assert result.exit_code == 1
     assert "there is no warehouse" in result.stderr
+
+
+def test_options_of_alab_may_stand_before_and_after_the_command(two_runs, tmp_path):
+    folder, elsewhere = str(two_runs[0].warehouse), str(tmp_path / "none")
+    for arguments in (
+        ["-w", folder, "runs"],
+        ["runs", "-w", folder],
+        ["-w", elsewhere, "runs", "--warehouse", folder],
+    ):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0 and len(result.output.splitlines()) == 3, arguments
+    assert CliRunner().invoke(main, ["runs", "-w", elsewhere]).exit_code == 1
+    for arguments in (["--debug", "-w", elsewhere, "runs"], ["runs", "-w", elsewhere, "--debug"]):
+        result = CliRunner().invoke(main, arguments)
+        assert isinstance(result.exception, AlabError), "with --debug the exception comes through"
 
 
 def test_an_empty_warehouse_answers(lake):

@@ -18,8 +18,32 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 
+def _keep(ctx: click.Context, option: click.Option, value: object) -> None:
+    """Keep an option of `alab` itself that was given after a command's name."""
+    if value:
+        ctx.find_root().params[option.name] = value
+
+
+_WAREHOUSE = {
+    "type": click.Path(path_type=Path), "metavar": "DIR",
+    "help": "Directory of the warehouse.  [default: $ALAB_WAREHOUSE, else ./lab]",
+}  # fmt: skip
+_DEBUG = {"is_flag": True, "help": "Show the traceback of an error."}
+_SHARED = (
+    click.Option(["-w", "--warehouse"], expose_value=False, callback=_keep, **_WAREHOUSE),
+    click.Option(["--debug"], expose_value=False, callback=_keep, **_DEBUG),
+)
+
+
 class _Group(click.Group):
-    """Tells every `AlabError` in one or two lines on standard error, and keeps tracebacks for `--debug`."""
+    """Tells every `AlabError` in one or two lines on standard error, and keeps tracebacks for `--debug`.
+
+    Its own options are accepted by each of its commands too.
+    """
+
+    def add_command(self, command: click.Command, name: str | None = None) -> None:
+        command.params += _SHARED
+        super().add_command(command, name)
 
     def invoke(self, ctx: click.Context):
         try:
@@ -48,9 +72,8 @@ def _lake(ctx: click.Context):
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-w", "--warehouse", envvar="ALAB_WAREHOUSE", type=click.Path(path_type=Path), metavar="DIR",
-              help="Directory of the warehouse.  [default: $ALAB_WAREHOUSE, else ./lab]")  # fmt: skip
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("-w", "--warehouse", envvar="ALAB_WAREHOUSE", **_WAREHOUSE)
+@click.option("--debug", **_DEBUG)
 @click.version_option(package_name="alab", prog_name="alab")
 def main(warehouse: Path | None, debug: bool) -> None:
     """alab: an activation warehouse.
