@@ -27,7 +27,7 @@ def test_doctests(two_runs, monkeypatch):
     assert results.failed == 0
 
 
-@pytest.mark.parametrize("module", ["export", "storage"])
+@pytest.mark.parametrize("module", ["comparison", "export", "storage"])
 def test_doctests_elsewhere(module):
     imported = __import__(f"warehouse.{module}", fromlist=[module])
     results = doctest.testmod(imported)

@@ -4,6 +4,7 @@ No metric is computed here: each table is one query of `reports/queries`, and a 
 rows is left out.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -21,6 +22,8 @@ RUN_TABLES = (
 )  # fmt: skip
 #: Tables of each run that templates print.
 RUN_ROWS = ("reference_table",)
+#: A run's id as `Lake.stage` makes it.
+_ID = re.compile(r"(?P<name>.+)_\d{4}(?P<month>\d\d)(?P<day>\d\d)T(?P<h>\d\d)(?P<m>\d\d)(?P<s>\d\d)Z")
 #: Conversations that get a card of their own; the overview has all of them.
 MAX_CARDS = 120
 #: Pairs that get a card: all of them up to twice this, else so many of the least and of the most alike.
@@ -102,10 +105,35 @@ def by_conversation(rows: list[dict]) -> dict[tuple, list[dict]]:
 def runs_of(tables: Tables, run_ids: list[str]) -> list[dict]:
     """The runs, oldest first, each with its place and a short name."""
     runs = tables.rows("runs", runs=run_ids)
-    uses = Counter(run["scenario"] for run in runs)
+    names = short_names([run["run_id"] for run in runs])
     for index, run in enumerate(runs):
-        run |= {"index": index, "name": run["scenario"] if uses[run["scenario"]] == 1 else run["run_id"]}
+        run |= {"index": index, "name": names[run["run_id"]]}
     return runs
+
+
+def short_names(run_ids: list[str]) -> dict[str, str]:
+    """Names that tell runs apart and leave room for a chart: the id without its time, where that is enough.
+
+    >>> ids = ["joy_20260102T101500Z", "fear_20260102T101500Z", "fear_20260102T101601Z", "imported"]
+    >>> list(short_names(ids).values())
+    ['joy', 'fear 10:15:00', 'fear 10:16:01', 'imported']
+    >>> list(short_names(["joy_20260102T101500Z", "joy_20260103T101500Z", "joy_20260103T101500Z-2"]).values())
+    ['joy 01-02 10:15:00', 'joy 01-03 10:15:00', 'joy_20260103T101500Z-2']
+    """
+    parts = {run_id: _ID.fullmatch(run_id) for run_id in run_ids}
+    levels = [
+        lambda m: m["name"],
+        lambda m: "{name} {h}:{m}:{s}".format_map(m.groupdict()),
+        lambda m: "{name} {month}-{day} {h}:{m}:{s}".format_map(m.groupdict()),
+    ]
+    names = {}
+    for level in levels:
+        shorter = {run_id: level(match) if match else run_id for run_id, match in parts.items()}
+        uses = Counter(shorter.values())
+        for run_id, name in shorter.items():
+            if uses[name] == 1:
+                names.setdefault(run_id, name)
+    return {run_id: names.get(run_id, run_id) for run_id in run_ids}
 
 
 def fill_runs(tables: Tables, runs: list[dict], prompts: list[dict]) -> list[dict]:
