@@ -23,6 +23,17 @@ def executable() -> str | None:
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
 
 
+ALL_DRAWN = (
+    "[...document.querySelectorAll('figure[data-chart]')].every((f) => f.dataset.state || !f.checkVisibility())"
+)
+SCROLL_THROUGH = """async () => {
+  for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight) {
+    scrollTo(0, y);
+    await new Promise((done) => setTimeout(done, 40));
+  }
+}"""
+
+
 class Tab:
     """One page that is open, with everything it complained about.
 
@@ -45,17 +56,11 @@ class Tab:
             for _ in range(2):  # cards first, then the folds that they bring
                 self.page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
                 self.wait()
-        self.page.evaluate(
-            """async () => {
-              for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight) {
-                scrollTo(0, y);
-                await new Promise((done) => setTimeout(done, 40));
-              }
-            }"""
-        )
-        self.until(
-            "[...document.querySelectorAll('figure[data-chart]')].every((f) => f.dataset.state || !f.checkVisibility())"
-        )
+        deadline = time.monotonic() + 120
+        while not self.page.evaluate(ALL_DRAWN):  # a page that is busy paints no frame for some places on the way
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"figures were not drawn: {self.states()}")
+            self.page.evaluate(SCROLL_THROUGH)
         return self.states()
 
     def states(self) -> dict[str, int]:
