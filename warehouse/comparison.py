@@ -4,16 +4,20 @@ No metric is computed here: each table is one query of `reports/queries`, and a 
 rows is left out.
 """
 
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from warehouse import page
+from warehouse import catalog, page
 from warehouse.assets import asset_dir
+from warehouse.lake import Lake
 
 #: Tables of each run that are drawn, and the queries that make them.
 RUN_TABLES = (
@@ -34,6 +38,7 @@ class Tables:
     """The tables that a page draws, each with the query that made it.
 
     Args:
+        lake: the warehouse's lake.
         db: an open catalog.
 
     Attributes:
@@ -43,12 +48,19 @@ class Tables:
         stored: names of the rows that are kept in the connection.
     """
 
-    def __init__(self, db: duckdb.DuckDBPyConnection):
+    def __init__(self, lake: Lake, db: duckdb.DuckDBPyConnection):
+        self.lake = lake
         self.db = db
         self.packed: dict[str, str] = {}
         self.origin: dict[str, dict] = {}
         self.queries: dict[str, str] = {}
         self.stored: set[str] = set()
+
+    def beside(self) -> "Tables":
+        """The same tables with a connection of its own, for another thread and for temporary objects."""
+        other = copy(self)
+        other.db = catalog.prepare(self.db.cursor(), self.lake)
+        return other
 
     def query(self, name: str, **values: object) -> pa.Table:
         """Run `reports/queries/<name>.sql` with bound values."""
@@ -145,30 +157,44 @@ def fill_runs(tables: Tables, runs: list[dict], prompts: list[dict]) -> list[dic
     Returns:
         The intra-run summary rows of every conversation.
     """
-    rows, summary = [], []
-    for run in runs:
-        run_id = run["run_id"]
-        tables.share("run", run=run_id)
-        rows.append(tables.query("intra", run=run_id))
-        summary.append(tables.query("intra_summary", run=run_id))
-        shown = [row["prompt_id"] for row in prompts if row["run_id"] == run_id]
-        run["tables"] = _run_tables(tables, run, shown) if shown else {}
+    shown = defaultdict(list)
+    for index, prompt in enumerate(prompts):
+        shown[prompt["run_id"]].append((index, prompt["prompt_id"]))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the queries about one run are too small for two threads
+        kept = list(pool.map(lambda run: _fill_run(tables.beside(), run, shown[run["run_id"]]), runs))
+    rows, summary = (pa.concat_tables(tables_of_all) for tables_of_all in zip(*kept, strict=True))
     each = [{"run": run["run_id"]} for run in runs]
-    tables.store("intra_rows", tables.put("intra", pa.concat_tables(rows), {"query": "intra", "each": each}))
-    tables.store("intra_summary_rows", pa.concat_tables(summary))
-    return pa.concat_tables(summary).to_pylist()
+    tables.store("intra_rows", tables.put("intra", rows, {"query": "intra", "each": each}))
+    tables.store("intra_summary_rows", summary)
+    return summary.to_pylist()
 
 
-def _run_tables(tables: Tables, run: dict, prompts: list[int]) -> dict[str, pa.Table]:
-    """Put the tables of one run on the page, as far as its conversations are shown, and give them by name."""
+def _fill_run(tables: Tables, run: dict, shown: list[tuple[int, int]]) -> tuple[pa.Table, pa.Table]:
+    """Put the tables of one run on the page and give them to the run by name; closes the connection of `tables`.
+
+    Args:
+        tables: with a connection in which nothing is shared yet.
+        run: the run.
+        shown: index of the card and prompt_id of each conversation that has a card.
+
+    Returns:
+        The rows of the run's intra-run comparison, and their summary.
+    """
     values = {"run": run["run_id"]}
-    own = {name: tables.query(name, **values) for name in RUN_ROWS}
-    for name in RUN_TABLES:
+    tables.share("run", **values)
+    run["tables"] = {name: tables.query(name, **values) for name in RUN_ROWS} if shown else {}
+    for name in RUN_TABLES if shown else ():
         table = tables.query(name, **values)
         if "prompt_id" in table.column_names:
-            table = table.filter(pc.field("prompt_id").isin(prompts))
-        own[name] = tables.put(f"{name}-{run['index']}", table, {"query": name, "values": values})
-    return own
+            table = table.filter(pc.field("prompt_id").isin([prompt_id for _, prompt_id in shown]))
+        run["tables"][name] = tables.put(f"{name}-{run['index']}", table, {"query": name, "values": values})
+    run["cross_layer"] = {
+        prompt_id: tables.add(f"cross_layer-{index}", "cross_layer", **values, prompt=prompt_id)
+        for index, prompt_id in shown
+    }
+    rows, summary = tables.query("intra", **values), tables.query("intra_summary", **values)
+    tables.db.close()
+    return rows, summary
 
 
 def cards(tables: Tables, runs: list[dict], prompts: list[dict], summary: list[dict]) -> list[dict]:
@@ -191,16 +217,14 @@ def cards(tables: Tables, runs: list[dict], prompts: list[dict], summary: list[d
             "messages": messages[key], "snapshots": snapshots[key], "references": labels[card["run_id"]],
             "has_both_roles": roles >= {"user", "assistant"}, "intra_summary": summaries[key],
         }  # fmt: skip
-        _fill(tables, card)
+        _fill(card)
     return prompts
 
 
-def _fill(tables: Tables, card: dict) -> None:
+def _fill(card: dict) -> None:
     """Say which parts a conversation has, and what its controls offer."""
     own = {name: _conversation(table, card["prompt_id"]) for name, table in card["run"]["tables"].items()}
-    own["cross_layer"] = tables.add(
-        f"cross_layer-{card['index']}", "cross_layer", run=card["run_id"], prompt=card["prompt_id"]
-    )
+    own["cross_layer"] = card["run"]["cross_layer"][card["prompt_id"]]
     card["has"] = {name: table.num_rows > 0 for name, table in own.items()} | {"intra": bool(card["intra_summary"])}
     card |= {name: own[name].to_pylist() for name in RUN_ROWS}
     card["steps_of"] = pc.unique(own["steps"]["step"]).to_pylist()

@@ -42,7 +42,7 @@ def write_report(
     """
     out = out or lake.warehouse / "report.html"
     with catalog.connect(lake) as db:
-        tables = comparison.Tables(db)
+        tables = comparison.Tables(lake, db)
         context = collect(lake, tables, _chosen(db, runs))
         _write(out, page.render(context))
         return [out, *(_write_csvs(tables, csv_dir) if csv_dir else ())]
@@ -116,11 +116,11 @@ def collect(lake: Lake, tables: comparison.Tables, run_ids: list[str]) -> dict:
         "registry": {
             "charts": page.charts(),
             "queries": tables.queries,
-            "tables": tables.origin,
+            "tables": dict(sorted(tables.origin.items())),  # runs are filled side by side
             "sites": sites,
             "names": {run["run_id"]: run["name"] for run in runs},
         },
-        "packed": tables.packed,
+        "packed": dict(sorted(tables.packed.items())),
     }
 
 

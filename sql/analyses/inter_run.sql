@@ -31,24 +31,31 @@ ORDER BY run_a, run_b;
 CREATE OR REPLACE MACRO _compare_runs(files) AS TABLE
 WITH vectors AS MATERIALIZED (
   SELECT row_number() OVER () AS id, r.place, s.prompt_id, s.state, s.site, s.layer,
-         s.vector::DOUBLE[] AS vector, len(s.vector) AS width, r.num_layers, r.run_id
+         s.vector, len(s.vector) AS width, _top_count(len(s.vector), 0.01) AS k,
+         r.num_layers, r.run_id
   FROM read_parquet(files, hive_partitioning = true, hive_types = {'run': VARCHAR}) AS s
   JOIN (SELECT run_id, num_layers, row_number() OVER (ORDER BY created_at, run_id) AS place FROM runs) AS r
     ON r.run_id = s.run
   WHERE s.state IN ('initial', 'final')
+), quarters AS MATERIALIZED (  -- four dimensions a row: the rows of a pair are what costs
+  SELECT * EXCLUDE (vector), _quarter(vector, 0) AS v0, _quarter(vector, 1) AS v1, _quarter(vector, 2) AS v2,
+         _quarter(vector, 3) AS v3
+  FROM vectors
 ), scores AS MATERIALIZED (
-  SELECT a, b, sum(x * y) AS dot, sum(abs(x - y)) AS distance
+  SELECT a, b, sum(x0::DOUBLE * y0 + x1::DOUBLE * y1 + x2::DOUBLE * y2 + x3::DOUBLE * y3) AS dot,
+         sum(abs(x0::DOUBLE - y0) + abs(x1::DOUBLE - y1) + abs(x2::DOUBLE - y2) + abs(x3::DOUBLE - y3)) AS distance
   FROM (
-    SELECT a.id AS a, b.id AS b, unnest(a.vector) AS x, unnest(b.vector) AS y
-    FROM vectors AS a JOIN vectors AS b
+    SELECT a.id AS a, b.id AS b, unnest(a.v0) AS x0, unnest(a.v1) AS x1, unnest(a.v2) AS x2, unnest(a.v3) AS x3,
+           unnest(b.v0) AS y0, unnest(b.v1) AS y1, unnest(b.v2) AS y2, unnest(b.v3) AS y3
+    FROM quarters AS a JOIN quarters AS b
       ON a.prompt_id = b.prompt_id AND a.state = b.state AND a.site = b.site AND a.layer = b.layer
      AND a.width = b.width AND a.num_layers = b.num_layers AND a.place < b.place
   )
   GROUP BY a, b
 ), largest AS (
-  SELECT id, bitstring('0', width::INTEGER) AS none, sum(x * x) AS own,
-         max(_magnitude(x, dim), _top_count(width, 0.01)) AS magnitudes
-  FROM (SELECT id, width, unnest(vector) AS x, unnest(range(width)) AS dim FROM vectors)
+  SELECT id, bitstring('0', width::INTEGER) AS none, sum(x::DOUBLE * x) AS own,
+         max(_magnitude(x, dim), k) AS magnitudes
+  FROM (SELECT id, width, k, unnest(vector) AS x, unnest(range(width)) AS dim FROM vectors)
   GROUP BY id, width
 ), points AS MATERIALIZED (
   SELECT id, any_value(own) AS own, bit_or(set_bit(none, dim::INTEGER, 1)) AS top
@@ -57,7 +64,7 @@ WITH vectors AS MATERIALIZED (
 )
 SELECT a.run_id AS run_a, b.run_id AS run_b, a.prompt_id, a.state, a.site, a.layer,
        _clamp(scores.dot / nullif(sqrt(pa.own * pb.own), 0)) AS cosine, scores.distance / a.width AS mae,
-       _jaccard(bit_count(pa.top & pb.top), _top_count(a.width, 0.01)) AS jaccard
+       _jaccard(bit_count(pa.top & pb.top), a.k) AS jaccard
 FROM scores
 JOIN vectors AS a ON a.id = scores.a
 JOIN vectors AS b ON b.id = scores.b

@@ -16,9 +16,8 @@ FROM (
   FROM (
     SELECT id, x::DOUBLE AS x, y::DOUBLE AS y, _magnitude(x, dim) AS size_x, _magnitude(y, dim) AS size_y, k
     FROM (
-      SELECT p.id, unnest(p.a) AS x, unnest(_as_wide(p.a, p.b)) AS y, unnest(range(len(p.a))) AS dim,
-             _top_count(len(p.a), 0.01) AS k
-      FROM query_table(pairs) AS p
+      SELECT id, unnest(a) AS x, unnest(b) AS y, unnest(range(len(a))) AS dim, k
+      FROM (SELECT id, a, _as_wide(a, b) AS b, _top_count(len(a), 0.01) AS k FROM query_table(pairs))
     )
   )
   GROUP BY id

@@ -25,21 +25,27 @@ SELECT s.* FROM snapshots AS s JOIN (SELECT resolve_run(run_id) AS asked) ON s.r
 CREATE OR REPLACE MACRO snapshot_reference(run_id) AS TABLE
 WITH vectors AS MATERIALIZED (
   SELECT row_number() OVER () AS id, s.prompt_id, s.state, s.state_index, s.label, s.site, s.layer,
-         s.vector::DOUBLE[] AS vector, len(s.vector) AS width
+         s.vector, len(s.vector) AS width, _top_count(len(s.vector), 0.01) AS k
   FROM states_of(run_id) AS s
   WHERE s.state IN ('snapshot', 'reference')
+), quarters AS MATERIALIZED (  -- four dimensions a row: the rows of a pair are what costs
+  SELECT * EXCLUDE (vector), _quarter(vector, 0) AS v0, _quarter(vector, 1) AS v1, _quarter(vector, 2) AS v2,
+         _quarter(vector, 3) AS v3
+  FROM vectors
 ), scores AS MATERIALIZED (
-  SELECT a, b, sum(x * y) AS dot, sum(abs(x - y)) AS distance
+  SELECT a, b, sum(x0::DOUBLE * y0 + x1::DOUBLE * y1 + x2::DOUBLE * y2 + x3::DOUBLE * y3) AS dot,
+         sum(abs(x0::DOUBLE - y0) + abs(x1::DOUBLE - y1) + abs(x2::DOUBLE - y2) + abs(x3::DOUBLE - y3)) AS distance
   FROM (
-    SELECT a.id AS a, b.id AS b, unnest(a.vector) AS x, unnest(b.vector) AS y
-    FROM vectors AS a JOIN vectors AS b ON a.site = b.site AND a.layer = b.layer
+    SELECT a.id AS a, b.id AS b, unnest(a.v0) AS x0, unnest(a.v1) AS x1, unnest(a.v2) AS x2, unnest(a.v3) AS x3,
+           unnest(b.v0) AS y0, unnest(b.v1) AS y1, unnest(b.v2) AS y2, unnest(b.v3) AS y3
+    FROM quarters AS a JOIN quarters AS b ON a.site = b.site AND a.layer = b.layer
     WHERE a.state = 'snapshot' AND b.state = 'reference'
   )
   GROUP BY a, b
 ), largest AS (
-  SELECT id, bitstring('0', width::INTEGER) AS none, sum(x * x) AS own,
-         max(_magnitude(x, dim), _top_count(width, 0.01)) AS magnitudes
-  FROM (SELECT id, width, unnest(vector) AS x, unnest(range(width)) AS dim FROM vectors)
+  SELECT id, bitstring('0', width::INTEGER) AS none, sum(x::DOUBLE * x) AS own,
+         max(_magnitude(x, dim), k) AS magnitudes
+  FROM (SELECT id, width, k, unnest(vector) AS x, unnest(range(width)) AS dim FROM vectors)
   GROUP BY id, width
 ), points AS MATERIALIZED (
   SELECT id, any_value(own) AS own, bit_or(set_bit(none, dim::INTEGER, 1)) AS top
@@ -49,7 +55,7 @@ WITH vectors AS MATERIALIZED (
 SELECT resolve_run(run_id) AS run_id, a.prompt_id, a.state_index AS message_index, i.role, i.is_generated,
        b.label, a.site, a.layer,
        _clamp(scores.dot / nullif(sqrt(pa.own * pb.own), 0)) AS cosine, scores.distance / a.width AS mae,
-       _jaccard(bit_count(pa.top & pb.top), _top_count(a.width, 0.01)) AS jaccard
+       _jaccard(bit_count(pa.top & pb.top), a.k) AS jaccard
 FROM scores
 JOIN vectors AS a ON a.id = scores.a
 JOIN vectors AS b ON b.id = scores.b
@@ -75,28 +81,31 @@ ORDER BY a.prompt_id, message_index, b.state_index, a.site, a.layer;
 -- @column cosine cosine of the snapshot and the reference; NULL where one is all zeros
 -- @example select label, avg(cosine) from snapshot_cosine('latest', centered := true) group by label
 CREATE OR REPLACE MACRO snapshot_cosine(run_id, centered := false) AS TABLE
-WITH means AS (
-  SELECT site, layer, list(mean ORDER BY dim) AS mean
-  FROM (
-    SELECT site, layer, dim, CASE WHEN centered THEN avg(x) ELSE 0 END AS mean
-    FROM (SELECT s.site, s.layer, unnest(s.vector) AS x, unnest(range(len(s.vector))) AS dim
-          FROM states_of(run_id) AS s WHERE s.state = 'reference')
-    GROUP BY site, layer, dim
-  )
-  GROUP BY site, layer
-), parts AS MATERIALIZED (
-  -- (v − m)·(w − m) = v·w − v·m − w·m + m·m: inner products are enough
-  SELECT s.prompt_id, s.state, s.state_index, s.label, s.site, s.layer, s.vector::DOUBLE[] AS vector,
-         dot(s.vector, s.vector) AS own, dot(s.vector, m.mean) AS with_mean, dot(m.mean, m.mean) AS mean_own
-  FROM states_of(run_id) AS s JOIN means AS m ON m.site = s.site AND m.layer = s.layer
+WITH vectors AS MATERIALIZED (
+  SELECT row_number() OVER () AS id, s.prompt_id, s.state, s.state_index, s.label, s.site, s.layer,
+         s.vector::DOUBLE[] AS vector
+  FROM states_of(run_id) AS s
   WHERE s.state IN ('snapshot', 'reference')
+), dots AS MATERIALIZED (
+  SELECT a.id AS a, b.id AS b, list_inner_product(a.vector, b.vector) AS dot
+  FROM vectors AS a JOIN vectors AS b ON a.site = b.site AND a.layer = b.layer
+  WHERE b.state = 'reference'
+), points AS MATERIALIZED (
+  -- with the references' mean m: v·m is the mean of v·r over the references r, and m·m the mean of r·m
+  SELECT *, avg(with_mean) FILTER (state = 'reference') OVER (PARTITION BY site, layer) AS mean_own
+  FROM (
+    SELECT v.* EXCLUDE (vector), list_inner_product(v.vector, v.vector) AS own, m.with_mean
+    FROM vectors AS v
+    JOIN (SELECT a, CASE WHEN centered THEN avg(dot) ELSE 0 END AS with_mean FROM dots GROUP BY a) AS m ON m.a = v.id
+  )
 ), cosines AS (
+  -- (v − m)·(w − m) = v·w − v·m − w·m + m·m: inner products are enough
   SELECT a.prompt_id, a.state_index AS message_index, b.label, b.state_index AS ref_index, a.site, a.layer,
-         (list_inner_product(a.vector, b.vector) - a.with_mean - b.with_mean + a.mean_own)
+         (dots.dot - a.with_mean - b.with_mean + a.mean_own)
          / nullif(sqrt(greatest(a.own - 2 * a.with_mean + a.mean_own, 0)
                        * greatest(b.own - 2 * b.with_mean + b.mean_own, 0)), 0) AS x
-  FROM parts AS a JOIN parts AS b ON a.site = b.site AND a.layer = b.layer
-  WHERE a.state = 'snapshot' AND b.state = 'reference'
+  FROM dots JOIN points AS a ON a.id = dots.a JOIN points AS b ON b.id = dots.b
+  WHERE a.state = 'snapshot'
 )
 SELECT resolve_run(run_id) AS run_id, c.prompt_id, c.message_index, i.role, i.is_generated,
        c.label, c.site, c.layer, _clamp(x) AS cosine

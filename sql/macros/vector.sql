@@ -95,6 +95,16 @@ CREATE OR REPLACE MACRO _top_count(width, fraction) AS greatest(1, floor(fractio
 CREATE OR REPLACE MACRO top_dims(a, k) AS
   (SELECT max_by(_dim, _magnitude(_x, _dim), k) FROM (SELECT unnest(a) AS _x, unnest(range(len(a))) AS _dim));
 
+-- Every fourth dimension of a vector, which is filled up with zeros to a multiple of four.
+--
+-- Aggregates over the unnested dimensions of many pairs cost by the row: four dimensions a row take half the time.
+-- @param vector a vector
+-- @param n the first dimension, 0 to 3
+-- @returns a list of a fourth of the vector's width, rounded up
+-- @example select _quarter([1, 2, 3, 4, 5], 0) = [1, 5] and _quarter([1, 2, 3, 4, 5], 2) = [3, 0]
+CREATE OR REPLACE MACRO _quarter(vector, n) AS
+  list_resize(vector, (4 * ceil(len(vector) / 4))::BIGINT, 0)[n + 1:-:4];
+
 -- How many elements two lists without duplicates share.
 -- @param a a list
 -- @param b a list
@@ -140,5 +150,5 @@ CREATE OR REPLACE MACRO top_jaccard(a, b, fraction := 0.01) AS
   (SELECT _shared_fraction(_p, _q)
    FROM (SELECT unnest(_top_a) AS _p, unnest(_top_b) AS _q
          FROM (SELECT max(_magnitude(_x, _dim), _k) AS _top_a, max(_magnitude(_y, _dim), _k) AS _top_b
-               FROM (SELECT unnest(a) AS _x, unnest(_as_wide(a, b)) AS _y, unnest(range(len(a))) AS _dim,
-                            _top_count(len(a), fraction) AS _k))));
+               FROM (SELECT unnest(_a) AS _x, unnest(_b) AS _y, unnest(range(len(_a))) AS _dim, _k
+                     FROM (SELECT a AS _a, _as_wide(a, b) AS _b, _top_count(len(a), fraction) AS _k)))));
