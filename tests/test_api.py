@@ -6,10 +6,12 @@ import threading
 import duckdb
 import numpy as np
 import pytest
+import tiny
+import torch
 from synthetic import Shape, make_run
 
 import warehouse
-from warehouse import api, catalog, storage
+from warehouse import api, catalog, export, gather, storage
 from warehouse.errors import AlabError
 
 
@@ -18,11 +20,11 @@ def lab(two_runs):
     return warehouse.open(two_runs[0].warehouse)
 
 
-def test_doctests(two_runs, monkeypatch):
+def test_doctests(two_runs, tmp_path, monkeypatch):
     lake, _, beta = two_runs
     monkeypatch.chdir(lake.warehouse.parent)
     assert lake.warehouse.name == "lab"
-    results = doctest.testmod(api, extraglobs={"lab": api.open("lab"), "run": beta})
+    results = doctest.testmod(api, extraglobs={"lab": api.open("lab"), "run": beta, "folder": tmp_path})
     assert results.attempted >= 8
     assert results.failed == 0
 
@@ -159,3 +161,43 @@ def test_threads(lab):
         thread.join()
     assert len(found) == 4
     assert all(np.array_equal(found[0], other) for other in found)
+
+
+def test_what_commands_do_a_notebook_does(tmp_path):
+    model, tokenizer = tiny.model_of("llama"), tiny.tokenizer()
+    run = warehouse.record(
+        model, tokenizer, [{"role": "user", "content": "hello"}], warehouse=tmp_path / "lab", name="x"
+    )
+    lab = warehouse.open(tmp_path / "lab")
+    assert repr(lab.inspect()).startswith(f"run          {run}\n")
+    rows = lab.logit_lens(run, top_k=3, model=model, tokenizer=tokenizer)
+    assert set(rows.columns) >= {"layer", "rank", "logprob", "kl"} and len(rows.fetchall()) % 3 == 0
+    again = lab.logit_lens(run, top_k=2)  # the head is kept now
+    assert len(again.fetchall()) % 2 == 0
+    exported = lab.export(run, tmp_path / "arrays")
+    copy = lab.import_run(exported, name="copy")
+    for site in ("hidden_out", "attention"):
+        assert np.array_equal(lab.tensor(run, site, layer=1), lab.tensor(copy, site, layer=1))
+    assert lab.remove(run, copy) > 0
+    assert lab.runs().fetchall() == []
+
+
+@pytest.mark.parametrize("at_once", [1 << 25, 1])
+def test_attention_is_what_the_model_computed(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(export, "HEAD_VALUES", at_once)  # 1: a head at a time
+    monkeypatch.setattr(gather, "ATTENTION_VALUES", 300)  # several row groups a pass
+    model = tiny.model_of("llama")
+    ids = torch.arange(3, 43)[None]
+    with warehouse.recording(
+        model, tiny.tokenizer(), warehouse=tmp_path / "lab", capture={"store_dtype": "float32"}
+    ) as kept:
+        output = model(ids, output_attentions=True, use_cache=True)
+        step = model(ids[:, :1], past_key_values=output.past_key_values, output_attentions=True)
+    lab = warehouse.open(tmp_path / "lab")
+    for layer in range(len(output.attentions)):
+        for number, seen in enumerate((output, step)):
+            found = lab.tensor(kept.run_id, "attention", layer=layer, step=number, as_torch=True)
+            assert torch.equal(found, seen.attentions[layer][0])
+    copy = lab.import_run(lab.export(kept.run_id, tmp_path / "arrays"), name="copy")
+    both = "SELECT step, layer, head, position, weights FROM attention_of($run) ORDER BY ALL"
+    assert lab.sql(both, run=kept.run_id).fetchall() == lab.sql(both, run=copy).fetchall()

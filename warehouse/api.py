@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 STATES = ("initial", "final", "snapshot", "reference")
 
 _RUNS = "FROM run_overview()"
+_LENS = "FROM logit_lens_of($run) WHERE site = $site"
 _STATES = "SELECT state, state_index, label, vector FROM states_of(?) WHERE site = ? AND layer = ? AND state = ?"
 _STATES += " AND coalesce(prompt_id, ?) = ? ORDER BY state_index"
 
@@ -240,6 +241,125 @@ class Warehouse:
             found = [scenarios.parse(scenario) if isinstance(scenario, dict) else scenario]
         return list(capture(found, [self._lake] * len(found), force=force))
 
+    def inspect(self, run: str = "latest") -> str:
+        """Everything about a run but its tensors, as text that shows itself: what `alab inspect` prints.
+
+        Raises:
+            AlabError: there is no such run.
+
+        >>> lab.inspect("beta").splitlines()[1]
+        'scenario     beta'
+        """
+        from warehouse.summary import inspect
+
+        return _Shown(inspect(self._lake, run))
+
+    def logit_lens(
+        self, run: str = "latest", *, steps: str | None = None, position: str = "last", top_k: int = 10,
+        site: str = "hidden_out", model: Any = None, tokenizer: Any = None,
+    ) -> duckdb.DuckDBPyRelation:  # fmt: skip
+        """What each layer would say next; kept in the warehouse, so that `logit_lens` in SQL has it too.
+
+        Args:
+            run: a run id, a unique prefix of one, or `latest`.
+            steps: the steps to look at, such as `0-3,7`; None is all.
+            position: `last` for the last token of each step, `all`, or positions such as `0-3,7`.
+            top_k: most likely tokens to keep.
+            site: hidden_out, or contributions for the running sum of what the sub-layers add.
+            model: the run's model, where it cannot be loaded by its id; needed once.
+            tokenizer: its tokenizer, for the text of the tokens.
+
+        Returns:
+            The rows of the site: a token, layer and rank each, with logprob and kl in nats.
+
+        Raises:
+            AlabError: no such run, step or position, the run has not the site, or the model has no logit lens.
+        """
+        from warehouse import lens
+
+        if model is not None:
+            from warehouse.models import Loaded
+
+            model = Loaded(model, tokenizer, model.name_or_path, str(model.dtype), model.device.type)
+        found = lens.logit_lens(
+            self._lake, run, steps=steps, position=position, top_k=top_k, site=site, model=model
+        )  # fmt: skip
+        return self.sql(_LENS, run=found, site=site)
+
+    def heatmaps(
+        self, run: str, source: str = "attention", *, out: Path | str = "heatmaps", **options: Any
+    ) -> list[Path]:
+        """Draw a tensor, one PNG per layer and step; `options` are those of `warehouse.heatmap.heatmaps`.
+
+        Returns:
+            The files.
+
+        Raises:
+            AlabError: no such run, source, layer, step or colormap, or a source without heads.
+
+        >>> [path.name for path in lab.heatmaps(run, "hidden_out", layers="0", steps="0-1", out=folder)]
+        ['layer_00_step_000.png', 'layer_00_step_001.png']
+        """
+        from warehouse.heatmap import heatmaps
+
+        return heatmaps(self._lake, run, source=source, out=Path(out), **options)
+
+    def export(self, run: str, out: Path | str | None = None, *, fmt: str = "npz", **options: Any) -> Path:
+        """Write a run as arrays or tables for other scripts; `options` are those of `warehouse.export.export`.
+
+        Args:
+            run: a run id, a unique prefix of one, or `latest`.
+            out: the directory; None is one named like the run, here.
+            fmt: npz, npy, safetensors, parquet or arrow.
+            options: sites, layers and steps, such as `layers="0-3"`; `force` to replace an earlier export.
+
+        Returns:
+            The directory.
+
+        Raises:
+            AlabError: no such run, site, layer or step, or the directory exists.
+
+        >>> sorted(path.name for path in lab.export(run, folder / "arrays", layers="0", steps="0").iterdir())
+        ['conversation_snapshots', 'references', 'run.json', 'states', 'steps.json', 'tensors']
+        """
+        from warehouse.export import export
+
+        return export(self._lake, run, Path(out) if out else None, fmt=fmt, **options)
+
+    def import_run(self, directory: Path | str, *, name: str | None = None) -> str:
+        """Bring in a directory of arrays, as `export` and hook scripts write them.
+
+        Args:
+            directory: the directory.
+            name: begin a new run id with this; None keeps the id that the directory names.
+
+        Returns:
+            Id of the run.
+
+        Raises:
+            AlabError: the directory is damaged, hostile or of another layout, or the run is there already.
+        """
+        from warehouse.importing import import_run
+
+        return import_run(self._lake, directory, name=name)
+
+    def remove(self, *runs: str, activations_only: bool = False) -> int:
+        """Delete runs for good, without asking.
+
+        Args:
+            runs: ids, unique prefixes or `latest`.
+            activations_only: delete only the tensors of every token; reports go on working.
+
+        Returns:
+            Bytes that were freed.
+
+        Raises:
+            AlabError: no such run, or another process uses the catalog; nothing was removed then.
+        """
+        from warehouse import storage
+
+        return storage.remove(self._lake, storage.find(self._lake, runs), activations_only=activations_only)
+
     def _connection(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own, which threads do not share, to a copy of the catalog as it is now."""
         with self._lock:
@@ -249,6 +369,13 @@ class Warehouse:
                     copy = shutil.copy(self._lake.catalog, folder)
                     self._db = duckdb.connect(str(copy), read_only=True)
             return catalog.prepare(self._db.cursor(), self._lake)
+
+
+class _Shown(str):
+    """Text that a notebook shows as it is."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
 
 
 def _as_torch(values: np.ndarray) -> "torch.Tensor":

@@ -10,13 +10,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 from string import Template
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse import catalog
@@ -26,6 +27,8 @@ from warehouse.parquet import open_parquet
 
 #: Values that are in memory at once.
 BLOCK = 1 << 22
+#: Attention weights of one pass that are in memory at once, several heads whole.
+HEAD_VALUES = 1 << 25
 #: Names of sites that the layout spells differently.
 KEYS = {"mlp_down_in": "mlp_act", "weights": "attn_weights"}
 
@@ -228,7 +231,7 @@ class Source:
 
     def __post_init__(self) -> None:
         self.open = [pq.ParquetFile(path) for path in self.files]
-        self._latest: tuple[tuple | None, pa.Array | None] = (None, None)
+        self._latest: tuple[tuple | None, pa.Table | None] = (None, None)
         for number, file in enumerate(self.open):
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group, columns=["prompt_id", "step", "position"])
@@ -252,15 +255,41 @@ class Source:
         return {name: width for name, width in widths.items() if width or name == "weights"}
 
     def read(self, column: str, passes: set[Pass]) -> Iterator[tuple[Pass, pa.Array]]:
-        """The values of a column, in stored order, a piece of a pass at a time."""
-        wanted = (piece for piece in self.pieces if piece.at in passes)
-        for (number, group), pieces in groupby(wanted, key=lambda piece: (piece.file, piece.group)):
-            if self._latest[0] != (number, group, column):  # passes that are asked for one by one often share a group
-                table = self.open[number].read_row_group(group, columns=[column])
-                self._latest = (number, group, column), table.column(0).combine_chunks()
-            values = self._latest[1]
+        """The values of a column, some rows of a pass at a time: by position, attention by head and then position."""
+        wanted = [piece for piece in self.pieces if piece.at in passes]
+        if column == "weights":
+            by_pass: dict[Pass, list[Piece]] = {}
+            for piece in wanted:
+                by_pass.setdefault(piece.at, []).append(piece)
+            for at, pieces in by_pass.items():
+                yield from ((at, rows) for rows in self._by_head(at, pieces))
+            return
+        for piece in wanted:
+            yield piece.at, self._rows(piece, [column]).column(0).combine_chunks()
+
+    def _by_head(self, at: Pass, pieces: list[Piece]) -> Iterator[pa.Array]:
+        """The attention weights of a pass, as many heads at a time as fit in memory.
+
+        A capture writes them by position and then head, an import by head and then position.
+        """
+        first, last = self.span[at]
+        heads = self.count[at] // (last - first + 1)
+        several = max(1, HEAD_VALUES // ((last - first + 1) * (last + 1)))
+        for start in range(0, heads, several):
+            parts = []
             for piece in pieces:
-                yield piece.at, values.slice(piece.start, piece.stop - piece.start)
+                rows = self._rows(piece, ["weights", "head", "position"])
+                parts.append(rows.filter((pc.field("head") >= start) & (pc.field("head") < start + several)))
+            table = pa.concat_tables(parts)
+            order = np.lexsort((table["position"].to_numpy(), table["head"].to_numpy()))
+            yield table["weights"].combine_chunks().take(pa.array(order))
+
+    def _rows(self, piece: Piece, columns: list[str]) -> pa.Table:
+        """Some columns of a piece's rows; passes that are asked for one by one often share a row group."""
+        key = piece.file, piece.group, *columns
+        if self._latest[0] != key:
+            self._latest = key, self.open[piece.file].read_row_group(piece.group, columns=columns)
+        return self._latest[1].select(columns).slice(piece.start, piece.stop - piece.start)
 
     def tensor(self, column: str, at: Pass) -> np.ndarray:
         """The values of a pass, (heads, tokens, width); one head for what has none."""
