@@ -52,13 +52,7 @@ ORDER BY prompt_id, site, layer;
 -- @column jaccard_min_layer layer of the least overlap
 -- @example select site, cosine_mean, cosine_min, cosine_min_layer from intra_run_summary('latest')
 CREATE OR REPLACE MACRO intra_run_summary(run_id) AS TABLE
-SELECT resolve_run(run_id) AS run_id, prompt_id, site, count(*) AS layers,
-       avg(cosine) AS cosine_mean, stddev_pop(cosine) AS cosine_std, median(cosine) AS cosine_median,
-       min(cosine) AS cosine_min, min_by(layer, (cosine, layer)) FILTER (cosine IS NOT NULL) AS cosine_min_layer,
-       avg(mae) AS mae_mean, stddev_pop(mae) AS mae_std, median(mae) AS mae_median,
-       max(mae) AS mae_max, max_by(layer, (mae, -layer)) AS mae_max_layer,
-       avg(jaccard) AS jaccard_mean, stddev_pop(jaccard) AS jaccard_std, median(jaccard) AS jaccard_median,
-       min(jaccard) AS jaccard_min, min_by(layer, (jaccard, layer)) AS jaccard_min_layer
+SELECT resolve_run(run_id) AS run_id, prompt_id, site, unnest(_spread(cosine, mae, jaccard, layer))
 FROM intra_run(run_id)
 GROUP BY prompt_id, site
 ORDER BY prompt_id, site;

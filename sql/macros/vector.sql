@@ -152,3 +152,23 @@ CREATE OR REPLACE MACRO top_jaccard(a, b, fraction := 0.01) AS
          FROM (SELECT max(_magnitude(_x, _dim), _k) AS _top_a, max(_magnitude(_y, _dim), _k) AS _top_b
                FROM (SELECT unnest(_a) AS _x, unnest(_b) AS _y, unnest(range(len(_a))) AS _dim, _k
                      FROM (SELECT a AS _a, _as_wide(a, b) AS _b, _top_count(len(a), fraction) AS _k)))));
+
+-- How far the layers of a comparison spread, and which are the extremes, an aggregate; `unnest` gives its columns.
+-- @param cosine a column of cosines, one a layer
+-- @param mae a column of mean absolute differences
+-- @param jaccard a column of overlaps
+-- @param layer a column of layers
+-- @returns a struct of layers, cosine_mean, cosine_std (population), cosine_median, cosine_min, cosine_min_layer and
+--   the same of mae, with its maximum, and of jaccard
+-- @example
+-- select unnest(_spread(cosine, 0, 1, layer))
+-- from (values (0.5, 3), (0.1, 4)) t(cosine, layer)
+CREATE OR REPLACE MACRO _spread(cosine, mae, jaccard, layer) AS {
+  'layers': count(*),
+  'cosine_mean': avg(cosine), 'cosine_std': stddev_pop(cosine), 'cosine_median': median(cosine),
+  'cosine_min': min(cosine), 'cosine_min_layer': min_by(layer, (cosine, layer)) FILTER (cosine IS NOT NULL),
+  'mae_mean': avg(mae), 'mae_std': stddev_pop(mae), 'mae_median': median(mae),
+  'mae_max': max(mae), 'mae_max_layer': max_by(layer, (mae, -layer)),
+  'jaccard_mean': avg(jaccard), 'jaccard_std': stddev_pop(jaccard), 'jaccard_median': median(jaccard),
+  'jaccard_min': min(jaccard), 'jaccard_min_layer': min_by(layer, (jaccard, layer))
+};
