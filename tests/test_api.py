@@ -11,7 +11,7 @@ import torch
 from synthetic import Shape, make_run
 
 import warehouse
-from warehouse import api, catalog, export, gather, storage
+from warehouse import api, catalog, gather, reading, storage
 from warehouse.errors import AlabError
 
 
@@ -29,7 +29,7 @@ def test_doctests(two_runs, tmp_path, monkeypatch):
     assert results.failed == 0
 
 
-@pytest.mark.parametrize("module", ["comparison", "export", "storage"])
+@pytest.mark.parametrize("module", ["comparison", "reading", "storage"])
 def test_doctests_elsewhere(module):
     imported = __import__(f"warehouse.{module}", fromlist=[module])
     results = doctest.testmod(imported)
@@ -184,7 +184,7 @@ def test_what_commands_do_a_notebook_does(tmp_path):
 
 @pytest.mark.parametrize("at_once", [1 << 25, 1])
 def test_attention_is_what_the_model_computed(tmp_path, monkeypatch, at_once):
-    monkeypatch.setattr(export, "HEAD_VALUES", at_once)  # 1: a head at a time
+    monkeypatch.setattr(reading, "HEAD_VALUES", at_once)  # 1: a head at a time
     monkeypatch.setattr(gather, "ATTENTION_VALUES", 300)  # several row groups a pass
     model = tiny.model_of("llama")
     ids = torch.arange(3, 43)[None]

@@ -15,8 +15,9 @@ from synthetic import make_run
 from warehouse import catalog, check, importing
 from warehouse.cli import main
 from warehouse.errors import AlabError
-from warehouse.export import export, numbers
+from warehouse.export import export
 from warehouse.lake import Lake
+from warehouse.reading import numbers
 
 DATASETS = ("activations", "attention", "outputs", "states")
 

@@ -123,7 +123,7 @@ class Warehouse:
         >>> lab.tensor("latest", "logits", step=1).dtype
         dtype('float32')
         """
-        from warehouse.export import Run, Source, names, numbers
+        from warehouse.reading import Run, Source, names, numbers
 
         db = self._connection()
         found = Run(self._lake, catalog.find_run(db, run), db)

@@ -15,8 +15,8 @@ import numpy as np
 
 from warehouse import catalog
 from warehouse.errors import AlabError
-from warehouse.export import Pass, Run, Selection, names, numbers, sources
 from warehouse.lake import Lake
+from warehouse.reading import Pass, Run, Selection, names, numbers, sources
 
 NORMALIZE = ("per_image", "signed", "global", "none")
 REDUCE = ("signed", "abs")

@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from warehouse.arrays import SUFFIXES, ArrayWriter, Spec
-from warehouse.export import KEYS, Pass, Run, Selection, Source, blocks, sources
+from warehouse.reading import KEYS, Pass, Run, Selection, Source, blocks, sources
 
 #: Tables that `run.json` holds as lists.
 RUN_TABLES = ("prompts", "messages", "tokens", "layers", "sites", "warnings")

@@ -24,6 +24,7 @@ from warehouse import catalog, heads, parquet, query
 from warehouse.errors import AlabError
 from warehouse.heads import Head
 from warehouse.lake import Lake
+from warehouse.reading import Run, numbers
 
 #: Values of residual streams that are in memory at once, and rows and logits that are looked at together.
 VECTOR_VALUES, ROWS, LOGIT_VALUES = 1 << 24, 2048, 1 << 24
@@ -94,8 +95,6 @@ def logit_lens(
     Raises:
         AlabError: no such run, step or position, the run has not the site, or the model has no logit lens.
     """
-    from warehouse.export import Run
-
     with catalog.connect(lake) as db:
         run = Run(lake, catalog.find_run(db, name), db)
         head = _head(lake, run, model, progress)
@@ -133,7 +132,7 @@ def _publish(lake: Lake, held: Any, path: Path) -> None:
     held.amend({"files": pa.Table.from_pylist(rows, files.schema), "runs": runs})
 
 
-def _head(lake: Lake, run: Any, model: Any, progress: Callable[[str, int, int], None]) -> Head:
+def _head(lake: Lake, run: Run, model: Any, progress: Callable[[str, int, int], None]) -> Head:
     """The head of the run's model, from the lake; the first time, from the model."""
     (row,) = run.rows("runs")
     spec = json.loads(row["scenario_json"] or "{}").get("model") or {"id": row["model_id"], "dtype": "float32"}
@@ -159,7 +158,7 @@ def _head(lake: Lake, run: Any, model: Any, progress: Callable[[str, int, int], 
     return head
 
 
-def _other(lake: Lake, run: Any, why: str) -> AlabError:
+def _other(lake: Lake, run: Run, why: str) -> AlabError:
     folder = lake.root / "models" / heads.key(run.rows("runs")[0]["model_id"])
     return AlabError(
         f"the final norm and unembedding kept of {run.rows('runs')[0]['model_id']} {why}",
@@ -167,9 +166,7 @@ def _other(lake: Lake, run: Any, why: str) -> AlabError:
     )
 
 
-def _places(run: Any, steps: str | None, position: str) -> list[Place]:
-    from warehouse.export import numbers
-
+def _places(run: Run, steps: str | None, position: str) -> list[Place]:
     wanted = numbers(steps, run.steps(), "step") or frozenset(run.steps())
     values = {"run": run.run_id, "layer": min(run.layers(), default=0), "steps": sorted(wanted)}
     places = run.db.execute(_TOKENS, values).fetchall()
@@ -186,7 +183,7 @@ def _places(run: Any, steps: str | None, position: str) -> list[Place]:
     return places
 
 
-def tables(run: Any, head: Head, places: list[Place], site: str, top_k: int) -> Iterator[pa.Table]:
+def tables(run: Run, head: Head, places: list[Place], site: str, top_k: int) -> Iterator[pa.Table]:
     """The rows of `logit_lens` for some tokens of a run, block by block.
 
     Raises:
@@ -211,7 +208,7 @@ def tables(run: Any, head: Head, places: list[Place], site: str, top_k: int) -> 
             yield _table(part, layers, answers, targets, texts, site, has_final)
 
 
-def _check(run: Any, places: list[Place], answers: Answers, noted: dict[Place, float]) -> None:
+def _check(run: Run, places: list[Place], answers: Answers, noted: dict[Place, float]) -> None:
     """Make sure that the last layer says what the model said when it was captured."""
     errors = [abs(noted[p] - float(answers.logprobs[i, -1, 0])) for i, p in enumerate(places) if p in noted]
     if errors and not max(errors) <= _TOLERANCE:
@@ -363,7 +360,7 @@ def _table(
     return pa.table(columns, schema=parquet.lens_schema())
 
 
-def write_json(path: Path, run: Any, head: Head, source: Path, site: str, top_k: int) -> None:
+def write_json(path: Path, run: Run, head: Head, source: Path, site: str, top_k: int) -> None:
     """Write the rows of the lens as one JSON object, token by token.
 
         {"run_id": …, "model": …, "site": …, "top_k": …, "tokens": [

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from warehouse import catalog, heads, lens
-from warehouse.export import Run
 from warehouse.lake import Lake
+from warehouse.reading import Run
 
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "emotions.yaml"
 
