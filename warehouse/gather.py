@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 #: Rows of activations that are compressed together; the last token of a prefill is read without the rest.
 GROUP_ROWS = 128
@@ -34,7 +35,7 @@ class Rows:
         position: position of the first token.
         layer: decoder block; None for embeddings and logits.
         sites: a (tokens, width) tensor per site.
-        attention: (heads, tokens, keys) weights, or None.
+        attention: (heads, tokens, keys) weights, the last key at the last token, or None.
         ready: on a CUDA device, the event after which the tensors are on the host.
     """
 
@@ -207,14 +208,17 @@ class _AttentionGather:
         self._count = self._heads = 0
 
     def take(self, rows: Rows) -> Iterator[AttentionGroup]:
-        heads, queries, keys = rows.attention.shape
+        weights, (heads, queries, keys) = rows.attention, rows.attention.shape
+        if keys < rows.position + queries:  # a sliding window's cache has the latest keys only
+            weights = pad(weights, (rows.position + queries - keys, 0))
+            keys = weights.shape[-1]
         if queries > 1 or heads != self._heads or self._count + heads * keys > ATTENTION_VALUES:
             yield from self.rest()
         self._heads = heads
         if queries == 1:
             if self._buffer is None:
                 self._buffer = torch.empty(max(ATTENTION_VALUES, heads * keys))
-            self._buffer[self._count : self._count + heads * keys] = rows.attention.reshape(-1)
+            self._buffer[self._count : self._count + heads * keys] = weights.reshape(-1)
             self._pieces.append((rows.piece(0, 1), keys))
             self._count += heads * keys
             return
@@ -224,8 +228,8 @@ class _AttentionGather:
             # n tokens see n·sees + n(n − 1)/2 keys
             most = int((1 / 2 - sees) + math.sqrt((sees - 1 / 2) ** 2 + 2 * ATTENTION_VALUES / heads))
             count = min(max(1, most), queries - first)
-            weights = rows.attention[:, first : first + count, : sees + count - 1]
-            yield AttentionGroup(self._layer, heads, [(rows.piece(first, count), sees)], weights)
+            part = weights[:, first : first + count, : sees + count - 1]
+            yield AttentionGroup(self._layer, heads, [(rows.piece(first, count), sees)], part)
             first += count
 
     def rest(self) -> Iterator[AttentionGroup]:
