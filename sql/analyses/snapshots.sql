@@ -92,18 +92,22 @@ WITH vectors AS MATERIALIZED (
   WHERE b.state = 'reference'
 ), points AS MATERIALIZED (
   -- with the references' mean m: v·m is the mean of v·r over the references r, and m·m the mean of r·m
-  SELECT *, avg(with_mean) FILTER (state = 'reference') OVER (PARTITION BY site, layer) AS mean_own
+  -- what is left of v, own − 2 v·m + m·m, is nothing where only rounding is left
+  SELECT *, CASE WHEN own - 2 * with_mean + mean_own > 1e-13 * own OR isnan(own)
+                 THEN own - 2 * with_mean + mean_own END AS apart
   FROM (
-    SELECT v.* EXCLUDE (vector), list_inner_product(v.vector, v.vector) AS own, m.with_mean
-    FROM vectors AS v
-    JOIN (SELECT a, CASE WHEN centered THEN avg(dot) ELSE 0 END AS with_mean FROM dots GROUP BY a) AS m ON m.a = v.id
+    SELECT *, avg(with_mean) FILTER (state = 'reference') OVER (PARTITION BY site, layer) AS mean_own
+    FROM (
+      SELECT v.* EXCLUDE (vector), list_inner_product(v.vector, v.vector) AS own, m.with_mean
+      FROM vectors AS v
+      JOIN (SELECT a, CASE WHEN centered THEN avg(dot) ELSE 0 END AS with_mean FROM dots GROUP BY a) AS m
+        ON m.a = v.id
+    )
   )
 ), cosines AS (
   -- (v − m)·(w − m) = v·w − v·m − w·m + m·m: inner products are enough
   SELECT a.prompt_id, a.state_index AS message_index, b.label, b.state_index AS ref_index, a.site, a.layer,
-         (dots.dot - a.with_mean - b.with_mean + a.mean_own)
-         / nullif(sqrt(greatest(a.own - 2 * a.with_mean + a.mean_own, 0)
-                       * greatest(b.own - 2 * b.with_mean + b.mean_own, 0)), 0) AS x
+         (dots.dot - a.with_mean - b.with_mean + a.mean_own) / sqrt(a.apart * b.apart) AS x
   FROM dots JOIN points AS a ON a.id = dots.a JOIN points AS b ON b.id = dots.b
   WHERE a.state = 'snapshot'
 )

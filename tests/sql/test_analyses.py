@@ -353,3 +353,25 @@ def test_nothing_to_compare_gives_no_rows(lab, call):
 def test_an_unknown_site_names_those_that_exist(lab):
     with pytest.raises(Exception, match="unknown site 'hiden_in'; the sites are hidden_in, hidden_out"):
         lab.rows("FROM tensor_of($one, 'hiden_in')")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_references_leave_nothing_to_compare(two_runs, seed):
+    lake, alpha, _ = two_runs
+    vector = np.random.default_rng(seed).normal(0, 1e3, 576).astype("f4").tolist()
+    with catalog.connect(lake) as db:
+        db.execute(
+            """
+            CREATE TEMP TABLE alike AS
+            SELECT * EXCLUDE (n) REPLACE ($vector::FLOAT[] AS vector, 'label ' || n AS label, n AS state_index)
+            FROM states_of($run) CROSS JOIN range(7) AS t(n)
+            WHERE state = 'reference' AND state_index = 0
+            UNION ALL
+            SELECT * REPLACE ($vector::FLOAT[] AS vector) FROM states_of($run) WHERE state = 'snapshot'
+            """,
+            {"run": alpha, "vector": vector},
+        )
+        db.execute("CREATE TEMP MACRO states_of(run_id) AS TABLE FROM alike")
+        for centered, expected in (("false", 1), ("true", None)):
+            query = f"SELECT DISTINCT round(cosine, 9) FROM snapshot_cosine(?, centered := {centered})"
+            assert db.execute(query, [alpha]).fetchall() == [(expected,)]
