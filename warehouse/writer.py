@@ -39,9 +39,7 @@ class TensorWriter:
         self._error: BaseException | None = None
         lock = threading.Lock()
         self._filled, self._freed = threading.Condition(lock), threading.Condition(lock)
-        self._threads = [
-            threading.Thread(target=self._work, name="alab-writer", daemon=True) for _ in range(THREADS)
-        ]  # fmt: skip
+        self._threads = [threading.Thread(target=self._work, name="alab-writer", daemon=True) for _ in range(THREADS)]
 
     @property
     def stats(self) -> Stats:
