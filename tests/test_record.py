@@ -1,5 +1,6 @@
 """Capture of a model that is loaded already, and `Warehouse.capture`."""
 
+import copy
 import doctest
 
 import numpy as np
@@ -208,8 +209,37 @@ def test_a_cache_from_elsewhere(tmp_path):
 
 
 def test_a_model_in_training_mode(tmp_path):
+    model = copy.deepcopy(tiny.model_of("llama")).train()
     with (
         pytest.raises(AlabError, match="training mode"),
-        warehouse.recording(tiny.model_of("llama").train(), tiny.tokenizer(), warehouse=tmp_path),
+        warehouse.recording(model, tiny.tokenizer(), warehouse=tmp_path),
     ):
         pass
+
+
+@pytest.mark.parametrize("fmt", ["npz", "safetensors", "npy"])
+def test_logits_that_were_not_computed_are_nan_and_come_back_as_null(tmp_path, fmt):
+    model = tiny.model_of("llama")
+    ids = torch.tensor([[5, 20, 30, 40]])
+    with warehouse.recording(
+        model, tiny.tokenizer(), warehouse=tmp_path / "lab", capture={"store_dtype": "float32"}
+    ) as kept:
+        model.generate(ids, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    lab = warehouse.open(tmp_path / "lab")
+    logits = lab.tensor(kept.run_id, "logits", as_torch=True)  # generate asks for the last token's alone
+    assert logits.shape[0] == 4 and logits[:3].isnan().all()
+    assert torch.allclose(logits[3], model(ids).logits[0, 3], atol=1e-6)
+    again = lab.import_run(lab.export(kept.run_id, tmp_path / "arrays", fmt=fmt), name="again")
+    both = "SELECT step, position, embeddings, logits FROM outputs WHERE run_id = $run ORDER BY position"
+    assert lab.sql(both, run=kept.run_id).fetchall() == lab.sql(both, run=again).fetchall()
+
+
+@pytest.mark.parametrize(("family", "heads"), [("llama", 2), ("gpt2", 4), ("falcon", 1), ("falcon:new", 2)])
+def test_key_value_heads_are_counted(tmp_path, family, heads):
+    run = warehouse.record(
+        tiny.model_of(family), tiny.tokenizer(), [{"role": "user", "content": "hi"}], warehouse=tmp_path,
+        generation={"max_new_tokens": 1},
+    )  # fmt: skip
+    assert warehouse.open(tmp_path).sql("SELECT num_kv_heads FROM runs WHERE run_id = $r", r=run).fetchall() == [
+        (heads,)
+    ]

@@ -75,11 +75,13 @@ def environment() -> dict[str, str]:
 def _run_row(scenario: Scenario, loaded: Loaded, found: ModelSites, created: datetime) -> dict[str, Any]:
     config = loaded.model.config.get_text_config()
     heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or found.hidden_size // heads
+    keys = next((layer.ports["k"].width for layer in found.layers if "k" in layer.ports), 0)
+    kv_heads = keys // head_dim or getattr(config, "num_key_value_heads", None) or heads  # not all configs say it
     return {
         "scenario": scenario.name, "model_id": loaded.model_id, "arch": type(loaded.model).__name__,
         "num_layers": len(found.layers), "hidden_size": found.hidden_size, "num_heads": heads,
-        "num_kv_heads": getattr(config, "num_key_value_heads", None) or heads,
-        "head_dim": getattr(config, "head_dim", None) or found.hidden_size // heads,
+        "num_kv_heads": kv_heads, "head_dim": head_dim,
         "vocab_size": config.vocab_size, "dtype": loaded.dtype, "device": loaded.device,
         "store_dtype": scenario.capture.store_dtype, "seed": scenario.generation.seed, "created_at": created,
         "finished_at": datetime.now(UTC).replace(tzinfo=None), "scenario_json": scenario.model_dump_json(),

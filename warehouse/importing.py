@@ -160,7 +160,10 @@ def _array(values: Any, field: pa.Field, count: int) -> pa.Array:
     if values is None:
         return pa.nulls(count, field.type)
     if pa.types.is_fixed_size_list(field.type):
-        return pa.FixedSizeListArray.from_arrays(pa.array(values), type=field.type)
+        missing = np.isnan(values.reshape(count, -1)).all(1) if field.name == "logits" else np.zeros(count, bool)
+        return pa.FixedSizeListArray.from_arrays(
+            pa.array(values), type=field.type, mask=pa.array(missing) if missing.any() else None
+        )
     return pa.array(values, field.type)
 
 

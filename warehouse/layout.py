@@ -11,7 +11,7 @@ It is that of scripts which hook a model and save a file for each forward pass:
 
 - `layer_NN/<site>` is shaped (1, tokens, width); `mlp_act` is the lake's `mlp_down_in`.
 - `layer_NN/attn_weights` is shaped (1, heads, tokens, keys): keys = tokens in a prefill, 0 above the diagonal.
-- `embeddings` and `logits` are shaped (1, tokens, width).
+- `embeddings` and `logits` are shaped (1, tokens, width); a row of NaN is a token whose logits were not computed.
 - Snapshots, references and states are last-token vectors, shaped (width,).
 - Values have the run's `store_dtype`. Where numpy has no such type (bfloat16), or where the run kept values that lie
   outside its range, they are float32, so nothing is lost.

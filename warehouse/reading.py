@@ -233,13 +233,21 @@ class Source:
 
 
 def blocks(values: pa.Array, width: int) -> Iterator[np.ndarray]:
-    """The rows of a vector column as 2-dimensional arrays; short rows are filled with zeros."""
+    """The rows of a vector column as 2-dimensional arrays; short rows are filled with zeros, NULL is a row of NaN.
+
+    NULL are the logits that a model did not compute, as `generate` asks for those of a prompt's last token alone.
+    """
     rows = max(1, BLOCK // width)
     for start in range(0, len(values), rows):
         some = values.slice(start, rows)
         flat = some.flatten().to_numpy(zero_copy_only=False)
-        if pa.types.is_fixed_size_list(values.type):
+        if pa.types.is_fixed_size_list(values.type) and not some.null_count:
             yield flat
+            continue
+        if pa.types.is_fixed_size_list(values.type):
+            block = np.full((len(some), width), np.nan, np.float32)
+            block[some.is_valid().to_numpy(zero_copy_only=False)] = flat.reshape(-1, width)
+            yield block
             continue
         block = np.zeros((len(some), width), np.float32)
         block[np.arange(width) < some.value_lengths().to_numpy()[:, None]] = flat
