@@ -158,13 +158,14 @@ def test_what_does_not_exist_is_named(lake, llama, run, options, message):
         lens.logit_lens(lake, run, model=llama, **options)
 
 
-def test_another_model_by_the_same_name_is_refused(lake, llama, run):
+@pytest.mark.parametrize("position", ["last", "all", "0-1"])
+def test_another_model_by_the_same_name_is_refused(lake, llama, run, position):
     head = heads.find(llama.model)
     head.unembedding = head.unembedding.flip(0) * 2
     head.model = "tiny"
     heads.keep(lake, "tiny", head)
     with pytest.raises(AlabError, match="do not give what the model said in this run"):
-        lens.logit_lens(lake, run)
+        lens.logit_lens(lake, run, position=position)
 
 
 def test_a_model_that_cannot_be_loaded(lake, run):

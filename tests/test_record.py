@@ -202,7 +202,7 @@ def test_a_cache_from_elsewhere(tmp_path):
     model = tiny.model_of("llama")
     cache = model(IDS, use_cache=True).past_key_values
     with (
-        pytest.raises(AlabError, match="a cache of 4 tokens, but 0 were read"),
+        pytest.raises(AlabError, match="a cache of 4 tokens that the pass before it did not leave"),
         warehouse.recording(model, tiny.tokenizer(), warehouse=tmp_path),
     ):
         model(IDS[:, :1], past_key_values=cache)
@@ -243,3 +243,25 @@ def test_key_value_heads_are_counted(tmp_path, family, heads):
     assert warehouse.open(tmp_path).sql("SELECT num_kv_heads FROM runs WHERE run_id = $r", r=run).fetchall() == [
         (heads,)
     ]
+
+
+def test_sequences_that_are_read_in_turns_are_refused(tmp_path):
+    model = tiny.model_of("llama")
+    with (
+        pytest.raises(AlabError, match="that the pass before it did not leave"),
+        warehouse.recording(model, tiny.tokenizer(), warehouse=tmp_path),
+    ):
+        one = model(IDS, use_cache=True).past_key_values
+        model(IDS + 1, use_cache=True)  # as long, so that its length does not tell it apart
+        model(IDS[:, :1], past_key_values=one)
+
+
+def test_passes_that_give_tuples(tmp_path):
+    model = tiny.model_of("llama")
+    with warehouse.recording(model, tiny.tokenizer(), warehouse=tmp_path) as kept:
+        cache = model(IDS, use_cache=True, return_dict=False)[1]
+        model(IDS[:, :1], past_key_values=cache, return_dict=False)
+    steps = warehouse.open(tmp_path).sql(
+        "SELECT step, seq_len FROM steps WHERE run_id = $r ORDER BY step", r=kept.run_id
+    )
+    assert steps.fetchall() == [(0, 4), (1, 5)]

@@ -194,6 +194,10 @@ def tables(run: Run, head: Head, places: list[Place], site: str, top_k: int) -> 
     noted = {tuple(row[:3]): row[3] for row in run.db.execute(_NOTED, [run.run_id]).fetchall()}
     has_final = layers[-1] == run.rows("runs")[0]["num_layers"] - 1
     texts = pa.array(head.tokens if head.tokens is not None else [None] * len(head.unembedding), pa.string())
+    if has_final and noted and not noted.keys() & set(places):  # none of the tokens would show a wrong head
+        one = [min(noted)]
+        streams = residual_streams(run.db, run.run_id, site, layers, one, width)
+        _check(run, one, look(head, streams, [-1], 1), noted)
     block = max(1, VECTOR_VALUES // (len(layers) * width))
     small = max(1, ROWS // len(layers))
     for first in range(0, len(places), block):

@@ -1,5 +1,6 @@
 """Captures a model that is loaded already, from Python: a conversation, or whatever passes the caller makes."""
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -145,6 +146,7 @@ class Recording:
         self._chat = Chat(loaded.tokenizer)
         self._transfer = Transfer(loaded.model.device)
         self._ids: list[int] = []  # of the prompt being read
+        self._cache: weakref.ref | None = None  # what its latest pass left
         self._step = self._position = 0
         self._inside = False  # whether a pass is under way
 
@@ -168,9 +170,9 @@ class Recording:
             raise AlabError("a pass masks tokens; padded sequences cannot be recorded", "Give the sequence unpadded.")
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
-        if past and past != len(self._ids):
+        if past and (past != len(self._ids) or self._cache is None or self._cache() is not cache):
             raise AlabError(
-                f"a pass continues a cache of {past} tokens, but {len(self._ids)} were read before it",
+                f"a pass continues a cache of {past} tokens that the pass before it did not leave",
                 "Begin inside `recording`, and read one sequence at a time.",
             )
         self._inside = True
@@ -209,6 +211,9 @@ class Recording:
     def after(self, module: Any, args: tuple, kwargs: dict, output: Any) -> None:
         """Called after each forward pass, with what it returns."""
         logits = (output.logits if hasattr(output, "logits") else output[0])[0].detach()
+        parts = [kwargs.get("past_key_values"), *(output.values() if hasattr(output, "values") else output)]
+        cache = next((part for part in parts if hasattr(part, "get_seq_length")), None)
+        self._cache = None if cache is None else weakref.ref(cache)
         row, top = step_rows(self._chat, logits[-1], self._wanted.top_k_probs)
         at = {"prompt_id": self._prompt_id, "step": self._step}
         self.rows["steps"].append(row | at | {"kind": self._kind, "seq_len": len(self._ids)})
