@@ -151,6 +151,8 @@ def _head(lake: Lake, run: Run, model: Any, progress: Callable[[str, int, int], 
             chat = Chat(model.tokenizer)
             head.tokens = [chat.token_text(i) or None for i in range(len(head.unembedding))]
         heads.keep(lake, row["model_id"], head)
+    elif model is not None and not torch.equal(head.unembedding, heads.find(model.model).unembedding):
+        raise _other(lake, run, "are not those of the model that is given")
     if head.model != full:
         raise _other(lake, run, f"are those of {head.model}, not of {full}")
     if head.unembedding.shape[1] != row["hidden_size"]:
