@@ -7,6 +7,7 @@ import pytest
 from synthetic import Shape, make_run
 
 from warehouse import catalog, check, storage
+from warehouse.errors import AlabError
 
 SMALL = Shape(layers=2, steps=2, messages=2, labels=("joy",))
 
@@ -77,3 +78,8 @@ def test_a_failed_change_leaves_the_catalog_as_it_was(lake, monkeypatch):
     with duckdb.connect(str(lake.catalog), read_only=True) as db:
         assert db.execute("SELECT count(*) FROM runs").fetchone() == (1,)
     assert check.check(lake) == []
+
+
+def test_an_empty_name_means_no_run(two_runs):
+    with pytest.raises(AlabError, match="there is no run ''"):
+        storage.find(two_runs[0], [""])

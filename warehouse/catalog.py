@@ -280,7 +280,7 @@ def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
         raise AlabError("the warehouse has no runs yet", "Capture one: alab capture SCENARIO")
     if name == "latest":
         return ids[0]
-    found = [name] if name in ids else [run_id for run_id in ids if run_id.startswith(name)]
+    found = [name] if name in ids else [run_id for run_id in ids if name and run_id.startswith(name)]
     if len(found) == 1:
         return found[0]
     if found:
