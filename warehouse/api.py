@@ -278,9 +278,9 @@ class Warehouse:
         from warehouse import lens
 
         if model is not None:
-            from warehouse.models import Loaded
+            from warehouse.loaded import as_loaded
 
-            model = Loaded(model, tokenizer, model.name_or_path, str(model.dtype), model.device.type)
+            model = as_loaded(model, tokenizer)
         found = lens.logit_lens(
             self._lake, run, steps=steps, position=position, top_k=top_k, site=site, model=model
         )  # fmt: skip

@@ -30,6 +30,8 @@ RUN_ROWS = ("reference_table",)
 _ID = re.compile(r"(?P<name>.+)_\d{4}(?P<month>\d\d)(?P<day>\d\d)T(?P<h>\d\d)(?P<m>\d\d)(?P<s>\d\d)Z")
 #: Conversations that get a card of their own; the overview has all of them.
 MAX_CARDS = 120
+#: Runs that are asked about at once: the queries about one are too small for several threads.
+SIDE_BY_SIDE = 8
 #: Pairs that get a card: all of them up to twice this, else so many of the least and of the most alike.
 MAX_PAIRS = 8
 
@@ -160,9 +162,9 @@ def fill_runs(tables: Tables, runs: list[dict], prompts: list[dict]) -> list[dic
     shown = defaultdict(list)
     for index, prompt in enumerate(prompts):
         shown[prompt["run_id"]].append((index, prompt["prompt_id"]))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the queries about one run are too small for two threads
-        kept = list(pool.map(lambda run: _fill_run(tables.beside(), run, shown[run["run_id"]]), runs))
-    rows, summary = (pa.concat_tables(tables_of_all) for tables_of_all in zip(*kept, strict=True))
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, SIDE_BY_SIDE)) as pool:
+        kept = list(pool.map(lambda run: _fill_run(tables, run, shown[run["run_id"]]), runs))
+    rows, summary = map(pa.concat_tables, zip(*kept, strict=True))
     each = [{"run": run["run_id"]} for run in runs]
     tables.store("intra_rows", tables.put("intra", rows, {"query": "intra", "each": each}))
     tables.store("intra_summary_rows", summary)
@@ -170,10 +172,10 @@ def fill_runs(tables: Tables, runs: list[dict], prompts: list[dict]) -> list[dic
 
 
 def _fill_run(tables: Tables, run: dict, shown: list[tuple[int, int]]) -> tuple[pa.Table, pa.Table]:
-    """Put the tables of one run on the page and give them to the run by name; closes the connection of `tables`.
+    """Put the tables of one run on the page and give them to the run by name, over a connection of its own.
 
     Args:
-        tables: with a connection in which nothing is shared yet.
+        tables: the page's tables.
         run: the run.
         shown: index of the card and prompt_id of each conversation that has a card.
 
@@ -181,20 +183,20 @@ def _fill_run(tables: Tables, run: dict, shown: list[tuple[int, int]]) -> tuple[
         The rows of the run's intra-run comparison, and their summary.
     """
     values = {"run": run["run_id"]}
-    tables.share("run", **values)
-    run["tables"] = {name: tables.query(name, **values) for name in RUN_ROWS} if shown else {}
-    for name in RUN_TABLES if shown else ():
-        table = tables.query(name, **values)
-        if "prompt_id" in table.column_names:
-            table = table.filter(pc.field("prompt_id").isin([prompt_id for _, prompt_id in shown]))
-        run["tables"][name] = tables.put(f"{name}-{run['index']}", table, {"query": name, "values": values})
-    run["cross_layer"] = {
-        prompt_id: tables.add(f"cross_layer-{index}", "cross_layer", **values, prompt=prompt_id)
-        for index, prompt_id in shown
-    }
-    rows, summary = tables.query("intra", **values), tables.query("intra_summary", **values)
-    tables.db.close()
-    return rows, summary
+    own = tables.beside()
+    with own.db:
+        own.share("run", **values)
+        run["tables"] = {name: own.query(name, **values) for name in RUN_ROWS} if shown else {}
+        for name in RUN_TABLES if shown else ():
+            table = own.query(name, **values)
+            if "prompt_id" in table.column_names:
+                table = table.filter(pc.field("prompt_id").isin([prompt_id for _, prompt_id in shown]))
+            run["tables"][name] = own.put(f"{name}-{run['index']}", table, {"query": name, "values": values})
+        run["cross_layer"] = {
+            prompt_id: own.add(f"cross_layer-{index}", "cross_layer", **values, prompt=prompt_id)
+            for index, prompt_id in shown
+        }
+        return own.query("intra", **values), own.query("intra_summary", **values)
 
 
 def cards(tables: Tables, runs: list[dict], prompts: list[dict], summary: list[dict]) -> list[dict]:

@@ -176,10 +176,9 @@ class _RowGather:
                 part = {site: tensor[start : start + take] for site, tensor in rows.sites.items()}
                 yield RowGroup(self._layer, [piece], part)
             else:
+                place = slice(self._count, self._count + take)
                 for site, tensor in rows.sites.items():
-                    self._buffer(site, tensor.shape[1])[self._count : self._count + take] = tensor[
-                        start : start + take
-                    ]
+                    self._buffer(site, tensor.shape[1])[place] = tensor[start : start + take]
                 self._pieces.append(piece)
                 self._count += take
                 if self._count == self._group:

@@ -160,10 +160,10 @@ def _array(values: Any, field: pa.Field, count: int) -> pa.Array:
     if values is None:
         return pa.nulls(count, field.type)
     if pa.types.is_fixed_size_list(field.type):
-        missing = np.isnan(values.reshape(count, -1)).all(1) if field.name == "logits" else np.zeros(count, bool)
-        return pa.FixedSizeListArray.from_arrays(
-            pa.array(values), type=field.type, mask=pa.array(missing) if missing.any() else None
-        )
+        mask = None
+        if field.name == "logits":  # a row of NaN was not computed
+            mask = pa.array(np.isnan(values.reshape(count, -1)).all(1))
+        return pa.FixedSizeListArray.from_arrays(pa.array(values), type=field.type, mask=mask)
     return pa.array(values, field.type)
 
 

@@ -280,13 +280,20 @@ def _request(
     model: Any, tokenizer: Any, name: str, capture: dict, **more: Any
 ) -> tuple[scenario.Scenario, models.Loaded]:
     """What a scenario file would say of a loaded model."""
-    dtype = str(model.dtype).removeprefix("torch.")
-    model_id = getattr(model, "name_or_path", "") or type(model).__name__
+    loaded = as_loaded(model, tokenizer)
     wanted = scenario.parse({
-        "name": name, "model": {"id": model_id, "dtype": dtype, "device": model.device.type},
+        "name": name, "model": {"id": loaded.model_id, "dtype": loaded.dtype, "device": loaded.device},
         "capture": {"attention_weights": uses_eager(model)} | capture, **more,
     }, "record")  # fmt: skip
-    return wanted, models.Loaded(model, tokenizer, model_id, dtype, model.device.type)
+    return wanted, loaded
+
+
+def as_loaded(model: Any, tokenizer: Any) -> models.Loaded:
+    """A model that the caller has loaded, as if a scenario had named it."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return models.Loaded(
+        model, tokenizer, getattr(model, "name_or_path", "") or type(model).__name__, dtype, model.device.type
+    )
 
 
 def uses_eager(model: Any) -> bool:

@@ -100,7 +100,6 @@ class PageWriter:
     def _chunk(self, column: "_Column", count: int, data: object) -> tuple[bytes, int]:
         """Write one column of a row group as a single page; gives its metadata and uncompressed size."""
         values, encoding, statistics = count, _PLAIN, b""
-        levels = _runs([(count, 1)]) if column.optional else b""
         if data is None:
             if not column.optional:
                 raise ValueError(f"the column {column.name} must not be NULL")
@@ -113,6 +112,7 @@ class PageWriter:
             levels = lists + _runs([(values, 2 if column.optional else 1)])
             frames, size = [self._compress(levels), *self._streams(flat)], len(levels) + 4 * values
         else:
+            levels = _runs([(count, 1)]) if column.optional else b""
             if column.type == _INT32:
                 body, statistics = data.astype("<i4").tobytes(), _range(data)
             else:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from string import Template
 
@@ -191,11 +192,8 @@ class Source:
         """The values of a column, some rows of a pass at a time: by position, attention by head and then position."""
         wanted = [piece for piece in self.pieces if piece.at in passes]
         if column == "weights":
-            by_pass: dict[Pass, list[Piece]] = {}
-            for piece in wanted:
-                by_pass.setdefault(piece.at, []).append(piece)
-            for at, pieces in by_pass.items():
-                yield from ((at, rows) for rows in self._by_head(at, pieces))
+            for at, pieces in groupby(wanted, key=lambda piece: piece.at):
+                yield from ((at, rows) for rows in self._by_head(at, list(pieces)))
             return
         for piece in wanted:
             yield piece.at, self._rows(piece, [column]).column(0).combine_chunks()
@@ -222,7 +220,7 @@ class Source:
         key = piece.file, piece.group, *columns
         if self._latest[0] != key:
             self._latest = key, self.open[piece.file].read_row_group(piece.group, columns=columns)
-        return self._latest[1].select(columns).slice(piece.start, piece.stop - piece.start)
+        return self._latest[1].slice(piece.start, piece.stop - piece.start)
 
     def tensor(self, column: str, at: Pass) -> np.ndarray:
         """The values of a pass, (heads, tokens, width); one head for what has none."""
@@ -241,17 +239,16 @@ def blocks(values: pa.Array, width: int) -> Iterator[np.ndarray]:
     for start in range(0, len(values), rows):
         some = values.slice(start, rows)
         flat = some.flatten().to_numpy(zero_copy_only=False)
-        if pa.types.is_fixed_size_list(values.type) and not some.null_count:
-            yield flat
-            continue
-        if pa.types.is_fixed_size_list(values.type):
+        if not pa.types.is_fixed_size_list(values.type):
+            block = np.zeros((len(some), width), np.float32)
+            block[np.arange(width) < some.value_lengths().to_numpy()[:, None]] = flat
+            yield block
+        elif some.null_count:
             block = np.full((len(some), width), np.nan, np.float32)
             block[some.is_valid().to_numpy(zero_copy_only=False)] = flat.reshape(-1, width)
             yield block
-            continue
-        block = np.zeros((len(some), width), np.float32)
-        block[np.arange(width) < some.value_lengths().to_numpy()[:, None]] = flat
-        yield block
+        else:
+            yield flat
 
 
 def sources(run: Run, wanted: Selection) -> Iterator[tuple[str, int | None, Source]]:

@@ -54,9 +54,14 @@ class TensorWriter:
     def __exit__(self, kind: type | None, *exception: object) -> None:
         try:
             if kind is None:
-                self._finish()
+                self._hand_over_rest()
+                self._join()
+                self._raise()
+                self._files.close()
         finally:
-            self._stop()
+            with self._filled:
+                self._queue.clear()  # what is left after an exception is not written
+            self._join()
             self._files.abandon()
 
     def put(self, rows: Rows) -> None:
@@ -68,6 +73,9 @@ class TensorWriter:
         self._copying.append(rows)
         while self._copying and self._there(self._copying[0]):
             self._take(self._copying.popleft())
+        self._raise()
+
+    def _raise(self) -> None:
         if self._error is not None:
             raise self._error
 
@@ -84,28 +92,18 @@ class TensorWriter:
         for group in self._gather.take(rows):
             self._hand_over(group)
 
-    def _finish(self) -> None:
-        """Write what is left."""
+    def _hand_over_rest(self) -> None:
         for rows in self._copying:
             if rows.ready is not None:
                 rows.ready.synchronize()
             self._take(rows)
         for group in self._gather.rest():
             self._hand_over(group)
-        with self._filled:
-            self._closing = True
-            self._filled.notify_all()
-        for thread in self._threads:
-            thread.join()
-        if self._error is not None:
-            raise self._error
-        self._files.close()
 
-    def _stop(self) -> None:
-        """End the threads; what is in the queue is not written."""
+    def _join(self) -> None:
+        """Wait until the threads have written what is in the queue."""
         with self._filled:
             self._closing = True
-            self._queue.clear()
             self._filled.notify_all()
         for thread in self._threads:
             thread.join()
