@@ -3,6 +3,8 @@
 import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import duckdb
 import pytest
@@ -107,19 +109,63 @@ def test_reading_does_not_write(one):
         db.execute("DELETE FROM runs")
 
 
-def test_a_busy_catalog_is_told(one):
-    lake, _ = one
+def test_a_catalog_that_is_being_written_is_read_from_a_copy(one):
+    lake, first = one
     code = (
         f"import duckdb, sys; db = duckdb.connect({str(lake.catalog)!r}); print('open', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
-        with (
-            pytest.raises(catalog.CatalogBusyError, match="another process holds"),
-            catalog.connect(lake, timeout=0.2),
-        ):
-            pass
+        second = make_run(lake, "second", SMALL)
+        with catalog.connect(lake, timeout=0.1) as db:
+            assert db.execute("SELECT run_id FROM runs ORDER BY ALL").fetchall() == [(first,), (second,)]
+            assert db.execute("SELECT count(*) FROM activations WHERE run_id = ?", [second]).fetchone()[0] > 0
+        with pytest.raises(catalog.CatalogBusyError, match="another process holds"):
+            catalog.sync(lake, timeout=0.1)
         holder.stdin.close()
+
+
+READ_ONLY = """
+import os, sys
+import duckdb, pyarrow.parquet
+from warehouse import catalog, check, storage
+from warehouse.errors import explain
+from warehouse.lake import Lake
+if os.getuid() == 0:
+    os.setuid(65534)
+lake = Lake(sys.argv[1])
+with catalog.connect(lake) as db:
+    print(db.execute("SELECT count(DISTINCT run_id) FROM activations").fetchone()[0])
+for change in (check.rebuild, lambda lake: storage.remove(lake, lake.run_ids()), lambda lake: lake.stage("x")):
+    try:
+        change(lake)
+    except Exception as error:
+        print(explain(error).message)
+"""
+
+
+@pytest.mark.parametrize("registered", [0, 1, 2])
+def test_a_warehouse_that_can_only_be_read(tmp_path_factory, registered):
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
+        lake = Lake(Path(folder) / "lab")
+        for number in range(2):
+            make_run(lake, f"run{number}", SMALL)
+            if number < registered:
+                catalog.sync(lake)
+        Path(folder).chmod(0o755)
+        for path in Path(folder, "lab").rglob("*"):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        lake.warehouse.chmod(0o555)
+        try:
+            command = [sys.executable, "-c", READ_ONLY, str(lake.warehouse)]
+            shown = subprocess.run(command, capture_output=True, text=True, cwd=Path(catalog.__file__).parents[1])
+        finally:
+            for path in [lake.warehouse, *lake.warehouse.rglob("*/")]:
+                path.chmod(0o755)
+    rows = shown.stdout.splitlines()
+    assert rows[0] == "2", shown.stderr
+    assert len(rows) == 4
+    assert all("can only be read" in row or "Permission denied" in row for row in rows[1:])
 
 
 def test_find_run(two_runs):

@@ -144,7 +144,9 @@ def test_a_shell_that_holds_the_catalog_delays_registration_and_loses_nothing(la
         second = make_run(lake, "second", SMALL)
         with pytest.raises(catalog.CatalogBusyError, match="another process holds"):
             catalog.sync(lake, timeout=0.2)
-        with catalog.connect(lake, timeout=0.2) as db:  # readers go on with what there is
+        with catalog.connect(lake, timeout=0.2) as db:  # readers see it in a copy
+            assert db.execute("SELECT run_id FROM runs ORDER BY run_id").fetchall() == [(first,), (second,)]
+        with catalog.open_file(lake, read_only=True, timeout=0.2) as db:
             assert db.execute("SELECT run_id FROM runs").fetchall() == [(first,)]
         process.stdin.close()
         process.wait()

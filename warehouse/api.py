@@ -1,7 +1,6 @@
 """The warehouse from Python: the same answers as the commands, as arrays and relations."""
 
 import html
-import shutil
 import tempfile
 import threading
 from pathlib import Path
@@ -366,8 +365,8 @@ class Warehouse:
             if self._db is None or self._seen != self._lake.versions():
                 with catalog.connect(self._lake) as db, tempfile.TemporaryDirectory() as folder:
                     self._seen = catalog.versions(db)
-                    copy = shutil.copy(self._lake.catalog, folder)
-                    self._db = duckdb.connect(str(copy), read_only=True)
+                    catalog.copy_file(db, own := Path(folder) / "alab.duckdb")
+                    self._db = duckdb.connect(str(own), read_only=True)
             return catalog.prepare(self._db.cursor(), self._lake)
 
 

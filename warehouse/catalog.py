@@ -4,12 +4,16 @@ Whatever is in it can be thrown away: `sync` registers the runs that the lake ha
 not, and a catalog of another version of the SQL library is filled anew.
 """
 
+import copy
 import functools
 import json
+import os
 import random
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
@@ -32,6 +36,10 @@ STORAGE = "v1.2.0"
 
 class CatalogBusyError(AlabError):
     """Another process holds the catalog."""
+
+
+class ReadOnlyError(AlabError):
+    """The warehouse is not ours to write."""
 
 
 def table_names() -> list[str]:
@@ -61,25 +69,38 @@ def literal(value: object) -> str:
 
 
 @contextmanager
-def connect(lake: Lake, *, timeout: float = 10.0) -> Iterator[duckdb.DuckDBPyConnection]:
+def connect(lake: Lake, *, timeout: float = 2.0) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open the catalog for reading, up to date with the lake.
 
-    Runs that wait in the lake are registered first. Where another process holds the file, readers go on with
-    what it has.
+    Runs that wait in the lake are registered first. Where that cannot be, because another process holds the file or
+    because the warehouse is not ours to write, a copy that is up to date is opened instead.
 
     Args:
         lake: the warehouse's lake.
         timeout: seconds to wait for another process that holds the file.
 
     Raises:
-        AlabError: there is no warehouse, or the catalog was written by a newer alab.
-        CatalogBusyError: another process holds the file.
+        AlabError: there is no warehouse, the catalog is damaged, or it was written by a newer alab.
     """
     if not lake.root.is_dir():
         raise AlabError(
             f"there is no warehouse at {lake.warehouse}",
             "Capture a run first (alab capture SCENARIO), or name a warehouse with --warehouse or $ALAB_WAREHOUSE.",
         )
+    with ExitStack() as stack:
+        try:
+            db = stack.enter_context(_current(lake, timeout))
+        except (CatalogBusyError, ReadOnlyError):
+            db = stack.enter_context(_copy(lake))
+        except duckdb.Error as error:
+            raise AlabError(
+                f"the catalog {lake.catalog} is damaged: {str(error).splitlines()[0]}", "Build it anew: alab rebuild"
+            ) from error
+        yield prepare(db, lake)
+
+
+def _current(lake: Lake, timeout: float) -> duckdb.DuckDBPyConnection:
+    """The catalog itself, brought up to date where it is not."""
     lake.prepare()
     lake.sweep()
     if not lake.catalog.exists():
@@ -87,13 +108,28 @@ def connect(lake: Lake, *, timeout: float = 10.0) -> Iterator[duckdb.DuckDBPyCon
     db = open_file(lake, read_only=True, timeout=timeout)
     if _stale(db, lake):
         db.close()
-        with suppress(CatalogBusyError):  # another reader holds it; what it has is still consistent
-            sync(lake, timeout=timeout)
+        sync(lake, timeout=timeout)
         db = open_file(lake, read_only=True, timeout=timeout)
-    try:
-        yield prepare(db, lake)
-    finally:
-        db.close()
+    return db
+
+
+@contextmanager
+def _copy(lake: Lake) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A copy that agrees with the lake; what users keep in a catalog that is being written is not in it."""
+    own = copy.copy(lake)
+    with tempfile.TemporaryDirectory(prefix="alab-") as folder:
+        own.catalog = Path(folder) / lake.catalog.name
+        with suppress(AlabError), open_file(lake, read_only=True, timeout=0) as db:
+            copy_file(db, own.catalog)
+        sync(own)
+        with open_file(own, read_only=True, timeout=0) as db:
+            yield db
+
+
+def copy_file(db: duckdb.DuckDBPyConnection, to: Path) -> None:
+    """Copy the file that a connection has open, so that nobody writes it meanwhile."""
+    query = "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
+    shutil.copyfile(db.execute(query).fetchone()[0], to)
 
 
 def prepare(db: duckdb.DuckDBPyConnection, lake: Lake) -> duckdb.DuckDBPyConnection:
@@ -132,6 +168,9 @@ def sync(lake: Lake, *, timeout: float = 10.0, change: Callable[[], None] = lamb
 def open_file(lake: Lake, *, read_only: bool, timeout: float) -> duckdb.DuckDBPyConnection:
     """Open the catalog as it is, trying again with jitter while another process holds it; `connect` does more."""
     deadline = time.monotonic() + timeout
+    places = [path for path in (lake.catalog.parent, lake.catalog) if path.exists()]
+    if not read_only and not all(os.access(path, os.W_OK) for path in places):
+        raise ReadOnlyError(f"the warehouse {lake.warehouse} can only be read", "Work on a copy of it.")
     config = {} if read_only else {"storage_compatibility_version": STORAGE}
     while True:
         try:
@@ -140,7 +179,7 @@ def open_file(lake: Lake, *, read_only: bool, timeout: float) -> duckdb.DuckDBPy
             if "lock" not in str(error).lower():
                 raise AlabError(
                     f"cannot open the catalog {lake.catalog}: {str(error).splitlines()[0]}",
-                    "Where the file is damaged, delete it and run: alab rebuild",
+                    "Where the file is damaged, build it anew: alab rebuild",
                 ) from error
             if time.monotonic() > deadline:
                 raise CatalogBusyError(

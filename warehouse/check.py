@@ -137,18 +137,16 @@ def _check_catalog(lake: Lake) -> Iterator[Problem]:
         yield Problem("catalog", lake.catalog.name, "there is none; it comes back with the next command")
         return
     fresh = copy.copy(lake)
-    with tempfile.TemporaryDirectory(dir=lake.warehouse, prefix=".check-") as folder:
+    with tempfile.TemporaryDirectory(prefix="alab-") as folder:
         fresh.catalog = Path(folder) / "alab.duckdb"
         catalog.sync(fresh)
         try:
-            db = catalog.open_file(lake, read_only=True, timeout=10)
+            with catalog.open_file(lake, read_only=True, timeout=10) as db:
+                yield from _compare(db, fresh.catalog)
         except catalog.CatalogBusyError:
             raise
-        except AlabError as error:
-            yield Problem("catalog", lake.catalog.name, error.message)
-            return
-        with db:
-            yield from _compare(db, fresh.catalog)
+        except (AlabError, duckdb.Error) as error:
+            yield Problem("catalog", lake.catalog.name, _first_line(error))
 
 
 def _compare(db: duckdb.DuckDBPyConnection, other: Path) -> Iterator[Problem]:

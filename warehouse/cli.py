@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from warehouse import completion
-from warehouse.errors import AlabError
+from warehouse.errors import explain
 
 # Threads that wait by spinning take the core from the writer beside the model; threads that sleep at once wake too
 # late for the model's next product. So they spin for some tens of microseconds (GNU OpenMP counts turns), then sleep.
@@ -47,21 +47,30 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context):
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, so that a full disk is told of
+            return result
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise
-        except AlabError as error:
-            if ctx.params.get("debug"):
-                raise
-            message = click.style("error: ", fg="red", bold=True) + str(error).replace("\n", "\n  ")
-            click.echo(message, err=True)
-            sys.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted; nothing unfinished was kept", err=True)
             sys.exit(130)
         except BrokenPipeError:  # the reader of our output has gone, as `| head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _forget_output()
             sys.exit(0)
+        except Exception as error:
+            told = explain(error)
+            if told is None or ctx.params.get("debug"):
+                raise
+            message = click.style("error: ", fg="red", bold=True) + str(told).replace("\n", "\n  ")
+            click.echo(message, err=True)
+            _forget_output()
+            sys.exit(told.exit_code)
+
+
+def _forget_output() -> None:
+    """Keep what was not written yet from failing once more at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _lake(ctx: click.Context):

@@ -1,4 +1,4 @@
-"""The one exception that alab raises on purpose."""
+"""The one exception that alab raises on purpose, and what is told of those that come from below."""
 
 
 class AlabError(Exception):
@@ -18,3 +18,21 @@ class AlabError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+def explain(error: Exception) -> AlabError | None:
+    """What to tell of an exception: itself, what the system or a file format objects to, or None for a defect.
+
+    >>> print(explain(FileNotFoundError(2, "No such file or directory", "lab/lake/x.parquet")))
+    cannot use lab/lake/x.parquet: No such file or directory
+    Where it is a file of the warehouse: alab check
+    """
+    if isinstance(error, AlabError):
+        return error
+    library = type(error).__module__.lstrip("_").split(".")[0]
+    hint = "Where it is a file of the warehouse: alab check"
+    if isinstance(error, OSError) and error.errno:
+        return AlabError(f"cannot {f'use {error.filename}' if error.filename else 'go on'}: {error.strerror}", hint)
+    if isinstance(error, OSError) or library in ("duckdb", "pyarrow"):
+        return AlabError(str(error).strip().partition("\n")[0] or type(error).__name__, hint)
+    return None

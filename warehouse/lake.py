@@ -133,7 +133,7 @@ class Lake:
         swept = []
         for folder in self.staging.glob("*/"):
             lock = FileLock(self.staging / f"{folder.name}.lock", blocking=False)
-            with contextlib.suppress(Timeout):
+            with contextlib.suppress(OSError):  # locked, or not ours to delete
                 lock.acquire()
                 swept += [folder.name] if folder.exists() else []
                 StagedRun(self, folder.name, lock).discard()
