@@ -4,7 +4,7 @@ import duckdb
 import pytest
 from synthetic import Shape, make_run
 
-from warehouse import catalog, check
+from warehouse import catalog, check, query, storage
 from warehouse.errors import AlabError
 
 SMALL = Shape(layers=2, steps=2, messages=2, labels=("joy",))
@@ -56,18 +56,35 @@ def test_same_size_but_not_parquet_any_more(two):
     assert kinds(lake) == ["damaged"]
 
 
+@pytest.mark.parametrize("harm", ["cut", "gone", "random bytes"])
 @pytest.mark.parametrize("table", ["runs", "files", "tokens"])
-def test_a_run_with_damaged_metadata_is_left_out_and_named(two, table):
+def test_a_run_with_damaged_metadata_is_left_out_and_named(two, table, harm, capsys):
     lake, one, other = two
     path = lake.dataset("metadata", one) / f"{table}.parquet"
-    replacement = path.with_suffix(".cut")
-    replacement.write_bytes(path.read_bytes()[:-10])
-    replacement.replace(path)
+    data = path.read_bytes()
+    if harm != "gone":
+        replacement = path.with_suffix(".new")
+        replacement.write_bytes(data[:-10] if harm == "cut" else data[:20] + b"\xa5" * 60 + data[80:])
+        replacement.replace(path)
+    else:
+        path.unlink()
     with catalog.connect(lake) as db:
         assert db.execute("SELECT run_id FROM runs").fetchall() == [(other,)]
-    assert {problem.kind for problem in check.check(lake)} <= {"damaged", "truncated"}
-    assert all(one in problem.where for problem in check.check(lake))
-    assert check.check(lake)
+        with pytest.raises(AlabError, match="metadata of the run .* is damaged"):
+            catalog.find_run(db, one)
+    hints = query.run(lake, "SELECT 1", "csv")
+    assert hints == [f"the metadata of {one} is damaged, it is left out: alab check"]
+    before = {path: path.read_bytes() for path in lake.files(one)}
+    with pytest.raises(AlabError, match="is damaged; nothing was changed"):
+        storage.remove(lake, [one], activations_only=True)
+    assert {path: path.read_bytes() for path in lake.files(one)} == before
+    problems = check.check(lake)
+    assert {problem.kind for problem in problems} <= {"damaged", "truncated", "changed", "missing"}
+    assert problems
+    assert all(one in problem.where for problem in problems)
+    assert check.rebuild(lake) == sorted([one, other])
+    storage.remove(lake, [one])
+    assert check.check(lake) == []
 
 
 def test_orphans_and_unregistered_runs(two):

@@ -56,6 +56,22 @@ def test_pyarrow_reads_what_was_written(tmp_path, groups):
     assert (statistics.min, statistics.max, statistics.null_count) == (-3, groups[0] - 4, 0)
 
 
+def test_a_changed_byte_never_gives_other_values(tmp_path):
+    path, changed = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    write_activations(path, [40, 40])
+    data, whole = path.read_bytes(), pq.read_table(path)
+    expected = duckdb.sql(f"SELECT * FROM '{path}'").fetchall()
+    noticed = 0
+    for at in range(4, len(data) - 4, 97):
+        changed.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
+        try:
+            assert repr(pq.read_table(changed).to_pydict()) == repr(whole.to_pydict())
+            assert repr(duckdb.sql(f"SELECT * FROM '{changed}'").fetchall()) == repr(expected)
+        except (pa.ArrowException, OSError, duckdb.Error):
+            noticed += 1
+    assert noticed > 0.9 * len(range(4, len(data) - 4, 97))
+
+
 def test_both_duckdbs_read_what_was_written(tmp_path):
     path = tmp_path / "a.parquet"
     blocks = write_activations(path, [64, 5])

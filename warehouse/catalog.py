@@ -215,6 +215,12 @@ def versions(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
     return dict(db.execute("SELECT run_id, version FROM catalog_runs").fetchall())
 
 
+def damaged(db: duckdb.DuckDBPyConnection) -> list[str]:
+    """Ids of the runs that the lake has and the catalog leaves out, because their metadata is damaged."""
+    rows = db.execute("SELECT run_id FROM catalog_runs ANTI JOIN runs USING (run_id) ORDER BY run_id").fetchall()
+    return [row[0] for row in rows]
+
+
 def _load_library(db: duckdb.DuckDBPyConnection, lake: Lake, info: dict | None) -> None:
     """Replace everything that alab itself keeps in the file; a user's own tables and macros stay."""
     for statement in json.loads(info["objects"]) if info else []:
@@ -281,26 +287,13 @@ def _register(db: duckdb.DuckDBPyConnection, lake: Lake, versions: dict[str, int
     Each table is one statement for all runs: a statement for each run took 30 ms a run.
     """
     folders = {run_id: lake.dataset("metadata", run_id) for run_id in versions}
-    good = [folder for folder in folders.values() if _readable(folder)]
+    good = [folder for run_id, folder in folders.items() if lake.is_sound(run_id)]
     for table in table_names() if good else []:
         if paths := [_glob_escaped(path) for folder in good if (path := folder / f"{table}.parquet").exists()]:
             insert = Template("INSERT INTO $table BY NAME SELECT * FROM read_parquet(?, hive_partitioning = false)")
             db.execute(insert.substitute(table=table), [paths])
     seen = [run_id for run_id in versions if folders[run_id].exists()]
     db.execute("INSERT INTO catalog_runs SELECT unnest(?), unnest(?)", [seen, [versions[run_id] for run_id in seen]])
-
-
-def _readable(folder: Path) -> bool:
-    """Whether a run's metadata is there and none of its files was cut short."""
-    try:
-        for path in folder.glob("*.parquet"):
-            with path.open("rb") as file:
-                file.seek(-4, 2)
-                if file.read() != b"PAR1":
-                    return False
-        return (folder / "runs.parquet").exists() and (folder / "files.parquet").exists()
-    except OSError:
-        return False
 
 
 def _glob_escaped(path: Path) -> str:
@@ -322,6 +315,8 @@ def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
     found = [name] if name in ids else [run_id for run_id in ids if name and run_id.startswith(name)]
     if len(found) == 1:
         return found[0]
+    if not found and name in damaged(db):
+        raise AlabError(f"the metadata of the run {name!r} is damaged", "What is: alab check")
     if found:
         raise AlabError(f"{name!r} could be any of {len(found)} runs: {', '.join(found[:5])}", "Type more of the id.")
     raise AlabError(f"there is no run {name!r}; the newest are: {', '.join(ids[:5])}", "See them all: alab runs")

@@ -35,17 +35,21 @@ class Problem:
         return f"{self.kind:<12} {self.where}: {self.message}"
 
 
-def check(lake: Lake) -> list[Problem]:
+def check(lake: Lake, *, deep: bool = False) -> list[Problem]:
     """Compare the lake's files with what each run's metadata says of them, and the catalog with the lake.
 
-    Bulky files are compared by size and rows, metadata and states by checksum.
+    Metadata, states and lens are compared by checksum, bulky files by size and rows.
+
+    Args:
+        lake: the warehouse's lake.
+        deep: read the tensors in bulky files too, which verifies the checksum of each compressed block.
 
     Raises:
         AlabError: there is no warehouse.
     """
     if not lake.root.is_dir():
         raise AlabError(f"there is no warehouse at {lake.warehouse}", "Name another one with --warehouse.")
-    problems = [problem for run_id in lake.run_ids() for problem in _check_run(lake, run_id)]
+    problems = [problem for run_id in lake.run_ids() for problem in _check_run(lake, run_id, deep)]
     problems += [Problem("orphan", _name(lake, path), "belongs to no run") for path in orphans(lake)]
     return problems + list(_check_catalog(lake))
 
@@ -85,7 +89,7 @@ def _name(lake: Lake, path: Path) -> str:
     return path.relative_to(lake.root).as_posix()
 
 
-def _check_run(lake: Lake, run_id: str) -> Iterator[Problem]:
+def _check_run(lake: Lake, run_id: str, deep: bool) -> Iterator[Problem]:
     home = lake.dataset("metadata", run_id)
     tables = {}
     for table in ("runs", "files"):
@@ -100,14 +104,14 @@ def _check_run(lake: Lake, run_id: str) -> Iterator[Problem]:
         yield Problem("changed", _name(lake, home), f"its metadata is of another run: {found}")
     if "files" in tables:
         for row in tables["files"]:
-            yield from _check_file(lake, row)
+            yield from _check_file(lake, row, deep)
         named = {row["path"] for row in tables["files"]} | {_name(lake, home / "files.parquet")}
         for path in lake.files(run_id):
             if _name(lake, path) not in named:
                 yield Problem("stray", _name(lake, path), "the run's metadata does not name this file")
 
 
-def _check_file(lake: Lake, row: dict) -> Iterator[Problem]:
+def _check_file(lake: Lake, row: dict, deep: bool) -> Iterator[Problem]:
     """Compare one file with its row of the table `files`."""
     path, where = lake.root / row["path"], row["path"]
     try:
@@ -119,8 +123,12 @@ def _check_file(lake: Lake, row: dict) -> Iterator[Problem]:
         elif row["sha256"]:
             if sha256(path) != row["sha256"]:
                 yield Problem("changed", where, "the checksum is not the one it was written with")
-        elif (rows := pq.read_metadata(path).num_rows) != row["n_rows"]:
-            yield Problem("changed", where, f"{rows:,} rows, written as {row['n_rows']:,}")
+        else:
+            file = pq.ParquetFile(path)
+            if file.metadata.num_rows != row["n_rows"]:
+                yield Problem("changed", where, f"{file.metadata.num_rows:,} rows, written as {row['n_rows']:,}")
+            for group in range(file.num_row_groups) if deep else ():
+                file.read_row_group(group)
     except FileNotFoundError:
         yield Problem("missing", where, f"a file of {row['n_bytes']:,} bytes is gone")
     except (OSError, pa.ArrowInvalid) as error:

@@ -80,6 +80,14 @@ def _lake(ctx: click.Context):
     return Lake(ctx.find_root().params["warehouse"] or "lab")
 
 
+def _query(ctx: click.Context, *request) -> None:
+    """Print what a query gives, and the hints on standard error."""
+    from warehouse import query
+
+    for hint in query.run(_lake(ctx), *request):
+        click.echo(f"hint: {hint}", err=True)
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-w", "--warehouse", envvar="ALAB_WAREHOUSE", **_WAREHOUSE)
 @click.option("--debug", **_DEBUG)
@@ -138,8 +146,7 @@ def sql_command(ctx, query, file, fmt, output, listing, describe) -> None:
     text = queries.LIST if listing else file.read() if file else query
     if not text:
         raise click.UsageError("give a query, --file, --list or --describe NAME")
-    for hint in queries.run(_lake(ctx), text, fmt, output):
-        click.echo(f"hint: {hint}", err=True)
+    _query(ctx, text, fmt, output)
 
 
 @main.command()
@@ -181,9 +188,7 @@ def runs(ctx: click.Context, fmt: str | None) -> None:
     \b
     alab runs --format json
     """
-    from warehouse import query
-
-    query.run(_lake(ctx), "FROM run_overview()", fmt)
+    _query(ctx, "FROM run_overview()", fmt)
 
 
 @main.command()
@@ -212,9 +217,7 @@ def du(ctx: click.Context, fmt: str | None) -> None:
     \b
     alab du
     """
-    from warehouse import query
-
-    query.run(_lake(ctx), "FROM run_sizes()", fmt)
+    _query(ctx, "FROM run_sizes()", fmt)
 
 
 @main.command()
@@ -242,10 +245,13 @@ def rm(ctx: click.Context, runs: tuple[str, ...], activations_only: bool, yes: b
 
 
 @main.command()
+@click.option("--deep", is_flag=True, help="Read every tensor too: each compressed block has a checksum.")
 @click.option("--fix", is_flag=True, help="Delete folders that belong to no run, and build the catalog anew.")
 @click.pass_context
-def check(ctx: click.Context, fix: bool) -> None:
-    """Verify that catalog, files, row counts, sizes and checksums agree; exit status 1 where they do not.
+def check(ctx: click.Context, deep: bool, fix: bool) -> None:
+    """Verify that catalog, files, row counts and sizes agree, and the checksums of metadata and states.
+
+    Exit status 1 where they do not.
 
     \b
     alab check --fix
@@ -255,7 +261,7 @@ def check(ctx: click.Context, fix: bool) -> None:
     lake = _lake(ctx)
     if fix:
         checks.repair(lake)
-    for problem in (problems := checks.check(lake)):
+    for problem in (problems := checks.check(lake, deep=deep)):
         click.echo(problem)
     click.echo(f"runs checked: {len(lake.run_ids())}, problems: {len(problems)}", err=True)
     ctx.exit(1 if problems else 0)

@@ -66,8 +66,6 @@ def export(
             if out.exists():
                 shutil.rmtree(out)
             draft.rename(out)
-        except OSError as error:
-            raise AlabError(f"cannot write {out}: {error.strerror or error}", "Name another directory.") from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return out

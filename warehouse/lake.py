@@ -140,11 +140,15 @@ class Lake:
         return swept
 
     @contextlib.contextmanager
-    def hold(self, run_id: str) -> Iterator["StagedRun"]:
+    def hold(self, run_id: str, *, damaged: bool = False) -> Iterator["StagedRun"]:
         """Keep other processes from changing a published run meanwhile.
 
+        Args:
+            run_id: id of the run.
+            damaged: also where its metadata is damaged; to amend it would hide from `alab check` what was lost.
+
         Raises:
-            AlabError: another process is changing it, or has removed it.
+            AlabError: another process is changing it, or has removed it, or it is damaged.
         """
         self.prepare()
         lock = FileLock(self.staging / f"{run_id}.lock", timeout=10)
@@ -157,13 +161,15 @@ class Lake:
         try:
             if not self.dataset("metadata", run_id).exists():
                 raise AlabError(f"the run {run_id} is gone", "See those that are left: alab runs")
+            if not damaged and not self.is_sound(run_id):
+                raise AlabError(f"the metadata of {run_id} is damaged; nothing was changed", "What is: alab check")
             yield staged
         finally:
             staged.discard()
 
     def remove(self, run_id: str) -> None:
         """Delete a run: taking its metadata away, in one rename, makes it a run that was never published."""
-        with self.hold(run_id) as held:
+        with self.hold(run_id, damaged=True) as held:
             home = held.path("metadata")
             home.parent.mkdir()
             self.dataset("metadata", run_id).rename(home)
@@ -180,6 +186,17 @@ class Lake:
         from pyarrow.parquet import ParquetFile
 
         return ParquetFile(self.dataset("metadata", run_id) / f"{table}.parquet").read()
+
+    def is_sound(self, run_id: str) -> bool:
+        """Whether a run's metadata is there as it was written, by checksum."""
+        import pyarrow as pa
+
+        try:
+            rows = self.metadata(run_id, "files").to_pylist()
+            sums = {row["path"]: row["sha256"] for row in rows if row["dataset"] == "metadata"}
+            return bool(sums) and all(sha256(self.root / path) == known for path, known in sums.items())
+        except (OSError, pa.ArrowException):
+            return False
 
     def files(self, run_id: str) -> Iterator[Path]:
         """Every file of a published run."""

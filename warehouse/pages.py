@@ -26,8 +26,8 @@ _REQUIRED, _OPTIONAL, _REPEATED = 0, 1, 2
 _ZSTD = 6
 _MAGIC = b"PAR1"
 
-#: zstd 1, but with as good as no search for matches.
-_COMPRESSION = zstandard.ZstdCompressionParameters.from_level(1, min_match=7, hash_log=6)
+#: zstd 1, but with as good as no search for matches. Every reader of zstd verifies the checksum of each frame.
+_COMPRESSION = zstandard.ZstdCompressionParameters.from_level(1, min_match=7, hash_log=6, write_checksum=True)
 
 
 class PageWriter:

@@ -139,12 +139,12 @@ def _suggestion(db: duckdb.DuckDBPyConnection, name: str) -> str:
 
 
 def _hints(db: duckdb.DuckDBPyConnection, sql: str, empty: bool) -> list[str]:
-    """Why a query gave no rows or an average over none: run ids and sites in it that do not exist."""
+    """Why rows may be missing: damaged runs, and run ids and sites in the query that do not exist."""
+    hints = [f"the metadata of {run_id} is damaged, it is left out: alab check" for run_id in catalog.damaged(db)]
     runs = [row[0] for row in db.execute("SELECT run_id FROM runs ORDER BY created_at DESC, run_id DESC").fetchall()]
     sites = [row[0] for row in db.execute("SELECT DISTINCT site FROM sites ORDER BY site").fetchall()]
     if not runs:
-        return ["the warehouse has no runs yet; capture one: alab capture SCENARIO"] if empty else []
-    hints = []
+        return hints + ["the warehouse has no runs yet; capture one: alab capture SCENARIO"] * empty
     for kind, value in dict.fromkeys(_literals(sql)):
         if kind == "run_id" and value not in (*runs, "latest"):
             longer = [run_id for run_id in runs if value and run_id.startswith(value)]
