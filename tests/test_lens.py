@@ -142,6 +142,7 @@ def test_json(lake, llama, run, tmp_path):
     ]
     assert found["tokens"][0].keys() == {"prompt_id", "step", "position", "next_token_id", "next_token", "layers"}
     with pytest.raises(AlabError, match=r"cannot write .*nowhere"):
+        (tmp_path / "nowhere").touch()
         lens.logit_lens(lake, run, json_file=tmp_path / "nowhere" / "a.json")
     assert len(rows(lake, "select distinct step from logit_lens")) == 2  # the failed call changed nothing
 

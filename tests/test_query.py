@@ -65,9 +65,32 @@ def test_files_take_their_format_from_the_suffix(alab, tmp_path):
     assert pq.read_table(tmp_path / "out.parquet").to_pylist() == [{"a": 42}]
     assert json.loads((tmp_path / "out.json").read_text()) == [{"a": 42}]
     assert (tmp_path / "out.csv").read_text() == "a\n42\n"
-    failed = alab("select 42", "-o", str(tmp_path / "no" / "out.csv"))
-    assert failed.exit_code == 1
-    assert failed.stderr.startswith("error: cannot write")
+    assert alab("select 42", "-o", str(tmp_path / "new" / "out.txt")).exit_code == 0
+    assert (tmp_path / "new" / "out.txt").read_text() == "42\n42\n"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_an_output_is_written_whole_or_not_at_all(alab, tmp_path, suffix):
+    path = tmp_path / f"out.{suffix}"
+    assert alab("select 42 as a", "-o", str(path)).exit_code == 0
+    before = path.read_bytes()
+    late = "select case when i = 90000 then error('late') else i end from range(100000) t(i)"
+    for query_text in ("select nonsense", late):
+        assert alab(query_text, "-o", str(path)).exit_code == 1
+        assert path.read_bytes() == before
+    for place in (path / "below.csv", tmp_path):
+        failed = alab("select 42", "-o", str(place), "--format", suffix)
+        assert failed.exit_code != 0
+        assert (
+            failed.stderr.splitlines()[-1].strip() in ("Name another file with -o.",) or "directory" in failed.stderr
+        )
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_columns_of_one_name_are_told_apart_as_keys(alab):
+    assert json.loads(alab("select 1 as a, 2 as a, 3 as a_1", "--format", "json").stdout) == [
+        {"a": 1, "a_1": 2, "a_1_1": 3}
+    ]
 
 
 def test_query_from_a_file_or_standard_input(alab, tmp_path):

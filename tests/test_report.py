@@ -16,11 +16,11 @@ import pytest
 from click.testing import CliRunner
 from synthetic import Shape, make_run
 
-from warehouse import page
+from warehouse import catalog, page
 from warehouse.assets import asset_dir
 from warehouse.cli import main
 from warehouse.errors import AlabError
-from warehouse.lake import Lake
+from warehouse.lake import Lake, sha256
 from warehouse.report import write_report
 
 HOSTILE = (
@@ -40,6 +40,13 @@ def edit(lake: Lake, run_id: str, table: str, **columns) -> None:
         new = pa.array([values[i % len(values)] for i in range(rows.num_rows)], rows.schema.field(name).type)
         rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), new)
     pq.write_table(rows, path)
+    home = path.parent
+    files = pq.read_table(home / "files.parquet", partitioning=None).to_pylist()
+    for row in files:
+        if row["path"].endswith(f"/{table}.parquet"):
+            row["sha256"] = sha256(path)
+    schema = catalog.metadata_schemas()["files"]
+    pq.write_table(pa.Table.from_pylist(files, schema), home / "files.parquet")
 
 
 def edit_states(lake: Lake, run_id: str, change) -> None:

@@ -308,15 +308,16 @@ def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
         AlabError: no run, or more than one, answers to the name.
     """
     ids = [row[0] for row in db.execute("SELECT run_id FROM runs ORDER BY created_at DESC, run_id DESC").fetchall()]
-    if not ids:
+    broken = damaged(db)
+    if not ids and not broken:
         raise AlabError("the warehouse has no runs yet", "Capture one: alab capture SCENARIO")
-    if name == "latest":
+    if ids and name == "latest":
         return ids[0]
     found = [name] if name in ids else [run_id for run_id in ids if name and run_id.startswith(name)]
     if len(found) == 1:
         return found[0]
-    if not found and name in damaged(db):
-        raise AlabError(f"the metadata of the run {name!r} is damaged", "What is: alab check")
+    if not found and (name in broken or not ids):
+        raise AlabError(f"the metadata of {', '.join(broken)} is damaged", "What is: alab check")
     if found:
         raise AlabError(f"{name!r} could be any of {len(found)} runs: {', '.join(found[:5])}", "Type more of the id.")
     raise AlabError(f"there is no run {name!r}; the newest are: {', '.join(ids[:5])}", "See them all: alab runs")

@@ -56,7 +56,7 @@ class _Group(click.Group):
             click.echo("interrupted; nothing unfinished was kept", err=True)
             sys.exit(130)
         except BrokenPipeError:  # the reader of our output has gone, as `| head` does
-            _forget_output()
+            _drop_output()
             sys.exit(0)
         except Exception as error:
             told = explain(error)
@@ -64,13 +64,16 @@ class _Group(click.Group):
                 raise
             message = click.style("error: ", fg="red", bold=True) + str(told).replace("\n", "\n  ")
             click.echo(message, err=True)
-            _forget_output()
+            _drop_output()
             sys.exit(told.exit_code)
 
 
-def _forget_output() -> None:
-    """Keep what was not written yet from failing once more at the end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _drop_output() -> None:
+    """Keep what standard output no longer takes from failing once more at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _lake(ctx: click.Context):

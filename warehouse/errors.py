@@ -33,6 +33,8 @@ def explain(error: Exception) -> AlabError | None:
     hint = "Where it is a file of the warehouse: alab check"
     if isinstance(error, OSError) and error.errno:
         return AlabError(f"cannot {f'use {error.filename}' if error.filename else 'go on'}: {error.strerror}", hint)
+    if isinstance(error, UnicodeError):
+        return AlabError(f"this is not text in UTF-8: {error}", exit_code=2)
     if isinstance(error, OSError) or library in ("duckdb", "pyarrow"):
         return AlabError(str(error).strip().partition("\n")[0] or type(error).__name__, hint)
     return None

@@ -8,8 +8,6 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, groupby
-from operator import itemgetter
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -20,7 +18,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from warehouse import catalog, heads, parquet, query
+from warehouse import catalog, heads, lens_json, parquet, query
 from warehouse.errors import AlabError
 from warehouse.heads import Head
 from warehouse.lake import Lake
@@ -84,7 +82,7 @@ def logit_lens(
         position: `last` for the last token of each step, `all`, or positions such as `0-3,7`.
         top_k: most likely tokens to keep.
         site: hidden_out, or contributions for the running sum of what the sub-layers add.
-        json_file: file to write the same to as JSON, see `write_json`.
+        json_file: file to write the same to as JSON, see `warehouse.lens_json`.
         model: a `models.Loaded` to take the final norm and unembedding from, for a model that cannot be loaded by
             its id; None loads it where the lake does not keep them yet.
         progress: told of what is happening.
@@ -108,7 +106,7 @@ def logit_lens(
                 for table in tables(run, head, places, site, top_k):
                     writer.write_table(table)
             if json_file:
-                write_json(json_file, run, head, path, site, top_k)
+                lens_json.write(json_file, run, head, path, site, top_k)
             _publish(lake, held, path)
     with suppress(catalog.CatalogBusyError):  # another process has it open; the next command registers the rows
         catalog.sync(lake)
@@ -364,45 +362,3 @@ def _table(
         "next_logprob": pa.array(spread(answers.next_logprob), mask=no_next),
     }  # fmt: skip
     return pa.table(columns, schema=parquet.lens_schema())
-
-
-def write_json(path: Path, run: Run, head: Head, source: Path, site: str, top_k: int) -> None:
-    """Write the rows of the lens as one JSON object, token by token.
-
-        {"run_id": …, "model": …, "site": …, "top_k": …, "tokens": [
-          {"prompt_id": 0, "step": 0, "position": 11, "next_token_id": 3, "next_token": " the", "layers": [
-            {"layer": 0, "kl": 7.1, "next_rank": 210, "next_logprob": -9.3,
-             "top": [{"token_id": 5, "token": " a", "logprob": -2.1}, …]}, …]}, …]}
-
-    Raises:
-        AlabError: the file cannot be written.
-    """
-    import pyarrow.parquet as pq
-
-    opening = {"run_id": run.run_id, "model": run.rows("runs")[0]["model_id"], "site": site, "top_k": top_k}
-    try:
-        with path.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(opening, ensure_ascii=False)[:-1] + ', "tokens": [')
-            separator = "\n"
-            batches = pq.ParquetFile(source).iter_batches(1 << 14)
-            rows = chain.from_iterable(batch.to_pylist() for batch in batches)
-            for _, token in groupby(rows, itemgetter("prompt_id", "step", "position")):
-                file.write(separator + json.dumps(_record(list(token), head), ensure_ascii=False))
-                separator = ",\n"
-            file.write("\n]}\n")
-    except OSError as error:
-        raise AlabError(f"cannot write {path}: {error.strerror}", "Name another file with --json.") from error
-
-
-def _record(rows: list[dict], head: Head) -> dict:
-    """One token's rows as an object."""
-    first = rows[0]
-    target = first["next_token_id"]
-    token = {name: first[name] for name in ("prompt_id", "step", "position", "next_token_id")}
-    token["next_token"] = head.tokens[target] if head.tokens is not None and target is not None else None
-    layers: dict[int, dict] = {}
-    for row in rows:
-        own = {name: row[name] for name in ("layer", "kl", "next_rank", "next_logprob")}
-        entry = layers.setdefault(row["layer"], own | {"top": []})
-        entry["top"].append({name: row[name] for name in ("token_id", "token", "logprob")})
-    return token | {"layers": list(layers.values())}

@@ -9,10 +9,12 @@ import difflib
 import json
 import math
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,12 +23,14 @@ import duckdb
 from warehouse import catalog, sqldoc
 from warehouse.errors import AlabError
 from warehouse.lake import Lake
+from warehouse.whole import writing
 
 #: Rows that a table shows; the other formats have all of them.
 TABLE_ROWS = 100
 #: Values of a list that a table shows, and characters of a text.
 LIST_VALUES, CELL_WIDTH = 4, 60
 
+_NO_ROWS = "the query has no statement that gives rows"
 LIST = "SELECT kind, name, arguments, summary FROM help WHERE NOT starts_with(name, '_')"
 DESCRIBE = "SELECT kind, name, arguments, documentation FROM help WHERE lower(name) = lower(?)"
 
@@ -56,17 +60,18 @@ def run(lake: Lake, sql: str, fmt: str | None = None, output: Path | None = None
     fmt = fmt or (suffix if suffix in (*FORMATS, "parquet") else usual)
     if fmt == "parquet" and output is None and sys.stdout.isatty():
         raise AlabError("Parquet is not for a terminal", "Name a file: -o FILE", 2)
-    with catalog.connect(lake) as db:
+    with catalog.connect(lake) as db, _explained(db):
         if fmt == "parquet":
-            with _explained(db), _writing(output):
-                db.sql(sql).write_parquet(str(output or "/dev/stdout"), compression="zstd")
+            if (relation := db.sql(sql)) is None:
+                return [_NO_ROWS]
+            with _file(output) as path:
+                relation.write_parquet(str(path), compression="zstd")
             return []
-        with _explained(db):
-            cursor = db.execute(sql)
+        cursor = db.execute(sql)
         if cursor is None or cursor.description is None:
-            return ["the query has no statement that gives rows"]
-        with _explained(db), _opened(output) as stream:
-            first = cursor.fetchmany(TABLE_ROWS + 1)
+            return [_NO_ROWS]
+        first = cursor.fetchmany(TABLE_ROWS + 1)
+        with _stream(output) as stream:
             FORMATS[fmt]([column[0] for column in cursor.description], chain(first, _rest(cursor)), stream)
         return _hints(db, sql, empty=not first)
 
@@ -87,24 +92,27 @@ def describe(lake: Lake, name: str) -> str:
 
 
 @contextmanager
-def _opened(output: Path | None) -> Iterator[TextIO]:
+def _stream(output: Path | None) -> Iterator[TextIO]:
+    """Where text goes."""
     if output is None:
         yield sys.stdout
         return
-    with _writing(output), output.open("w", encoding="utf-8", newline="") as stream:
+    with writing(output, "-o") as draft, draft.open("w", encoding="utf-8", newline="") as stream:
         yield stream
 
 
 @contextmanager
-def _writing(output: Path | None) -> Iterator[None]:
-    try:
-        if output and not output.parent.is_dir():
-            raise NotADirectoryError(0, "there is no such directory")
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise AlabError(f"cannot write {output}: {error.strerror}", "Name another file with -o.") from error
+def _file(output: Path | None) -> Iterator[Path]:
+    """Where a file of bytes goes; to standard output when it is whole."""
+    if output is not None:
+        with writing(output, "-o") as draft:
+            yield draft
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows"
+        yield path
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
 
 
 @contextmanager
@@ -112,6 +120,8 @@ def _explained(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """Turn DuckDB's errors into one line of what is wrong and one of what to do next."""
     try:
         yield
+    except duckdb.InterruptException:
+        raise KeyboardInterrupt from None
     except duckdb.Error as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         line = next((line for line in lines if line.startswith("LINE ")), "")
@@ -181,7 +191,7 @@ def _csv(names: list[str], rows: Iterable[tuple], stream: TextIO) -> None:
 
 
 def _json(names: list[str], rows: Iterable[tuple], stream: TextIO) -> None:
-    separator = "[\n"
+    names, separator = _distinct(names), "[\n"
     for row in rows:
         stream.write(separator + _record(names, row))
         separator = ",\n"
@@ -189,8 +199,22 @@ def _json(names: list[str], rows: Iterable[tuple], stream: TextIO) -> None:
 
 
 def _jsonl(names: list[str], rows: Iterable[tuple], stream: TextIO) -> None:
+    names = _distinct(names)
     for row in rows:
         stream.write(_record(names, row) + "\n")
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Column names as keys of an object.
+
+    >>> _distinct(["a", "b", "a"])
+    ['a', 'b', 'a_1']
+    """
+    keys: list[str] = []
+    for name in names:
+        tries = chain([name], (f"{name}_{number}" for number in count(1)))
+        keys.append(next(key for key in tries if key not in keys))
+    return keys
 
 
 def _record(names: list[str], row: tuple) -> str:

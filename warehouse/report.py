@@ -8,8 +8,8 @@ from pathlib import Path
 import duckdb
 
 from warehouse import catalog, comparison, page
-from warehouse.errors import AlabError
 from warehouse.lake import STATE_SITES, Lake
+from warehouse.whole import writing
 
 #: The sites of a state, the one that is shown first ahead.
 SITE_ORDER = ("hidden_out", *(site for site in STATE_SITES if site != "hidden_out"))
@@ -44,7 +44,8 @@ def write_report(
     with catalog.connect(lake) as db:
         tables = comparison.Tables(lake, db)
         context = collect(lake, tables, _chosen(db, runs))
-        _write(out, page.render(context))
+        with writing(out, "--out") as draft:
+            draft.write_text(page.render(context), encoding="utf-8")
         return [out, *(_write_csvs(tables, csv_dir) if csv_dir else ())]
 
 
@@ -56,39 +57,13 @@ def _chosen(db: duckdb.DuckDBPyConnection, names: Iterable[str]) -> list[str]:
     return [row[0] for row in db.execute("SELECT run_id FROM runs").fetchall()]
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path = path.resolve()  # what a link points to is replaced, not the link
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file() and not path.is_dir():  # a device or a pipe
-            path.write_text(text, encoding="utf-8")
-            return
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    except OSError as error:
-        raise AlabError(
-            f"cannot write the report {path}: {error.strerror}", "Name another file with --out."
-        ) from error
-
-
 def _write_csvs(tables: comparison.Tables, folder: Path) -> list[Path]:
     """Write the CSV files of what is on the page; those about pairs only where there are any."""
-    names = [name for name, source in CSV_FILES.items() if source in tables.stored]
-    paths = [folder / f"{name}.csv" for name in names]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, path in zip(names, paths, strict=True):
-            unfinished = path.with_name(f".{path.name}.unfinished")
-            tables.relation(name).write_csv(str(unfinished))
-            unfinished.replace(path)
-    except (OSError, duckdb.IOException) as error:
-        raise AlabError(
-            f"cannot write CSV files into {folder}: {getattr(error, 'strerror', None) or error}",
-            "Name another directory with --csv-dir.",
-        ) from error
-    return paths
+    paths = {name: folder / f"{name}.csv" for name, source in CSV_FILES.items() if source in tables.stored}
+    for name, path in paths.items():
+        with writing(path, "--csv-dir") as draft:
+            tables.relation(name).write_csv(str(draft))
+    return list(paths.values())
 
 
 def collect(lake: Lake, tables: comparison.Tables, run_ids: list[str]) -> dict:
