@@ -151,7 +151,7 @@ def test_json(lake, llama, run, tmp_path):
     ({"steps": "9"}, "there is no step 9 in this run"),
     ({"position": "99"}, "there is no position 99 in this run"),
     ({"position": "first"}, "'first' is no position"),
-    ({"top_k": 0}, "--top-k is 0; the vocabulary has 300 tokens"),
+    ({"top_k": 0}, "--top-k is 0; it can be 1 to 300"),
     ({"top_k": 301}, "--top-k is 301"),
 ])  # fmt: skip
 def test_what_does_not_exist_is_named(lake, llama, run, options, message):

@@ -62,6 +62,10 @@ def test_a_list_of_prompts_and_one_run_per_message():
     ({"prompt": [BASE["prompt"], {"messages": [{"role": "robot", "content": "x"}]}]}, r"prompt\[1\].messages\[0\].role"),
     ({"prompt": {"messages": [{"role": "user", "content": "\ud800"}]}}, "surrogate"),
     ({"capture": {"layers": []}}, "layers is an empty list"),
+    ({"capture": {"layers": 5}}, r"capture.layers: expected 'all' or a list of layers such as \[0, 5\], got 5$"),
+    ({"name": "-x"}, "not starting with a dot or a dash"),
+    ({"generation": {"temperature": 1e-320}}, "generation.temperature: 1e-320 is too small"),
+    ({"generation": {"temperature": float("nan")}}, "generation.temperature"),
     ({"capture": {"layers": [-1]}}, r"capture.layers\[0\].*greater than or equal to 0, got -1"),
     ({"capture": {"store_dtype": "int8"}}, "capture.store_dtype"),
     ({"generation": {"max_new_tokens": 0}}, "generation.max_new_tokens"),
@@ -92,9 +96,17 @@ def test_files_that_are_no_scenarios(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(AlabError, match="not UTF-8"):
         scenario.load(path)
-    path.write_text("a: [1\nb: 2")
-    with pytest.raises(AlabError, match="line 2, column 2: not valid YAML"):
-        scenario.load(path)
+    for text, problem in {
+        "a: [1\nb: 2": "line 2, column 2: not valid YAML",
+        "a: 1\nb: {c: 1, c: 2}": "line 2, column 11: not valid YAML: the key 'c' is there twice",
+        "a: 2020-13-45": "not valid YAML: month",
+        "[" * 5000: "not valid YAML: nested too deeply",
+        "? [a]\n: 1": "not valid YAML",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(AlabError, match=problem) as caught:
+            scenario.load(path)
+        assert caught.value.exit_code == 2
     (tmp_path / "empty").mkdir()
     with pytest.raises(AlabError, match="no scenario files"):
         scenario.find([tmp_path / "empty"])

@@ -35,6 +35,13 @@ _SHARED = (
 )
 
 
+def _open_closed_streams() -> None:
+    """Let a standard stream that was closed give and take nothing, and not be the first file that is opened."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123
+
+
 class _Group(click.Group):
     """Tells every `AlabError` in one or two lines on standard error, and keeps tracebacks for `--debug`.
 
@@ -46,6 +53,7 @@ class _Group(click.Group):
         super().add_command(command, name)
 
     def invoke(self, ctx: click.Context):
+        _open_closed_streams()
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()  # here, so that a full disk is told of

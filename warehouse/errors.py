@@ -25,14 +25,15 @@ def explain(error: Exception) -> AlabError | None:
 
     >>> print(explain(FileNotFoundError(2, "No such file or directory", "lab/lake/x.parquet")))
     cannot use lab/lake/x.parquet: No such file or directory
-    Where it is a file of the warehouse: alab check
+    What of the warehouse is damaged: alab check
     """
     if isinstance(error, AlabError):
         return error
     library = type(error).__module__.lstrip("_").split(".")[0]
-    hint = "Where it is a file of the warehouse: alab check"
+    hint = "What of the warehouse is damaged: alab check"
     if isinstance(error, OSError) and error.errno:
-        return AlabError(f"cannot {f'use {error.filename}' if error.filename else 'go on'}: {error.strerror}", hint)
+        what = f"cannot use {error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        return AlabError(what, hint if ".parquet" in what or ".duckdb" in what else "")
     if isinstance(error, UnicodeError):
         return AlabError(f"this is not text in UTF-8: {error}", exit_code=2)
     if isinstance(error, OSError) or library in ("duckdb", "pyarrow"):

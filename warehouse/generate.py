@@ -8,6 +8,7 @@ from torch import Tensor
 
 from warehouse import scenario
 from warehouse.chat import common_length
+from warehouse.errors import AlabError
 
 
 class Reader:
@@ -93,6 +94,8 @@ class Sampler:
         if options.greedy:
             return int(logits.argmax())
         probabilities = self.probabilities(logits)
+        if not probabilities.isfinite().all():
+            raise AlabError("no token can be drawn: the model's logits are not finite", "Use do_sample: false.")
         return int(torch.multinomial(probabilities, 1, generator=self._generator))
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -103,7 +106,7 @@ class Sampler:
         options = self._options
         scores = logits.float().cpu() / options.temperature
         if options.top_k is not None:
-            floor = scores.topk(options.top_k).values[-1]
+            floor = scores.topk(min(options.top_k, len(scores))).values[-1]
             scores = scores.masked_fill(scores < floor, -torch.inf)
         probabilities = scores.softmax(-1)
         if options.top_p is not None:

@@ -29,6 +29,8 @@ def describe(model_id: str, gguf_file: str | None = None, *, run_probe: bool = F
     Raises:
         AlabError: the model cannot be found, or its layers cannot.
     """
+    if not model_id:
+        raise AlabError("the name of the model is empty", "Name a directory, a hub id, or package:NAME.", 2)
     spec = scenario.Model(id=model_id, gguf_file=gguf_file, dtype="float32", device="cpu")
     if run_probe:
         model = models.load(spec).model

@@ -97,7 +97,7 @@ def logit_lens(
         run = Run(lake, catalog.find_run(db, name), db)
         head = _head(lake, run, model, progress)
         if not 1 <= top_k <= len(head.unembedding):
-            raise AlabError(f"--top-k is {top_k}; the vocabulary has {len(head.unembedding)} tokens", exit_code=2)
+            raise AlabError(f"--top-k is {top_k}; it can be 1 to {len(head.unembedding)}", exit_code=2)
         places = _places(run, steps, position)
         progress(f"looking at {len(places)} tokens", 0, 0)
         with lake.hold(run.run_id) as held:

@@ -72,7 +72,7 @@ def load(spec: scenario.Model, *, attention_weights: bool = True) -> Loaded:
         raise AlabError(
             f"the model {spec.id} does not fit on {device}", "Try model.device: cpu, or bfloat16."
         ) from error
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except Exception as error:  # whatever the model's own code and files do
         raise _not_loaded(spec, source, error) from error
     return Loaded(model, tokenizer, spec.id, dtype, device, notes)
 
@@ -101,6 +101,12 @@ def resolve(spec: scenario.Model) -> tuple[str, str | None]:
         raise AlabError(
             f"model.gguf_file: there is no {spec.gguf_file!r} in {source}",
             f"It has: {', '.join(there)}" if there else "It has no GGUF file.",
+        )
+    if Path(source).is_dir() and not spec.gguf_file and not (Path(source) / "config.json").is_file():
+        there = sorted(path.name for path in Path(source).glob("*.gguf"))
+        raise AlabError(
+            f"model.id: there is no config.json in {source}",
+            f"Name one of its GGUF files as model.gguf_file: {', '.join(there)}" if there else "It holds no model.",
         )
     return source, spec.gguf_file
 
@@ -150,12 +156,14 @@ def _device(wanted: str) -> str:
 def _not_loaded(spec: scenario.Model, source: str, error: Exception) -> AlabError:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if spec.id.startswith("package:") or Path(source).is_dir():
-        return AlabError(f"model.id: cannot load the model from {source}: {first}")
+        return AlabError(f"model.id: cannot load the model from {source}: {first}", "More of it: --debug")
     if "trust_remote_code" in str(error):
         return AlabError(
             f"model.id: {spec.id} needs Python code that comes with it",
             "Read that code; if you trust it, set model.trust_remote_code: true in the scenario.",
         )
+    if spec.id.startswith((".", "/", "~")):
+        return AlabError(f"model.id: there is no directory {spec.id}")
     return AlabError(
         f"model.id: cannot find {spec.id!r}; looked for it as a directory and on the model hub",
         "Name a directory, a hub id such as owner/model (needs a connection), or package:NAME, "

@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, count, islice
 from pathlib import Path
@@ -60,7 +61,20 @@ def run(lake: Lake, sql: str, fmt: str | None = None, output: Path | None = None
     fmt = fmt or (suffix if suffix in (*FORMATS, "parquet") else usual)
     if fmt == "parquet" and output is None and sys.stdout.isatty():
         raise AlabError("Parquet is not for a terminal", "Name a file: -o FILE", 2)
-    with catalog.connect(lake) as db, _explained(db):
+    sql.encode()  # DuckDB takes no other text
+    with catalog.connect(lake) as db, ThreadPoolExecutor(1) as beside:
+        # Signals wait while DuckDB works on Python's main thread, for minutes; from here Ctrl-C is heard at once.
+        answer = beside.submit(_answer, lake, db, sql, fmt, output)
+        try:
+            return answer.result()
+        except KeyboardInterrupt:
+            db.interrupt()
+            raise
+
+
+def _answer(lake: Lake, db: duckdb.DuckDBPyConnection, sql: str, fmt: str, output: Path | None) -> list[str]:
+    """Write what a query gives; the hints of `run`."""
+    with _explained(lake, db):
         if fmt == "parquet":
             if (relation := db.sql(sql)) is None:
                 return [_NO_ROWS]
@@ -116,16 +130,16 @@ def _file(output: Path | None) -> Iterator[Path]:
 
 
 @contextmanager
-def _explained(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
+def _explained(lake: Lake, db: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """Turn DuckDB's errors into one line of what is wrong and one of what to do next."""
     try:
         yield
-    except duckdb.InterruptException:
-        raise KeyboardInterrupt from None
     except duckdb.Error as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         line = next((line for line in lines if line.startswith("LINE ")), "")
-        raise AlabError(" ".join(filter(None, [lines[0], line and f"({line})"])), _next_move(db, lines)) from error
+        damaged = type(error) is duckdb.Error or str(lake.root) in lines[0]  # told of a file, not of the query
+        hint = "What of the warehouse is damaged: alab check" if damaged else _next_move(db, lines)
+        raise AlabError(" ".join(filter(None, [lines[0], line and f"({line})"])), hint) from error
 
 
 def _next_move(db: duckdb.DuckDBPyConnection, lines: list[str]) -> str:

@@ -64,9 +64,9 @@ def numbers(text: str | None, known: list[int], what: str) -> frozenset[int] | N
     asked: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part)
-        if not match:
-            raise AlabError(f"{part!r} is no {what} or range of them", f"Write for example: --{what}s 0-3,7", 2)
-        first, last = int(match[1]), int(match[2] or match[1])
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise AlabError(f"{part!r} is no {what} or range of them", "Write for example: 0-3,7", 2)
         asked |= {first, last, *(n for n in known if first <= n <= last)}
     if missing := sorted(asked - set(known)):
         there = (

@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+from math import inf
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,13 +16,14 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
 from warehouse.errors import AlabError
 
 Dtype = Literal["float16", "bfloat16", "float32"]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=100)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=100)]
 
 
 class _Strict(BaseModel):
@@ -71,10 +73,17 @@ class Generation(_Strict):
 
     max_new_tokens: int = Field(50, ge=1)
     do_sample: bool = False
-    temperature: float = Field(1.0, ge=0, description="0 means greedy")
+    temperature: float = Field(1.0, ge=0, lt=inf, description="0 means greedy; else at least 1e-6")
     top_k: int | None = Field(None, ge=1)
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int = Field(42, ge=0, lt=2**63)
+
+    @field_validator("temperature")
+    @classmethod
+    def _divides_logits(cls, value: float) -> float:
+        if 0 < value < 1e-6:
+            raise ValueError(f"{value} is too small to divide logits by; write 0 for greedy")
+        return value
 
     @property
     def greedy(self) -> bool:
@@ -155,6 +164,19 @@ class Scenario(_Strict):
         ]
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would keep the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                problem = f"the key {key.value!r} is there twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path | str) -> Scenario:
     """Read and check a scenario file.
 
@@ -163,7 +185,7 @@ def load(path: Path | str) -> Scenario:
     """
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise AlabError(f"there is no scenario file {path}", "Ready-made ones: alab demo", 2) from None
     except OSError as error:
@@ -175,6 +197,9 @@ def load(path: Path | str) -> Scenario:
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise AlabError(f"{path}{where}: not valid YAML: {problem}", exit_code=2) from error
+    except (ValueError, RecursionError) as error:  # such as the 40th of a month, or a thousand brackets
+        problem = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise AlabError(f"{path}: not valid YAML: {problem}", exit_code=2) from error
     return parse(data, str(path))
 
 
@@ -187,8 +212,9 @@ def parse(data: object, source: str = "scenario") -> Scenario:
         return Scenario.model_validate(data)
     except ValidationError as error:
         found = error.errors()
-        # A list given for `layers` fails as 'all' too; an unknown key explains a missing one.
+        # What is wrong for `layers` is told once, for a list as for 'all'; an unknown key explains a missing one.
         found = [p for p in found if not (p["type"] == "literal_error" and isinstance(p["input"], list))] or found
+        found = [p for p in found if not (p["type"] == "list_type" and "layers" in p["loc"])] or found
         found.sort(key=lambda problem: problem["type"] != "extra_forbidden")
         problems = [_explain(problem, data) for problem in found]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -230,7 +256,7 @@ def _explain(problem: dict, data: object) -> tuple[str, str]:
     if kind == "missing":
         return f"the key {key!r} is missing", ""
     if kind == "string_pattern_mismatch":
-        allowed = "letters, digits and . _ - , not starting with a dot"
+        allowed = "letters, digits and . _ - , not starting with a dot or a dash"
         return f"{key}: {problem['input']!r} is not a name", f"Allowed: {allowed}"
     if kind in ("model_type", "model_attributes_type"):
         return f"{key}: expected a mapping, got {problem['input']!r}", f"Its keys: {', '.join(_keys_at(place))}"
@@ -238,6 +264,8 @@ def _explain(problem: dict, data: object) -> tuple[str, str]:
         return f"{key} is empty; at least one is needed", ""
     if kind == "value_error":
         return f"{key}: {problem['ctx']['error']}", ""
+    if key == "capture.layers":
+        return f"{key}: expected 'all' or a list of layers such as [0, 5], got {problem['input']!r}", ""
     given = repr(problem["input"])
     given = given if len(given) <= 60 else given[:57] + "…"
     return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {given}", ""
