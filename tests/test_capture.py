@@ -461,11 +461,16 @@ def test_a_window_that_has_moved_on_is_read_anew():
 
 def test_models_that_cannot_be_found(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no waiting for a network
+    tiny.model_of("llama").save_pretrained(tmp_path / "broken")
+    weights = tmp_path / "broken" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
     cases = {
         "no/such-model": "cannot find 'no/such-model'; looked for it as a directory and on the model hub",
         "package:no_such_package": "there is no installed Python package 'no_such_package'",
         "package:../etc": "there is no installed Python package",
-        str(tmp_path): "cannot load the model from",
+        str(tmp_path): "there is no config.json in",
+        str(tmp_path / "broken"): "cannot load the model from",
+        "./no-such-directory": "there is no directory ./no-such-directory",
     }
     for name, expected in cases.items():
         with pytest.raises(AlabError, match=expected):

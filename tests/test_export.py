@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from synthetic import make_run
+from synthetic import Shape, make_run
 
 from warehouse import catalog, check, importing
 from warehouse.cli import main
@@ -63,6 +63,37 @@ def hook_script(folder, *, half: bool = False, tokens: int = 5, steps: int = 3, 
         count = 4 if whole else 1
         np.savez(folder / sub / f"{name}.npz", **{k: v for k, v in arrays(count, count).items() if "layer" in k})
     return folder
+
+
+def test_the_logit_lens_goes_along(lake, tmp_path):
+    run_id = make_run(lake, "alpha", Shape(lens=True))
+    catalog.sync(lake)
+    other = Lake(tmp_path / "other")
+    out = export(lake, run_id, tmp_path / "out")
+    assert importing.import_run(other, out) == run_id
+    with catalog.connect(lake) as db, catalog.connect(other) as copy:
+        rows = [one.execute("SELECT * FROM logit_lens ORDER BY ALL").fetchall() for one in (db, copy)]
+    assert rows[0] == rows[1]
+    assert rows[0]
+    assert check.check(other) == []
+    some = export(lake, run_id, tmp_path / "some", layers="1", steps="0")
+    found = json.loads((some / "logit_lens" / "hidden_out.json").read_text())
+    assert {(token["step"], layer["layer"]) for token in found["tokens"] for layer in token["layers"]} == {(0, 1)}
+    importing.import_run(Lake(tmp_path / "third"), some)
+
+
+@pytest.mark.parametrize("gone", [
+    "tensors/step_001.npz", "references", "conversation_snapshots", "states", "logit_lens", "references/ref_joy.npz",
+])  # fmt: skip
+def test_an_export_that_lost_a_part_is_refused(lake, tmp_path, gone):
+    run_id = make_run(lake, "alpha", Shape(lens=True))
+    catalog.sync(lake)
+    out = export(lake, run_id, tmp_path / "out")
+    shutil.rmtree(out / gone) if (out / gone).is_dir() else (out / gone).unlink()
+    other = Lake(tmp_path / "other")
+    with pytest.raises(AlabError, match="cannot import"):
+        importing.import_run(other, out)
+    assert other.run_ids() == []
 
 
 @pytest.mark.parametrize("fmt", ["npz", "npy", "safetensors"])
@@ -320,6 +351,21 @@ def odd_json(folder):
     (folder / "run.json").write_text(json.dumps({"prompts": [{"prompt_id": {"a": 1}}]}))
 
 
+def odd_environment(folder):
+    (folder / "run.json").write_text(json.dumps({"environment": ["python", 3]}))
+
+
+def odd_scenario(folder):
+    (folder / "run.json").write_text(json.dumps({"scenario_json": "[1]"}))
+
+
+def odd_lens(folder):
+    (folder / "logit_lens").mkdir()
+    (folder / "logit_lens" / "hidden_out.json").write_text(
+        json.dumps({"site": "hidden_out", "tokens": [{"step": 0}]})
+    )
+
+
 def odd_step(folder):
     (folder / "steps.json").write_text(json.dumps([{"step": "first", "file": "tensors/step_000.npz"}]))
 
@@ -362,7 +408,7 @@ def nothing(folder):
 @pytest.mark.parametrize(
     "harm",
     [cut, short, flipped, objects, pickled, climbing_key, climbing_file, absolute_file, link, climbing_id, no_json,
-     deep_json, odd_json, odd_step, odd_prompt, huge, two_in_a_batch, later_tokens, other_widths, integers,
+     odd_environment, odd_scenario, odd_lens, deep_json, odd_json, odd_step, odd_prompt, huge, two_in_a_batch, later_tokens, other_widths, integers,
      damaged_state, nothing],
 )  # fmt: skip
 def test_damaged_and_hostile_directories_are_refused(lake, tmp_path, harm):

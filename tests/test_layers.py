@@ -39,7 +39,7 @@ def test_what_is_missing_is_said():
 def test_an_unknown_model(tmp_path):
     result = CliRunner().invoke(main, ["layers", str(tmp_path)])
     assert result.exit_code == 1
-    assert "cannot read the config" in result.output
+    assert "there is no config.json in" in result.output
 
 
 def test_schema():

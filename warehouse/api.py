@@ -319,7 +319,7 @@ class Warehouse:
             AlabError: no such run, site, layer or step, or the directory exists.
 
         >>> sorted(path.name for path in lab.export(run, folder / "arrays", layers="0", steps="0").iterdir())
-        ['conversation_snapshots', 'references', 'run.json', 'states', 'steps.json', 'tensors']
+        ['conversation_snapshots', 'logit_lens', 'references', 'run.json', 'states', 'steps.json', 'tensors']
         """
         from warehouse.export import export
 

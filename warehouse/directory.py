@@ -82,6 +82,8 @@ class Directory:
             raise AlabError(f"there is no directory {folder}")
         record = self.json("run.json")
         self.record: dict = record if isinstance(record, dict) else {}
+        #: Folders beside `tensors` that its writer says it has.
+        self.folders: list = self.record.get("folders") or []
         self.passes = [Pass(row, path, self.reader(path)) for row, path in self._pass_files()]
         if not self.passes:
             raise self.refused("it has no file tensors/step_000.npz, .safetensors or folder of .npy files")
@@ -156,9 +158,12 @@ class Directory:
             if not isinstance(step, int) or not 0 <= step < 2**31:
                 raise self.refused(f"steps.json has the step {step!r}")
             row["step"] = step
-            path = self.inside("", row["file"]) if row.get("file") else self.find("tensors", f"step_{step:03d}")
-            if path is not None and path.exists():
-                yield row, path
+            if "file" in row and row["file"] is None:  # an export of some steps says so of the others
+                continue
+            path = self.inside("", row["file"]) if "file" in row else self.find("tensors", f"step_{step:03d}")
+            if path is None or not path.exists():
+                raise self.refused(f"steps.json has step {step}, whose file {row.get('file') or ''} is missing")
+            yield row, path
         for path in sorted((self.folder / "tensors").glob("step_*")) if not rows else []:
             if match := re.match(r"step_(\d{1,6})(\.|$)", path.name):
                 yield {"step": int(match[1])}, self.inside("tensors", path.name)
@@ -181,6 +186,8 @@ class Directory:
             Rows, each with the `path` of its file; rows without a file are left out.
         """
         rows = self.rows(f"{folder}/index.json")
+        if not rows and folder in self.folders:
+            raise self.refused(f"the folder {folder} is missing or has no index.json")
         for path in sorted((self.folder / folder).glob("*")) if not rows else []:
             stem = path.name if path.is_dir() else path.stem
             if match := re.fullmatch(pattern, stem):

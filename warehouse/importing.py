@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from warehouse import catalog, parquet
+from warehouse import catalog, lens_json, parquet
 from warehouse.directory import Directory, Pass
 from warehouse.errors import AlabError
 from warehouse.lake import SITES, STATE_SITES, Lake, StagedRun
@@ -79,6 +79,13 @@ def _write(staged: StagedRun, source: Directory, scenario: str) -> None:
         _write_layer(staged, source, layer)
     states = _States(source)
     states.write(staged)
+    lenses = {site: source.json(f"logit_lens/{site}.json") for site in lens_json.SITES}
+    if "logit_lens" in source.folders and not any(lenses.values()):
+        raise source.refused("the folder logit_lens is missing or has no lens")
+    for site, lens in lenses.items():
+        if lens is not None:
+            rows = pa.Table.from_pylist(list(lens_json.read(lens)), parquet.lens_schema())
+            _write_part(staged.path("logit_lens", f"{site}.parquet"), rows.schema, iter([rows]), 0)
     staged.publish(_metadata(source, staged.run_id, scenario, states))
 
 
@@ -299,6 +306,9 @@ def _run(source: Directory, scenario: str) -> dict:
         "tokenizer_json": json.dumps(record.get("tokenizer") or {}, ensure_ascii=False),
     }  # fmt: skip
     told["model_id"] = _text(record, "model_id", "model", "model_name")
+    for key in ("scenario_json", "env_json", "tokenizer_json"):
+        if not isinstance(json.loads(record.get(key) or told[key]), dict):
+            raise source.refused(f"run.json has a {key} that is no object")
     return (
         told | {key: value for key, value in record.items() if value is not None} | {"scenario": scenario, "bytes": 0}
     )

@@ -8,6 +8,7 @@ It is that of scripts which hook a model and save a file for each forward pass:
     conversation_snapshots/index.json, snapshot_00_system.npz    states after each message
     references/index.json, ref_joy.npz                           states after each reference
     states/index.json, initial.npz, final.npz                    the states that comparisons start and end with
+    logit_lens/hidden_out.json      what each layer would say next, as `warehouse.lens_json` has it
 
 - `layer_NN/<site>` is shaped (1, tokens, width); `mlp_act` is the lake's `mlp_down_in`.
 - `layer_NN/attn_weights` is shaped (1, heads, tokens, keys): keys = tokens in a prefill, 0 above the diagonal.
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from warehouse import lens_json
 from warehouse.arrays import SUFFIXES, ArrayWriter, Spec
 from warehouse.reading import KEYS, Pass, Run, Selection, Source, blocks, sources
 
@@ -50,16 +52,19 @@ def write(run: Run, out: Path, fmt: str, wanted: Selection) -> None:
     steps = run.rows("steps", "prompt_id, step")
     top = {at: list(rows) for at, rows in groupby(run.rows("top_tokens", "prompt_id, step, rank"), key=_at)}
     for row in steps:
-        row["file"] = f"tensors/{_folder(row['prompt_id'])}step_{row['step']:03d}{SUFFIXES[fmt]}"
         row["top_tokens"] = [_without(entry, "prompt_id", "step") for entry in top.get(_at(row), [])]
     passes = [_at(row) for row in steps if wanted.steps is None or row["step"] in wanted.steps]
     _write_tensors(run, out, fmt, wanted, passes, small)
-    _write_states(run, out, fmt, wanted, small)
+    for row in steps:  # a pass of which nothing was wanted has no file
+        file = f"tensors/{_folder(row['prompt_id'])}step_{row['step']:03d}{SUFFIXES[fmt]}"
+        row["file"] = file if (out / file).exists() else None
     _write_json(out / "steps.json", steps)
+    folders = _write_states(run, out, fmt, wanted, small) + _write_lens(run, out, wanted, record["model_id"])
     parsed = {key: json.loads(record[f"{key}_json"] or "null") for key in ("scenario", "env", "tokenizer")}
     parsed = {"config": parsed["scenario"], "environment": parsed["env"], "tokenizer": parsed["tokenizer"]}
     tables = {table: run.rows(table) for table in RUN_TABLES}
-    _write_json(out / "run.json", {"run_id": run.run_id} | _without(record, "bytes") | parsed | tables)
+    head = {"run_id": run.run_id, "folders": folders}
+    _write_json(out / "run.json", head | _without(record, "bytes") | parsed | tables)
 
 
 def _at(row: dict) -> Pass:
@@ -118,8 +123,24 @@ def _shape(source: Source, column: str, at: Pass) -> tuple[int, ...]:
     return 1, source.count[at] // tokens, tokens, last + 1
 
 
-def _write_states(run: Run, out: Path, fmt: str, wanted: Selection, small: np.dtype) -> None:
-    """Write a file per state, and in each folder an index of what its files are."""
+def _write_lens(run: Run, out: Path, wanted: Selection, model: str) -> list[str]:
+    """Write a JSON file per site of the logit lens; gives their folder where there are any."""
+    for path in run.files.get(("logit_lens", None), []):
+        names = dict(run.db.execute("SELECT token_id, token FROM unembedding_of(?)", [model]).fetchall())
+        rows = [
+            row for row in lens_json.rows_of(path)
+            if (wanted.steps is None or row["step"] in wanted.steps)
+            and (wanted.layers is None or row["layer"] in wanted.layers)
+        ]  # fmt: skip
+        top_k = 1 + max((row["rank"] for row in rows), default=-1)
+        (out / "logit_lens").mkdir(exist_ok=True)
+        about = {"run_id": run.run_id, "model": model, "site": path.stem, "top_k": top_k}
+        lens_json.write(out / "logit_lens" / f"{path.stem}.json", about, rows, names)
+    return ["logit_lens"] if (out / "logit_lens").exists() else []
+
+
+def _write_states(run: Run, out: Path, fmt: str, wanted: Selection, small: np.dtype) -> list[str]:
+    """Write a file per state, and in each folder an index of what its files are; gives the folders."""
     snapshots = {(row["prompt_id"], row["message_index"]): row for row in run.rows("snapshots")}
     references = {row["label"]: row for row in run.rows("reference_states")}
     indexes: dict[str, list[dict]] = {}
@@ -143,6 +164,7 @@ def _write_states(run: Run, out: Path, fmt: str, wanted: Selection, small: np.dt
         indexes.setdefault(FOLDERS[state], []).append(row | {"file": name + SUFFIXES[fmt]})
     for folder, index in indexes.items():
         _write_json(out / folder / "index.json", index)
+    return list(indexes)
 
 
 def _states(run: Run, wanted: Selection):

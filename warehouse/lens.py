@@ -23,6 +23,7 @@ from warehouse.errors import AlabError
 from warehouse.heads import Head
 from warehouse.lake import Lake
 from warehouse.reading import Run, numbers
+from warehouse.whole import writing
 
 #: Values of residual streams that are in memory at once, and rows and logits that are looked at together.
 VECTOR_VALUES, ROWS, LOGIT_VALUES = 1 << 24, 2048, 1 << 24
@@ -106,7 +107,9 @@ def logit_lens(
                 for table in tables(run, head, places, site, top_k):
                     writer.write_table(table)
             if json_file:
-                lens_json.write(json_file, run, head, path, site, top_k)
+                about = {"run_id": run.run_id, "model": run.rows("runs")[0]["model_id"], "site": site, "top_k": top_k}
+                with writing(json_file, "--json") as draft:
+                    lens_json.write(draft, about, lens_json.rows_of(path), dict(enumerate(head.tokens or [])))
             _publish(lake, held, path)
     with suppress(catalog.CatalogBusyError):  # another process has it open; the next command registers the rows
         catalog.sync(lake)

@@ -9,51 +9,64 @@ The object is shaped so:
 """
 
 import json
-from itertools import chain, groupby
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from warehouse.heads import Head
-from warehouse.reading import Run
-from warehouse.whole import writing
+#: What the lens looks at: the residual stream, or the running sum of what the sub-layers add.
+SITES = ("hidden_out", "contributions")
+
+_TOKEN = ("prompt_id", "step", "position", "next_token_id")
+_LAYER = ("layer", "kl", "next_rank", "next_logprob")
+_TOP = ("token_id", "token", "logprob")
 
 
-def write(path: Path, run: Run, head: Head, source: Path, site: str, top_k: int) -> None:
-    """Write the rows of a file of the lens, a token at a time.
+def rows_of(path: Path) -> Iterator[dict]:
+    """The rows of a Parquet file of the lens."""
+    for batch in pq.ParquetFile(path).iter_batches(1 << 14):
+        yield from batch.to_pylist()
+
+
+def write(path: Path, head: dict, rows: Iterable[dict], names: Mapping[int, str | None]) -> None:
+    """Write the object, a token at a time.
 
     Args:
         path: the JSON file.
-        run: the run they are of.
-        head: names the tokens.
-        source: the Parquet file.
-        site: the site that was looked at.
-        top_k: most likely tokens of each layer.
-
-    Raises:
-        AlabError: the file cannot be written.
+        head: what stands before the tokens: run_id, model, site, top_k.
+        rows: of the lens, in the lake's order.
+        names: text of each token by its id, for `next_token`.
     """
-    opening = {"run_id": run.run_id, "model": run.rows("runs")[0]["model_id"], "site": site, "top_k": top_k}
-    with writing(path, "--json") as draft, draft.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(opening, ensure_ascii=False)[:-1] + ', "tokens": [')
+    with path.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(head, ensure_ascii=False)[:-1] + ', "tokens": [')
         separator = "\n"
-        rows = chain.from_iterable(batch.to_pylist() for batch in pq.ParquetFile(source).iter_batches(1 << 14))
         for _, token in groupby(rows, itemgetter("prompt_id", "step", "position")):
-            file.write(separator + json.dumps(_record(list(token), head), ensure_ascii=False))
+            file.write(separator + json.dumps(_nest(list(token), names), ensure_ascii=False))
             separator = ",\n"
         file.write("\n]}\n")
 
 
-def _record(rows: list[dict], head: Head) -> dict:
+def _nest(rows: list[dict], names: Mapping[int, str | None]) -> dict:
     """One token's rows as an object."""
-    first = rows[0]
-    target = first["next_token_id"]
-    token = {name: first[name] for name in ("prompt_id", "step", "position", "next_token_id")}
-    token["next_token"] = head.tokens[target] if head.tokens is not None and target is not None else None
+    token = {name: rows[0][name] for name in _TOKEN}
+    token["next_token"] = names.get(token["next_token_id"])
     layers: dict[int, dict] = {}
     for row in rows:
-        own = {name: row[name] for name in ("layer", "kl", "next_rank", "next_logprob")}
-        entry = layers.setdefault(row["layer"], own | {"top": []})
-        entry["top"].append({name: row[name] for name in ("token_id", "token", "logprob")})
+        entry = layers.setdefault(row["layer"], {name: row[name] for name in _LAYER} | {"top": []})
+        entry["top"].append({name: row[name] for name in _TOP})
     return token | {"layers": list(layers.values())}
+
+
+def read(content: dict) -> Iterator[dict]:
+    """The rows that `write` made an object of.
+
+    Raises:
+        KeyError, TypeError: the object is of another shape.
+    """
+    for token in content["tokens"]:
+        for layer in token["layers"]:
+            for rank, top in enumerate(layer["top"]):
+                own = {name: token[name] for name in _TOKEN} | {name: layer[name] for name in _LAYER}
+                yield own | {name: top[name] for name in _TOP} | {"rank": rank, "site": content["site"]}
