@@ -9,9 +9,10 @@ from warehouse.lake import Lake
 
 #: Towards which emotion does each message move the model, in hundredths of cosine?
 QUESTION = """\
-pivot (from reference_shift('latest') where site = 'hidden_out')
+pivot (select *, left(preview, 32) as message
+       from reference_shift('latest') natural join snapshots where site = 'hidden_out')
 on label using round(100 * first(shift), 2)
-group by message_index, role order by message_index"""
+group by message_index, role, message order by message_index"""
 
 
 def run(lake: Lake, say: Callable[[str], None], progress: Callable[[str, int, int], None]) -> None:
