@@ -250,6 +250,15 @@ def test_a_run_with_less_has_a_page_with_less(lake, shape, missing):
         assert "single forward pass" in html
 
 
+def test_the_lens_is_drawn_for_the_last_64_tokens(lake):
+    make_run(lake, shape=Shape(layers=2, steps=70, lens=True))
+    lens = unpack(written(lake))["logit_lens-0"]["columns"]
+    assert len(set(lens["position"])) == 64
+    assert max(lens["position"]) == 12 + 69 - 1
+    with catalog.connect(lake) as db:
+        assert db.execute("SELECT count(DISTINCT position) FROM logit_lens").fetchone()[0] == 70
+
+
 def test_nothing_generated_leaves_the_comparison_out(lake):
     run_id = make_run(lake, shape=Shape(lens=True))
     edit_states(lake, run_id, lambda table: table.filter(pa.compute.field("state") != "final"))
