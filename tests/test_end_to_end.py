@@ -48,10 +48,11 @@ def test_the_demo_tells_fear_from_joy(place):
     lines = [line.split() for line in (place / "stdout").read_text().splitlines()]
     header = next(line for line in lines if line[:2] == ["message_index", "role"])
     shift = {
-        int(row[0]): dict(zip(header[2:], map(float, row[2:]), strict=True))
+        int(row[0]): dict(zip(header[3:], map(float, row[3 - len(header) :]), strict=True))
         for row in lines
         if row and row[0].isdigit()
     }
+    assert header[3:] == ["calm", "fear", "joy", "sadness"]
     assert max(shift[1], key=shift[1].get) == "joy"  # "I just got the job …"
     assert shift[3]["fear"] > 0 > shift[3]["joy"]  # "And now I am scared …"
     assert (place / "lab" / "report.html").stat().st_size > 100_000
