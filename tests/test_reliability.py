@@ -118,6 +118,21 @@ def test_a_drop_that_dies_is_finished_or_undone_by_the_next_command(lake, monkey
     assert check.check(lake) == []
 
 
+def test_a_run_is_looked_at_again_when_it_was_being_amended(lake):
+    run_id = make_run(lake, "one", SMALL)
+    path = lake.dataset("metadata", run_id) / "runs.parquet"
+    whole = path.read_bytes()
+    with lake.hold(run_id):
+        path.write_bytes(b"half-way")
+        catalog.sync(lake)
+        with catalog.open_file(lake, read_only=True, timeout=1) as db:
+            assert db.execute(
+                "SELECT (SELECT count(*) FROM runs), (SELECT count(*) FROM catalog_runs)"
+            ).fetchone() == (0, 0)
+        path.write_bytes(whole)
+    assert count(lake, "runs") == 1
+
+
 def test_a_removal_that_dies_is_finished_by_the_next_command(lake, monkeypatch):
     kept, gone = make_run(lake, "kept", SMALL), make_run(lake, "gone", SMALL)
     with monkeypatch.context() as patch:

@@ -286,13 +286,15 @@ def _register(db: duckdb.DuckDBPyConnection, lake: Lake, versions: dict[str, int
 
     Each table is one statement for all runs: a statement for each run took 30 ms a run.
     """
-    folders = {run_id: lake.dataset("metadata", run_id) for run_id in versions}
-    good = [folder for run_id, folder in folders.items() if lake.is_sound(run_id)]
-    for table in table_names() if good else []:
-        if paths := [_glob_escaped(path) for folder in good if (path := folder / f"{table}.parquet").exists()]:
+    sound = [run_id for run_id in versions if lake.is_sound(run_id)]
+    folders = [lake.dataset("metadata", run_id) for run_id in sound]
+    for table in table_names() if sound else []:
+        if paths := [_glob_escaped(path) for folder in folders if (path := folder / f"{table}.parquet").exists()]:
             insert = Template("INSERT INTO $table BY NAME SELECT * FROM read_parquet(?, hive_partitioning = false)")
             db.execute(insert.substitute(table=table), [paths])
-    seen = [run_id for run_id in versions if folders[run_id].exists()]
+    # A run that is being amended just now is looked at again by the next command.
+    broken = [run_id for run_id in versions if run_id not in sound and not (lake.staging / run_id).exists()]
+    seen = [run_id for run_id in sound + broken if lake.dataset("metadata", run_id).exists()]
     db.execute("INSERT INTO catalog_runs SELECT unnest(?), unnest(?)", [seen, [versions[run_id] for run_id in seen]])
 
 
