@@ -421,7 +421,7 @@ def test_a_catalog_in_use_delays_registration_and_loses_nothing(lake, llama, mon
     told = []
     try:
         second = capture.capture_one(make_scenario(), *llama, lake, progress=lambda *a: told.append(a[0]))
-        assert any("the catalog is in use" in what for what in told)
+        assert any("the next alab command registers it: another process holds" in what for what in told)
         assert second in lake.run_ids()
     finally:
         holder.kill()

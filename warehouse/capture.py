@@ -143,10 +143,8 @@ def publishing(
     except BaseException:
         staged.discard()
         raise
-    try:
-        catalog.sync(lake)
-    except catalog.CatalogBusyError:
-        progress(f"{staged.run_id} is in the lake; the catalog is in use, the next alab command registers it", 0, 0)
+    if problem := catalog.register(lake):
+        progress(f"{staged.run_id} is in the lake; the next alab command registers it: {problem}", 0, 0)
 
 
 def site_widths(

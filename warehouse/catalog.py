@@ -165,6 +165,15 @@ def sync(lake: Lake, *, timeout: float = 10.0, change: Callable[[], None] = lamb
     return registered
 
 
+def register(lake: Lake) -> str:
+    """Make the catalog agree with the lake where that can be; else say why not, and the next command does it."""
+    try:
+        sync(lake)
+    except (AlabError, duckdb.Error) as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
 def open_file(lake: Lake, *, read_only: bool, timeout: float) -> duckdb.DuckDBPyConnection:
     """Open the catalog as it is, trying again with jitter while another process holds it; `connect` does more."""
     deadline = time.monotonic() + timeout

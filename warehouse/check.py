@@ -151,10 +151,8 @@ def _check_catalog(lake: Lake) -> Iterator[Problem]:
         try:
             with catalog.open_file(lake, read_only=True, timeout=10) as db:
                 yield from _compare(db, fresh.catalog)
-        except catalog.CatalogBusyError:
-            raise
-        except (AlabError, duckdb.Error) as error:
-            yield Problem("catalog", lake.catalog.name, _first_line(error))
+        except (AlabError, duckdb.Error) as error:  # damaged, or another process writes it
+            yield Problem("catalog", lake.catalog.name, f"cannot be compared: {_first_line(error)}")
 
 
 def _compare(db: duckdb.DuckDBPyConnection, other: Path) -> Iterator[Problem]:

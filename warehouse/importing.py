@@ -8,7 +8,6 @@ it is read.
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -69,8 +68,7 @@ def import_run(lake: Lake, folder: Path | str, *, name: str | None = None) -> st
             f"cannot write to the warehouse {lake.warehouse}: {error.strerror or error}",
             "Nothing of the run was kept. Free some space, or name another warehouse with --warehouse.",
         ) from error
-    with suppress(catalog.CatalogBusyError):  # then the next command registers it
-        catalog.sync(lake)
+    catalog.register(lake)
     return staged.run_id
 
 

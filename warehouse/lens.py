@@ -6,7 +6,6 @@ model loads it and keeps both in the lake (see `warehouse.head`); every later on
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -111,8 +110,7 @@ def logit_lens(
                 with writing(json_file, "--json") as draft:
                     lens_json.write(draft, about, lens_json.rows_of(path), dict(enumerate(head.tokens or [])))
             _publish(lake, held, path)
-    with suppress(catalog.CatalogBusyError):  # another process has it open; the next command registers the rows
-        catalog.sync(lake)
+    catalog.register(lake)
     return run.run_id
 
 
