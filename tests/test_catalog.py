@@ -10,6 +10,7 @@ import duckdb
 import pytest
 from synthetic import Shape, make_run
 
+import warehouse
 from warehouse import catalog
 from warehouse.errors import AlabError
 from warehouse.lake import Lake
@@ -123,6 +124,36 @@ def test_a_catalog_that_is_being_written_is_read_from_a_copy(one):
         with pytest.raises(catalog.CatalogBusyError, match="another process holds"):
             catalog.sync(lake, timeout=0.1)
         holder.stdin.close()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_another_connection_of_this_process_is_no_damage(one, read_only):
+    lake, first = one
+    with duckdb.connect(str(lake.catalog), read_only=read_only) as held:
+        second = make_run(lake, "second", SMALL)
+        with catalog.connect(lake, timeout=0.1) as db:
+            assert db.execute("SELECT run_id FROM runs ORDER BY ALL").fetchall() == [(first,), (second,)]
+        assert held.execute("SELECT run_id FROM runs").fetchall() == [(first,)]
+
+
+def test_a_path_with_the_word_lock_is_no_lock(tmp_path):
+    lake = Lake(tmp_path / "clock" / "lab")
+    make_run(lake, "one", SMALL)
+    lake.catalog.write_bytes(b"no database" * 999)
+    with pytest.raises(AlabError, match="alab rebuild"), catalog.connect(lake):
+        pass
+
+
+def test_what_was_committed_before_a_kill_is_in_the_copy(one):
+    lake, _ = one
+    code = (
+        f"import duckdb, os; db = duckdb.connect({str(lake.catalog)!r}); "
+        "db.execute('create table mine as select 42 as a'); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert Path(f"{lake.catalog}.wal").exists()
+    lab = warehouse.open(lake.warehouse)
+    assert lab.sql("from mine").fetchall() == [(42,)]
 
 
 READ_ONLY = """

@@ -30,6 +30,12 @@ def lake(tmp_path_factory) -> Lake:
     return lake
 
 
+@pytest.fixture(autouse=True, scope="module")
+def loop(lake):
+    (lake.warehouse / "loop").symlink_to(lake.warehouse / "pool")
+    (lake.warehouse / "pool").symlink_to(lake.warehouse / "loop")
+
+
 def shell(lake: Lake, command: str) -> subprocess.CompletedProcess:
     """Run alab with arguments and redirections as a shell takes them."""
     return subprocess.run(
@@ -45,6 +51,10 @@ def shell(lake: Lake, command: str) -> subprocess.CompletedProcess:
     ("sql 'from range(100000)' | head -n 1", 0, ""),
     ("sql 'from range(100000)' --format parquet | head -c 1", 0, ""),
     ("runs >&-", 0, ""),
+    ("--help > /dev/full", 1, "No space left on device"),
+    ("sql 'select 1 as a' -o /dev/stdout | grep -q a", 0, ""),
+    ("sql 'select 1 as a' -o >(cat > /dev/null)", 0, ""),
+    ("sql 'select 1 as a' -o loop", 1, "its links go round in a circle"),
     ("rm latest <&-", 1, "Aborted"),
     ("rm latest < /dev/null", 1, "Aborted"),
     ("sql -f <(printf 'select \\xff')", 2, "not text in UTF-8"),
@@ -81,6 +91,17 @@ def test_a_query_can_be_interrupted(lake, tmp_path, query):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_waiting_output_can_be_interrupted(lake):
+    command = [ALAB, "-w", lake.warehouse, "sql", "from range(1000000)"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(3)  # the pipe is full
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(timeout=20) == 130
+        finally:
+            process.kill()
+
+
 HARM = {
     "cut": lambda data: data[: len(data) // 2],
     "empty": lambda data: b"",
@@ -98,7 +119,7 @@ COMMANDS = (
 @pytest.mark.parametrize("dataset", ["activations", "states", "alab.duckdb"])
 def test_damaged_files_give_no_traceback(lake, tmp_path, dataset, harm):
     hurt = Lake(tmp_path / "lab")
-    shutil.copytree(lake.warehouse, hurt.warehouse)
+    shutil.copytree(lake.warehouse, hurt.warehouse, symlinks=True)
     assert shell(hurt, "runs").returncode == 0
     paths = [hurt.catalog] if dataset == "alab.duckdb" else list((hurt.root / dataset).rglob("*.parquet"))
     for path in paths:

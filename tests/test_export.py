@@ -82,6 +82,20 @@ def test_the_logit_lens_goes_along(lake, tmp_path):
     importing.import_run(Lake(tmp_path / "third"), some)
 
 
+def test_a_changed_byte_of_an_imported_tensor_is_found(two_runs, tmp_path):
+    lake, *_ = two_runs
+    other = Lake(tmp_path / "other")
+    importing.import_run(other, export(lake, "alpha", tmp_path / "out"))
+    catalog.sync(other)
+    for dataset in ("activations", "attention", "outputs"):
+        path = next((other.root / dataset).rglob("*.parquet"))
+        data = path.read_bytes()
+        path.write_bytes(data[:700] + bytes([data[700] ^ 4]) + data[701:])
+        assert [p.kind for p in check.check(other)] == []
+        assert [p.kind for p in check.check(other, deep=True)] == ["damaged"]
+        path.write_bytes(data)
+
+
 @pytest.mark.parametrize("gone", [
     "tensors/step_001.npz", "references", "conversation_snapshots", "states", "logit_lens", "references/ref_joy.npz",
 ])  # fmt: skip
@@ -360,6 +374,7 @@ def odd_scenario(folder):
 
 
 def odd_lens(folder):
+    (folder / "run.json").write_text(json.dumps({"folders": ["logit_lens"]}))
     (folder / "logit_lens").mkdir()
     (folder / "logit_lens" / "hidden_out.json").write_text(
         json.dumps({"site": "hidden_out", "tokens": [{"step": 0}]})
@@ -442,7 +457,7 @@ def test_a_run_that_is_there_is_not_imported_over(two_runs, tmp_path):
 
 def test_a_full_disk_leaves_nothing(lake, tmp_path, monkeypatch):
     folder = hook_script(tmp_path / "hooks")
-    original, calls = importing.parquet.open_parquet, []
+    original, calls = importing.PageWriter, []
 
     def full(*args):
         calls.append(args)
@@ -451,7 +466,7 @@ def test_a_full_disk_leaves_nothing(lake, tmp_path, monkeypatch):
         return original(*args)
 
     lake.prepare()
-    monkeypatch.setattr(importing.parquet, "open_parquet", full)
+    monkeypatch.setattr(importing, "PageWriter", full)
     with pytest.raises(AlabError, match="No space left on device"):
         importing.import_run(lake, folder)
     assert lake.run_ids() == []

@@ -87,6 +87,16 @@ def test_an_output_is_written_whole_or_not_at_all(alab, tmp_path, suffix):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+def test_an_output_keeps_its_mode_and_its_link(alab, tmp_path):
+    path, link = tmp_path / "out.csv", tmp_path / "link.csv"
+    path.touch(mode=0o600)
+    link.symlink_to(path)
+    assert alab("select 42 as a", "-o", str(link)).exit_code == 0
+    assert link.is_symlink()
+    assert path.read_text() == "a\n42\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_columns_of_one_name_are_told_apart_as_keys(alab):
     assert json.loads(alab("select 1 as a, 2 as a, 3 as a_1", "--format", "json").stdout) == [
         {"a": 1, "a_1": 2, "a_1_1": 3}

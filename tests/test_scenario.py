@@ -102,6 +102,7 @@ def test_files_that_are_no_scenarios(tmp_path):
         "a: 2020-13-45": "not valid YAML: month",
         "[" * 5000: "not valid YAML: nested too deeply",
         "? [a]\n: 1": "not valid YAML",
+        "x: [&b {a: 1}, &m {<<: *b, a: 2}]\ny: {<<: *m, a: 3}": "unknown key 'x'",
     }.items():
         path.write_text(text)
         with pytest.raises(AlabError, match=problem) as caught:

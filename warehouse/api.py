@@ -364,9 +364,9 @@ class Warehouse:
         with self._lock:
             if self._db is None or self._seen != self._lake.versions():
                 with catalog.connect(self._lake) as db, tempfile.TemporaryDirectory() as folder:
-                    self._seen = catalog.versions(db)
                     catalog.copy_file(db, own := Path(folder) / "alab.duckdb")
                     self._db = duckdb.connect(str(own), read_only=True)
+                    self._seen = catalog.versions(self._db)
             return catalog.prepare(self._db.cursor(), self._lake)
 
 

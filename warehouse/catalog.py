@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import random
+import re
 import shutil
 import tempfile
 import time
@@ -34,8 +35,15 @@ FORMAT = 1
 STORAGE = "v1.2.0"
 
 
+#: What DuckDB says where another process, or another connection of this one, has a file open in another way.
+_HELD = (
+    "Could not set lock", "being used by another process", "same database file", "Unique file handle conflict",
+    "already attached",
+)  # fmt: skip
+
+
 class CatalogBusyError(AlabError):
-    """Another process holds the catalog."""
+    """Another process, or another connection of this one, holds the catalog."""
 
 
 class ReadOnlyError(AlabError):
@@ -128,8 +136,10 @@ def _copy(lake: Lake) -> Iterator[duckdb.DuckDBPyConnection]:
 
 def copy_file(db: duckdb.DuckDBPyConnection, to: Path) -> None:
     """Copy the file that a connection has open, so that nobody writes it meanwhile."""
-    query = "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
-    shutil.copyfile(db.execute(query).fetchone()[0], to)
+    (path,) = db.execute("SELECT path FROM duckdb_databases() WHERE database_name = current_database()").fetchone()
+    shutil.copyfile(path, to)
+    if Path(f"{path}.wal").exists():  # a process was killed before what it had committed got into the file
+        shutil.copyfile(f"{path}.wal", f"{to}.wal")
 
 
 def prepare(db: duckdb.DuckDBPyConnection, lake: Lake) -> duckdb.DuckDBPyConnection:
@@ -184,8 +194,8 @@ def open_file(lake: Lake, *, read_only: bool, timeout: float) -> duckdb.DuckDBPy
     while True:
         try:
             return duckdb.connect(str(lake.catalog), read_only=read_only, config=config)
-        except duckdb.IOException as error:
-            if "lock" not in str(error).lower():
+        except duckdb.Error as error:
+            if not any(sign in str(error) for sign in _HELD):
                 raise AlabError(
                     f"cannot open the catalog {lake.catalog}: {str(error).splitlines()[0]}",
                     "Where the file is damaged, build it anew: alab rebuild",
@@ -295,15 +305,22 @@ def _register(db: duckdb.DuckDBPyConnection, lake: Lake, versions: dict[str, int
 
     Each table is one statement for all runs: a statement for each run took 30 ms a run.
     """
-    sound = [run_id for run_id in versions if lake.is_sound(run_id)]
+    import pyarrow as pa
+
+    sound = {run_id: files for run_id in versions if (files := lake.sound_files(run_id)) is not None}
     folders = [lake.dataset("metadata", run_id) for run_id in sound]
+    if sound:  # these rows are verified, and not the whole file, which DuckDB may fail to read
+        db.register("sound_files", pa.concat_tables(sound.values(), promote_options="default"))
+        db.execute("INSERT INTO files BY NAME SELECT * FROM sound_files")
+        db.unregister("sound_files")
     for table in table_names() if sound else []:
-        if paths := [_glob_escaped(path) for folder in folders if (path := folder / f"{table}.parquet").exists()]:
+        paths = [_glob_escaped(path) for folder in folders if (path := folder / f"{table}.parquet").exists()]
+        if paths and table != "files":
             insert = Template("INSERT INTO $table BY NAME SELECT * FROM read_parquet(?, hive_partitioning = false)")
             db.execute(insert.substitute(table=table), [paths])
     # A run that is being amended just now is looked at again by the next command.
     broken = [run_id for run_id in versions if run_id not in sound and not (lake.staging / run_id).exists()]
-    seen = [run_id for run_id in sound + broken if lake.dataset("metadata", run_id).exists()]
+    seen = [run_id for run_id in [*sound, *broken] if lake.dataset("metadata", run_id).exists()]
     db.execute("INSERT INTO catalog_runs SELECT unnest(?), unnest(?)", [seen, [versions[run_id] for run_id in seen]])
 
 
@@ -322,13 +339,26 @@ def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
     broken = damaged(db)
     if not ids and not broken:
         raise AlabError("the warehouse has no runs yet", "Capture one: alab capture SCENARIO")
-    if ids and name == "latest":
-        return ids[0]
+    if name == "latest":
+        later = [run_id for run_id in broken if not ids or _time(run_id) > _time(ids[0])]
+        if not later:
+            return ids[0]
+        raise AlabError(f"the metadata of the latest run, {max(later, key=_time)}, is damaged", "What is: alab check")
     found = [name] if name in ids else [run_id for run_id in ids if name and run_id.startswith(name)]
     if len(found) == 1:
         return found[0]
-    if not found and (name in broken or not ids):
-        raise AlabError(f"the metadata of {', '.join(broken)} is damaged", "What is: alab check")
+    if not found and (lost := [run_id for run_id in broken if name and run_id.startswith(name)]):
+        raise AlabError(f"the metadata of {', '.join(lost)} is damaged", "What is: alab check")
     if found:
         raise AlabError(f"{name!r} could be any of {len(found)} runs: {', '.join(found[:5])}", "Type more of the id.")
     raise AlabError(f"there is no run {name!r}; the newest are: {', '.join(ids[:5])}", "See them all: alab runs")
+
+
+def _time(run_id: str) -> str:
+    """The time in a run's id; empty where it has none.
+
+    >>> _time("joy_20260102T101500Z-2")
+    '20260102T101500Z-2'
+    """
+    match = re.search(r"_(\d{8}T\d{6}Z(?:-\d+)?)$", run_id)
+    return match[1] if match else ""

@@ -9,7 +9,6 @@ from pathlib import Path
 from string import Template
 
 import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse import catalog
@@ -94,10 +93,12 @@ def _check_run(lake: Lake, run_id: str, deep: bool) -> Iterator[Problem]:
     tables = {}
     for table in ("runs", "files"):
         try:
-            tables[table] = lake.metadata(run_id, table).to_pylist()
+            tables[table] = (
+                lake.file_table(run_id) if table == "files" else lake.metadata(run_id, table)
+            ).to_pylist()
         except FileNotFoundError:
             yield Problem("missing", _name(lake, home / f"{table}.parquet"), "every run has one")
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             yield Problem("damaged", _name(lake, home / f"{table}.parquet"), _first_line(error))
     if "runs" in tables and [row["run_id"] for row in tables["runs"]] != [run_id]:
         found = ", ".join(row["run_id"] for row in tables["runs"]) or "none"
@@ -131,7 +132,7 @@ def _check_file(lake: Lake, row: dict, deep: bool) -> Iterator[Problem]:
                 file.read_row_group(group)
     except FileNotFoundError:
         yield Problem("missing", where, f"a file of {row['n_bytes']:,} bytes is gone")
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         yield Problem("damaged", where, _first_line(error))
 
 

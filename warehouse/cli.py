@@ -35,11 +35,13 @@ _SHARED = (
 )
 
 
-def _open_closed_streams() -> None:
+def _prepare_streams() -> None:
     """Let a standard stream that was closed give and take nothing, and not be the first file that is opened."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show
 
 
 class _Group(click.Group):
@@ -53,7 +55,7 @@ class _Group(click.Group):
         super().add_command(command, name)
 
     def invoke(self, ctx: click.Context):
-        _open_closed_streams()
+        _prepare_streams()
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()  # here, so that a full disk is told of
@@ -67,13 +69,25 @@ class _Group(click.Group):
             _drop_output()
             sys.exit(0)
         except Exception as error:
-            told = explain(error)
-            if told is None or ctx.params.get("debug"):
+            if ctx.params.get("debug"):
                 raise
-            message = click.style("error: ", fg="red", bold=True) + str(told).replace("\n", "\n  ")
-            click.echo(message, err=True)
-            _drop_output()
-            sys.exit(told.exit_code)
+            _tell(error)
+
+    def main(self, *arguments, **options):
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:  # as help may meet on its way to a full disk
+            _tell(error)
+
+
+def _tell(error: Exception) -> None:
+    """End with what an exception means to a user; raise it anew where it is a defect."""
+    told = explain(error)
+    if told is None:
+        raise error
+    click.echo(click.style("error: ", fg="red", bold=True) + str(told).replace("\n", "\n  "), err=True)
+    _drop_output()
+    sys.exit(told.exit_code)
 
 
 def _drop_output() -> None:

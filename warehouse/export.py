@@ -2,7 +2,8 @@
 
 The formats `npz`, `npy` and `safetensors` have the layout of `warehouse.layout`, which `alab import` reads back.
 
-The formats `parquet` and `arrow` have the rows of the lake: one table per dataset and layer, float32.
+The formats `parquet` and `arrow` have the rows of the lake: one table per dataset and layer, float32, and the states,
+the logit lens and the metadata whole, whichever steps and layers are wanted.
 """
 
 import shutil

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from warehouse.directory import Directory, Pass
 from warehouse.errors import AlabError
 from warehouse.lake import SITES, STATE_SITES, Lake, StagedRun
 from warehouse.layout import RUN_TABLES
+from warehouse.pages import PageWriter
 
 #: Rows, and values of attention and outputs, that are compressed together.
 GROUP_ROWS, GROUP_VALUES = 128, 1 << 20
@@ -77,8 +78,9 @@ def _write(staged: StagedRun, source: Directory, scenario: str) -> None:
         _write_layer(staged, source, layer)
     states = _States(source)
     states.write(staged)
-    lenses = {site: source.json(f"logit_lens/{site}.json") for site in lens_json.SITES}
-    if "logit_lens" in source.folders and not any(lenses.values()):
+    there = "logit_lens" in source.folders
+    lenses = {site: source.json(f"logit_lens/{site}.json") for site in lens_json.SITES if there}
+    if there and not any(lenses.values()):
         raise source.refused("the folder logit_lens is missing or has no lens")
     for site, lens in lenses.items():
         if lens is not None:
@@ -103,13 +105,13 @@ def _write_layer(staged: StagedRun, source: Directory, layer: int | None) -> Non
         for number, passes in enumerate(_parts(source.passes, lambda one: one.tokens * values)):
             path = staged.path(dataset, _steps(passes), *tail, f"part-{number}.parquet")
             tables = (t for one in passes for t in _vectors(source, one, layer, schema, rows))
-            _write_part(path, schema, tables, 4 * rows * values)
+            _write_bulk(path, schema, tables, 4 * rows * values)
     if (layer, "attn_weights") in source.passes[0].keys:
         schema = parquet.attention_schema()
         for number, passes in enumerate(_parts(source.passes, lambda one: one.tokens * one.end * 8)):
             path = staged.path("attention", _steps(passes), *tail, f"part-{number}.parquet")
             tables = (t for one in passes for t in _attention(source, one, layer, schema))
-            _write_part(path, schema, tables, 4 * GROUP_VALUES)
+            _write_bulk(path, schema, tables, 4 * GROUP_VALUES)
 
 
 def _steps(passes: list[Pass]) -> str:
@@ -131,16 +133,56 @@ def _parts(passes: list[Pass], size: Callable[[Pass], int]) -> Iterator[list[Pas
 
 def _write_part(path: Path, schema: pa.Schema, tables: Iterator[pa.Table], limit: int) -> None:
     """Write tables to a file, small ones together in row groups of about `limit` bytes."""
-    pending, size = [], 0
     with parquet.open_parquet(path, schema) as writer:
-        for table in tables:
-            pending.append(table)
-            size += table.nbytes
-            if size >= limit:
-                writer.write_table(pa.concat_tables(pending))
-                pending, size = [], 0
-        if pending:
-            writer.write_table(pa.concat_tables(pending))
+        for table in _grouped(tables, limit):
+            writer.write_table(table)
+
+
+def _write_bulk(path: Path, schema: pa.Schema, tables: Iterator[pa.Table], limit: int) -> None:
+    """Do as `_write_part` does for tensors of every token, as a capture writes them: with checksums."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = PageWriter(path, schema)
+    try:
+        for table in _grouped(tables, limit):
+            for part in _all_or_none(table):
+                writer.write(
+                    part.num_rows, {name: _plain(part.column(name).combine_chunks()) for name in schema.names}
+                )
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+def _grouped(tables: Iterator[pa.Table], limit: int) -> Iterator[pa.Table]:
+    pending, size = [], 0
+    for table in tables:
+        pending.append(table)
+        size += table.nbytes
+        if size >= limit:
+            yield pa.concat_tables(pending)
+            pending, size = [], 0
+    if pending:
+        yield pa.concat_tables(pending)
+
+
+def _all_or_none(table: pa.Table) -> Iterator[pa.Table]:
+    """Parts of a table in which each vector column has a value in every row or in none."""
+    missing = [table.column(f.name).is_null().to_numpy() for f in table.schema if pa.types.is_nested(f.type)]
+    edges = {0, table.num_rows, *(int(edge) + 1 for mask in missing for edge in np.flatnonzero(np.diff(mask)))}
+    ends = sorted(edges)
+    yield from (table.slice(start, end - start) for start, end in pairwise(ends))
+
+
+def _plain(column: pa.Array) -> Any:
+    """A column as `PageWriter` takes it."""
+    if column.null_count:
+        return None
+    if pa.types.is_fixed_size_list(column.type):
+        return column.flatten().to_numpy().reshape(len(column), -1)
+    if pa.types.is_list(column.type):
+        return column.flatten().to_numpy(), column.value_lengths().to_numpy()
+    return column.to_pylist() if pa.types.is_string(column.type) else column.to_numpy()
 
 
 def _vectors(source: Directory, one: Pass, layer: int | None, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:

@@ -15,6 +15,7 @@ A run exists once its metadata folder does; that rename is the last step of publ
 
 import contextlib
 import hashlib
+import json
 import shutil
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -47,6 +48,10 @@ TAILS = {
     "norm": "/norm.parquet",
     "unembedding": "/unembedding.parquet",
 }
+
+
+#: Where the table `files` keeps the `digest` of its rows, in its schema's metadata.
+DIGEST = b"alab_digest"
 
 
 class Lake:
@@ -97,6 +102,11 @@ class Lake:
                     parquet.open_parquet(unfinished, parquet.empty_schema(dataset)).close()
                     unfinished.replace(path)
         except OSError as error:
+            if all(
+                (self.root / ".empty" / f"{name}/run=0{tail.replace('*', '0')}").exists()
+                for name, tail in TAILS.items()
+            ):
+                return  # a lake that can only be read, and needs nothing
             raise AlabError(
                 f"cannot write to the warehouse {self.warehouse}: {error.strerror}",
                 "Name another directory with --warehouse or $ALAB_WAREHOUSE.",
@@ -161,7 +171,7 @@ class Lake:
         try:
             if not self.dataset("metadata", run_id).exists():
                 raise AlabError(f"the run {run_id} is gone", "See those that are left: alab runs")
-            if not damaged and not self.is_sound(run_id):
+            if not damaged and self.sound_files(run_id) is None:
                 raise AlabError(f"the metadata of {run_id} is damaged; nothing was changed", "What is: alab check")
             yield staged
         finally:
@@ -187,16 +197,29 @@ class Lake:
 
         return ParquetFile(self.dataset("metadata", run_id) / f"{table}.parquet").read()
 
-    def is_sound(self, run_id: str) -> bool:
-        """Whether a run's metadata is there as it was written, by checksum."""
-        import pyarrow as pa
+    def file_table(self, run_id: str) -> "pa.Table":
+        """A run's metadata table `files`.
 
+        Raises:
+            OSError, ValueError: the table is damaged or not there.
+        """
+        table = self.metadata(run_id, "files")
+        known = (table.schema.metadata or {}).get(DIGEST)
+        if known is not None and known != digest(table.to_pylist()):
+            raise ValueError("its rows are not those that were written")
+        return table
+
+    def sound_files(self, run_id: str) -> "pa.Table | None":
+        """The table `files` of a run whose metadata is as it was written, by checksum; None where it is damaged."""
         try:
-            rows = self.metadata(run_id, "files").to_pylist()
-            sums = {row["path"]: row["sha256"] for row in rows if row["dataset"] == "metadata"}
-            return bool(sums) and all(sha256(self.root / path) == known for path, known in sums.items())
-        except (OSError, pa.ArrowException):
-            return False
+            table = self.file_table(run_id)
+            sums = {row["path"]: row["sha256"] for row in table.to_pylist() if row["dataset"] == "metadata"}
+            own = all(path.startswith(f"metadata/run={run_id}/") for path in sums)
+            if own and sums and all(sha256(self.root / path) == known for path, known in sums.items()):
+                return table
+        except (OSError, ValueError, KeyError, TypeError):  # whatever damage makes of a table
+            pass
+        return None
 
     def files(self, run_id: str) -> Iterator[Path]:
         """Every file of a published run."""
@@ -262,17 +285,24 @@ class StagedRun:
         if home.exists():
             for path in self.path("metadata").glob("*.parquet"):
                 path.replace(home / path.name)
-        with contextlib.suppress(OSError, ValueError):  # damaged metadata: nothing more is lost, `check` tells
-            keep = self.lake.metadata(self.run_id, "files")["dataset"].to_pylist() if home.exists() else []
+        published = home.exists()
+        files = self.lake.sound_files(self.run_id) if published else None
+        if files is not None or not published:  # where metadata is damaged, nothing more is lost
+            keep = {"metadata", *files["dataset"].to_pylist()} if published else set()
             for folder in self.lake.root.glob(f"[!.]*/run={self.run_id}"):
                 if folder.parent.name not in keep:
-                    shutil.rmtree(folder)
+                    shutil.rmtree(folder, ignore_errors=True)
         self._close()
 
     def _close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         Path(self._lock.lock_file).unlink(missing_ok=True)  # while it is held, so that nobody else's goes
         self._lock.release()
+
+
+def digest(rows: list[dict]) -> bytes:
+    """Checksum of the rows of the table `files`, which nothing else vouches for."""
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest().encode()
 
 
 def sha256(path: Path) -> str:

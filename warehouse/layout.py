@@ -145,6 +145,8 @@ def _write_states(run: Run, out: Path, fmt: str, wanted: Selection, small: np.dt
     references = {row["label"]: row for row in run.rows("reference_states")}
     indexes: dict[str, list[dict]] = {}
     for (prompt_id, state, index, label), vectors in _states(run, wanted):
+        if not vectors:
+            continue
         if state == "snapshot":
             row = snapshots[prompt_id, index]
             name = f"{_folder(prompt_id)}snapshot_{index:02d}_{row['role'] or 'message'}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from warehouse.lake import BULK, SITES, sha256
+from warehouse.lake import BULK, DIGEST, SITES, digest, sha256
 
 
 def vector(width: int | None) -> pa.DataType:
@@ -126,6 +126,7 @@ def write_metadata(folder: Path, metadata: dict[str, pa.Table], files: list[dict
     paths = [path for path in sorted(folder.glob("*.parquet")) if path.stem != "files"]
     rows = files + [file_row(run_id, path, folder.parents[1]) for path in paths]
     table = pa.Table.from_pylist(rows, metadata["files"].schema)
+    table = table.replace_schema_metadata({DIGEST: digest(table.to_pylist())})
     pq.write_table(table, folder / "files.parquet", compression="zstd")
 
 

@@ -62,32 +62,37 @@ def run(lake: Lake, sql: str, fmt: str | None = None, output: Path | None = None
     if fmt == "parquet" and output is None and sys.stdout.isatty():
         raise AlabError("Parquet is not for a terminal", "Name a file: -o FILE", 2)
     sql.encode()  # DuckDB takes no other text
-    with catalog.connect(lake) as db, ThreadPoolExecutor(1) as beside:
-        # Signals wait while DuckDB works on Python's main thread, for minutes; from here Ctrl-C is heard at once.
-        answer = beside.submit(_answer, lake, db, sql, fmt, output)
+    with catalog.connect(lake) as db, _explained(lake, db), _beside(db) as beside:
+        if fmt == "parquet":
+            if (relation := beside(db.sql, sql)) is None:
+                return [_NO_ROWS]
+            with _file(output) as path:
+                beside(relation.write_parquet, str(path), compression="zstd")
+            return []
+        cursor = beside(db.execute, sql)
+        if cursor is None or cursor.description is None:
+            return [_NO_ROWS]
+        first = beside(cursor.fetchmany, TABLE_ROWS + 1)
+        rest = chain.from_iterable(iter(lambda: beside(cursor.fetchmany, 1024), []))
+        with _stream(output) as stream:
+            FORMATS[fmt]([column[0] for column in cursor.description], chain(first, rest), stream)
+        return _hints(db, sql, empty=not first)
+
+
+@contextmanager
+def _beside(db: duckdb.DuckDBPyConnection) -> Iterator[Callable]:
+    """Let DuckDB work on another thread: on Python's main thread signals wait for it, for minutes."""
+
+    def call(work: Callable, *arguments: object, **options: object) -> Any:
+        answer = pool.submit(work, *arguments, **options)
         try:
             return answer.result()
         except KeyboardInterrupt:
             db.interrupt()
             raise
 
-
-def _answer(lake: Lake, db: duckdb.DuckDBPyConnection, sql: str, fmt: str, output: Path | None) -> list[str]:
-    """Write what a query gives; the hints of `run`."""
-    with _explained(lake, db):
-        if fmt == "parquet":
-            if (relation := db.sql(sql)) is None:
-                return [_NO_ROWS]
-            with _file(output) as path:
-                relation.write_parquet(str(path), compression="zstd")
-            return []
-        cursor = db.execute(sql)
-        if cursor is None or cursor.description is None:
-            return [_NO_ROWS]
-        first = cursor.fetchmany(TABLE_ROWS + 1)
-        with _stream(output) as stream:
-            FORMATS[fmt]([column[0] for column in cursor.description], chain(first, _rest(cursor)), stream)
-        return _hints(db, sql, empty=not first)
+    with ThreadPoolExecutor(1) as pool:
+        yield call
 
 
 def describe(lake: Lake, name: str) -> str:
@@ -190,11 +195,6 @@ def _literals(sql: str) -> Iterator[tuple[str, str]]:
                 argument = (named[1] or position).lower()
                 kind = "run_id" if argument.startswith("run") else argument
                 yield kind, named[2].replace("''", "'")
-
-
-def _rest(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple]:
-    while rows := cursor.fetchmany(256):
-        yield from rows
 
 
 def _csv(names: list[str], rows: Iterable[tuple], stream: TextIO) -> None:

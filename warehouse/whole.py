@@ -1,6 +1,9 @@
 """Files for a user that appear whole or not at all."""
 
+import errno
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,13 +25,22 @@ def writing(path: Path, option: str) -> Iterator[Path]:
     Raises:
         AlabError: the file cannot be written.
     """
-    place = path.resolve()
-    special = place.exists() and not place.is_file() and not place.is_dir()
-    draft = place if special else place.with_name(f".{place.name[:200]}.{os.getpid()}")
+    special = path.exists() and not path.is_file() and not path.is_dir()
+    try:
+        place = path if special else path.resolve()
+    except RuntimeError as error:
+        raise AlabError(
+            f"cannot write {path}: its links go round in a circle", f"Name another file with {option}."
+        ) from error
+    draft = place if special else place.with_name(f".{uuid.uuid4().hex}.part")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        if place.exists() and not os.access(place, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(draft))
         yield draft
         if not special:
+            if place.exists():
+                shutil.copymode(place, draft)
             draft.replace(place)
     except BrokenPipeError:
         raise
