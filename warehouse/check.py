@@ -98,7 +98,7 @@ def _check_run(lake: Lake, run_id: str, deep: bool) -> Iterator[Problem]:
             ).to_pylist()
         except FileNotFoundError:
             yield Problem("missing", _name(lake, home / f"{table}.parquet"), "every run has one")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # whatever damage makes of a file
             yield Problem("damaged", _name(lake, home / f"{table}.parquet"), _first_line(error))
     if "runs" in tables and [row["run_id"] for row in tables["runs"]] != [run_id]:
         found = ", ".join(row["run_id"] for row in tables["runs"]) or "none"
@@ -132,12 +132,12 @@ def _check_file(lake: Lake, row: dict, deep: bool) -> Iterator[Problem]:
                 file.read_row_group(group)
     except FileNotFoundError:
         yield Problem("missing", where, f"a file of {row['n_bytes']:,} bytes is gone")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever damage makes of a file
         yield Problem("damaged", where, _first_line(error))
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _check_catalog(lake: Lake) -> Iterator[Problem]:
@@ -162,7 +162,7 @@ def _compare(db: duckdb.DuckDBPyConnection, other: Path) -> Iterator[Problem]:
     here = {row[0] for row in db.execute("SELECT run_id FROM catalog_runs").fetchall()}
     there = {row[0] for row in db.execute("SELECT run_id FROM lake.catalog_runs").fetchall()}
     for run_id in sorted(there - here):
-        yield Problem("unregistered", run_id, "the catalog does not have this run; any alab command registers it")
+        yield Problem("unregistered", run_id, "not in the catalog; the next command that may write registers it")
     for table in catalog.table_names():
         try:
             for a, b, text in ((f"lake.{table}", table, "lacks"), (table, f"lake.{table}", "has beside the lake's")):

@@ -132,7 +132,7 @@ class Lake:
             if not self.dataset("metadata", run_id).exists():
                 return StagedRun(self, run_id, lock)
             StagedRun(self, run_id, lock).discard()
-        raise AlabError(f"the warehouse already has the run {stem}", "Give the new one another id.")
+        raise AlabError(f"the warehouse already has the run {stem}", "Give the new one another: alab import --name")
 
     def sweep(self) -> list[str]:
         """Remove what killed captures left behind; runs still being written are locked and stay.
@@ -217,7 +217,7 @@ class Lake:
             own = all(path.startswith(f"metadata/run={run_id}/") for path in sums)
             if own and sums and all(sha256(self.root / path) == known for path, known in sums.items()):
                 return table
-        except (OSError, ValueError, KeyError, TypeError):  # whatever damage makes of a table
+        except Exception:  # whatever damage makes of a table
             pass
         return None
 
