@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from warehouse import sqldoc
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, first_line
 from warehouse.lake import Lake
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def connect(lake: Lake, *, timeout: float = 2.0) -> Iterator[duckdb.DuckDBPyConn
             db = stack.enter_context(_copy(lake))
         except duckdb.Error as error:
             raise AlabError(
-                f"the catalog {lake.catalog} is damaged: {str(error).splitlines()[0]}", "Build it anew: alab rebuild"
+                f"the catalog {lake.catalog} is damaged: {first_line(error)}", "Build it anew: alab rebuild"
             ) from error
         yield prepare(db, lake)
 
@@ -124,14 +124,21 @@ def _current(lake: Lake, timeout: float) -> duckdb.DuckDBPyConnection:
 @contextmanager
 def _copy(lake: Lake) -> Iterator[duckdb.DuckDBPyConnection]:
     """A copy that agrees with the lake; what users keep in a catalog that is being written is not in it."""
-    own = copy.copy(lake)
-    with tempfile.TemporaryDirectory(prefix="alab-") as folder:
-        own.catalog = Path(folder) / lake.catalog.name
+    with elsewhere(lake) as own:
         with suppress(AlabError), open_file(lake, read_only=True, timeout=0) as db:
             copy_file(db, own.catalog)
         sync(own)
         with open_file(own, read_only=True, timeout=0) as db:
             yield db
+
+
+@contextmanager
+def elsewhere(lake: Lake, folder: Path | None = None) -> Iterator[Lake]:
+    """The same lake with a catalog of its own, not there yet and gone afterwards, below a folder or anywhere."""
+    own = copy.copy(lake)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".alab-") as inside:
+        own.catalog = Path(inside) / lake.catalog.name
+        yield own
 
 
 def copy_file(db: duckdb.DuckDBPyConnection, to: Path) -> None:
@@ -180,7 +187,7 @@ def register(lake: Lake) -> str:
     try:
         sync(lake)
     except (AlabError, duckdb.Error) as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     return ""
 
 
@@ -197,7 +204,7 @@ def open_file(lake: Lake, *, read_only: bool, timeout: float) -> duckdb.DuckDBPy
         except duckdb.Error as error:
             if not any(sign in str(error) for sign in _HELD):
                 raise AlabError(
-                    f"cannot open the catalog {lake.catalog}: {str(error).splitlines()[0]}",
+                    f"cannot open the catalog {lake.catalog}: {first_line(error)}",
                     "Where the file is damaged, build it anew: alab rebuild",
                 ) from error
             if time.monotonic() > deadline:

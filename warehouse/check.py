@@ -1,8 +1,6 @@
 """Looks for anything in a warehouse that is not as it was written: `alab check` and `alab rebuild`."""
 
-import copy
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from warehouse import catalog
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, first_line
 from warehouse.lake import Lake, sha256
 
 
@@ -69,9 +67,7 @@ def rebuild(lake: Lake) -> list[str]:
     if not lake.root.is_dir():
         raise AlabError(f"there is no warehouse at {lake.warehouse}", "Name another one with --warehouse.")
     lake.sweep()
-    fresh = copy.copy(lake)
-    with tempfile.TemporaryDirectory(dir=lake.warehouse, prefix=".rebuild-") as folder:
-        fresh.catalog = Path(folder) / "alab.duckdb"
+    with catalog.elsewhere(lake, lake.warehouse) as fresh:
         run_ids = catalog.sync(fresh)
         lake.catalog.with_name(f"{lake.catalog.name}.wal").unlink(missing_ok=True)
         fresh.catalog.replace(lake.catalog)
@@ -99,7 +95,7 @@ def _check_run(lake: Lake, run_id: str, deep: bool) -> Iterator[Problem]:
         except FileNotFoundError:
             yield Problem("missing", _name(lake, home / f"{table}.parquet"), "every run has one")
         except Exception as error:  # whatever damage makes of a file
-            yield Problem("damaged", _name(lake, home / f"{table}.parquet"), _first_line(error))
+            yield Problem("damaged", _name(lake, home / f"{table}.parquet"), first_line(error))
     if "runs" in tables and [row["run_id"] for row in tables["runs"]] != [run_id]:
         found = ", ".join(row["run_id"] for row in tables["runs"]) or "none"
         yield Problem("changed", _name(lake, home), f"its metadata is of another run: {found}")
@@ -133,11 +129,7 @@ def _check_file(lake: Lake, row: dict, deep: bool) -> Iterator[Problem]:
     except FileNotFoundError:
         yield Problem("missing", where, f"a file of {row['n_bytes']:,} bytes is gone")
     except Exception as error:  # whatever damage makes of a file
-        yield Problem("damaged", where, _first_line(error))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        yield Problem("damaged", where, first_line(error))
 
 
 def _check_catalog(lake: Lake) -> Iterator[Problem]:
@@ -145,15 +137,13 @@ def _check_catalog(lake: Lake) -> Iterator[Problem]:
     if not lake.catalog.exists():
         yield Problem("catalog", lake.catalog.name, "there is none; it comes back with the next command")
         return
-    fresh = copy.copy(lake)
-    with tempfile.TemporaryDirectory(prefix="alab-") as folder:
-        fresh.catalog = Path(folder) / "alab.duckdb"
+    with catalog.elsewhere(lake) as fresh:
         catalog.sync(fresh)
         try:
             with catalog.open_file(lake, read_only=True, timeout=10) as db:
                 yield from _compare(db, fresh.catalog)
         except (AlabError, duckdb.Error) as error:  # damaged, or another process writes it
-            yield Problem("catalog", lake.catalog.name, f"cannot be compared: {_first_line(error)}")
+            yield Problem("catalog", lake.catalog.name, f"cannot be compared: {first_line(error)}")
 
 
 def _compare(db: duckdb.DuckDBPyConnection, other: Path) -> Iterator[Problem]:
@@ -170,4 +160,4 @@ def _compare(db: duckdb.DuckDBPyConnection, other: Path) -> Iterator[Problem]:
                     if run_id in here:
                         yield Problem("catalog", table, f"{text} {count} rows of {run_id}")
         except duckdb.Error as error:
-            yield Problem("catalog", table, _first_line(error))
+            yield Problem("catalog", table, first_line(error))

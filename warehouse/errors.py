@@ -20,6 +20,15 @@ class AlabError(Exception):
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
 
+def first_line(error: Exception) -> str:
+    r"""What an exception says, in one line; its name where it says nothing.
+
+    >>> first_line(ValueError("short\nand long")), first_line(MemoryError())
+    ('short', 'MemoryError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def explain(error: Exception) -> AlabError | None:
     """What to tell of an exception: itself, what the system or a file format objects to, or None for a defect.
 
@@ -37,5 +46,5 @@ def explain(error: Exception) -> AlabError | None:
     if isinstance(error, UnicodeError):
         return AlabError(f"this is not text in UTF-8: {error}", exit_code=2)
     if isinstance(error, OSError) or library in ("duckdb", "pyarrow"):
-        return AlabError(str(error).strip().partition("\n")[0] or type(error).__name__, hint)
+        return AlabError(first_line(error), hint)
     return None

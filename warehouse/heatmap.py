@@ -190,7 +190,7 @@ def _pictures(run: Run, chosen: Selection, heads: int) -> Iterator[Picture]:
     """The pictures of the chosen site, layer by layer; `heads` is 0 where they are not told apart."""
     for _, layer, source in sources(run, chosen):
         for column in filter(chosen.site, source.columns):
-            for at in (at for at in source.span if chosen.steps is None or at[1] in chosen.steps):
+            for at in (at for at in source.span if chosen.step(at[1])):
                 values = source.tensor(column, at)
                 first = source.span[at][0]
                 if not heads:

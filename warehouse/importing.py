@@ -78,15 +78,20 @@ def _write(staged: StagedRun, source: Directory, scenario: str) -> None:
         _write_layer(staged, source, layer)
     states = _States(source)
     states.write(staged)
-    there = "logit_lens" in source.folders
-    lenses = {site: source.json(f"logit_lens/{site}.json") for site in lens_json.SITES if there}
-    if there and not any(lenses.values()):
+    if "logit_lens" in source.folders:
+        _write_lens(staged, source)
+    staged.publish(_metadata(source, staged.run_id, scenario, states))
+
+
+def _write_lens(staged: StagedRun, source: Directory) -> None:
+    """Write the rows of the logit lens, a file for each site that there is."""
+    lenses = {site: source.json(f"logit_lens/{site}.json") for site in lens_json.SITES}
+    if not any(lenses.values()):
         raise source.refused("the folder logit_lens is missing or has no lens")
     for site, lens in lenses.items():
         if lens is not None:
             rows = pa.Table.from_pylist(list(lens_json.read(lens)), parquet.lens_schema())
             _write_part(staged.path("logit_lens", f"{site}.parquet"), rows.schema, iter([rows]), 0)
-    staged.publish(_metadata(source, staged.run_id, scenario, states))
 
 
 def _text(record: dict, *keys: str) -> str | None:

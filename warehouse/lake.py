@@ -91,10 +91,10 @@ class Lake:
 
     def prepare(self) -> None:
         """Create the folders and the files without rows; does nothing in a lake that has them."""
+        empty = {name: self.root / ".empty" / f"{name}/run=0{tail.replace('*', '0')}" for name, tail in TAILS.items()}
         try:
             self.staging.mkdir(parents=True, exist_ok=True)
-            for dataset, tail in TAILS.items():
-                path = self.root / ".empty" / f"{dataset}/run=0{tail.replace('*', '0')}"
+            for dataset, path in empty.items():
                 if not path.exists():
                     from warehouse import parquet
 
@@ -102,10 +102,7 @@ class Lake:
                     parquet.open_parquet(unfinished, parquet.empty_schema(dataset)).close()
                     unfinished.replace(path)
         except OSError as error:
-            if all(
-                (self.root / ".empty" / f"{name}/run=0{tail.replace('*', '0')}").exists()
-                for name, tail in TAILS.items()
-            ):
+            if all(path.exists() for path in empty.values()):
                 return  # a lake that can only be read, and needs nothing
             raise AlabError(
                 f"cannot write to the warehouse {self.warehouse}: {error.strerror}",

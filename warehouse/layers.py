@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from warehouse import models, scenario, sites
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, first_line
 from warehouse.lake import SITES
 
 _VOCABULARY = 256
@@ -117,8 +117,7 @@ def _config(spec: scenario.Model) -> Any:
     try:
         return AutoConfig.from_pretrained(source, **({"gguf_file": gguf} if gguf else {}))
     except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [""])[0]
         raise AlabError(
-            f"cannot read the config of {spec.id}: {reason}",
+            f"cannot read the config of {spec.id}: {first_line(error)}",
             "Name a directory, a hub id such as owner/model, or package:NAME; a GGUF file with --gguf-file.",
         ) from error

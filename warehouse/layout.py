@@ -53,7 +53,7 @@ def write(run: Run, out: Path, fmt: str, wanted: Selection) -> None:
     top = {at: list(rows) for at, rows in groupby(run.rows("top_tokens", "prompt_id, step, rank"), key=_at)}
     for row in steps:
         row["top_tokens"] = [_without(entry, "prompt_id", "step") for entry in top.get(_at(row), [])]
-    passes = [_at(row) for row in steps if wanted.steps is None or row["step"] in wanted.steps]
+    passes = [_at(row) for row in steps if wanted.step(row["step"])]
     _write_tensors(run, out, fmt, wanted, passes, small)
     for row in steps:  # a pass of which nothing was wanted has no file
         file = f"tensors/{_folder(row['prompt_id'])}step_{row['step']:03d}{SUFFIXES[fmt]}"
@@ -125,18 +125,16 @@ def _shape(source: Source, column: str, at: Pass) -> tuple[int, ...]:
 
 def _write_lens(run: Run, out: Path, wanted: Selection, model: str) -> list[str]:
     """Write a JSON file per site of the logit lens; gives their folder where there are any."""
-    for path in run.files.get(("logit_lens", None), []):
-        names = dict(run.db.execute("SELECT token_id, token FROM unembedding_of(?)", [model]).fetchall())
-        rows = [
-            row for row in lens_json.rows_of(path)
-            if (wanted.steps is None or row["step"] in wanted.steps)
-            and (wanted.layers is None or row["layer"] in wanted.layers)
-        ]  # fmt: skip
+    if not (paths := run.files.get(("logit_lens", None))):
+        return []
+    names = dict(run.db.execute("SELECT token_id, token FROM unembedding_of(?)", [model]).fetchall())
+    (out / "logit_lens").mkdir()
+    for path in paths:
+        rows = [row for row in lens_json.rows_of(path) if wanted.step(row["step"]) and wanted.layer(row["layer"])]
         top_k = 1 + max((row["rank"] for row in rows), default=-1)
-        (out / "logit_lens").mkdir(exist_ok=True)
         about = {"run_id": run.run_id, "model": model, "site": path.stem, "top_k": top_k}
         lens_json.write(out / "logit_lens" / f"{path.stem}.json", about, rows, names)
-    return ["logit_lens"] if (out / "logit_lens").exists() else []
+    return ["logit_lens"]
 
 
 def _write_states(run: Run, out: Path, fmt: str, wanted: Selection, small: np.dtype) -> list[str]:
@@ -181,7 +179,7 @@ def _states(run: Run, wanted: Selection):
     for at, group in groupby(rows(), key=lambda item: tuple(list(item[0].values())[:4])):
         yield at, {
             f"layer_{row['layer']:02d}/{row['site']}": vector for row, vector in group
-            if wanted.site(row["site"]) and (wanted.layers is None or row["layer"] in wanted.layers)
+            if wanted.site(row["site"]) and wanted.layer(row["layer"])
         }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from warehouse import scenario
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, first_line
 
 
 @dataclass
@@ -154,9 +154,8 @@ def _device(wanted: str) -> str:
 
 
 def _not_loaded(spec: scenario.Model, source: str, error: Exception) -> AlabError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if spec.id.startswith("package:") or Path(source).is_dir():
-        return AlabError(f"model.id: cannot load the model from {source}: {first}", "More of it: --debug")
+        return AlabError(f"model.id: cannot load the model from {source}: {first_line(error)}", "More of it: --debug")
     if "trust_remote_code" in str(error):
         return AlabError(
             f"model.id: {spec.id} needs Python code that comes with it",

@@ -45,6 +45,14 @@ class Selection:
     layers: frozenset[int] | None = None
     steps: frozenset[int] | None = None
 
+    def step(self, number: int) -> bool:
+        """Whether a forward pass is wanted."""
+        return self.steps is None or number in self.steps
+
+    def layer(self, number: int) -> bool:
+        """Whether a decoder block is wanted."""
+        return self.layers is None or number in self.layers
+
     def site(self, name: str) -> bool:
         """Whether a column of the lake is wanted."""
         return self.sites is None or bool(self.sites & {name, KEYS.get(name), {"weights": "attention"}.get(name)})
@@ -253,7 +261,7 @@ def blocks(values: pa.Array, width: int) -> Iterator[np.ndarray]:
 
 def sources(run: Run, wanted: Selection) -> Iterator[tuple[str, int | None, Source]]:
     """The wanted parts of the lake as (dataset, layer, source), opened one after the other."""
-    layers: list[int | None] = [n for n in run.layers() if wanted.layers is None or n in wanted.layers]
+    layers: list[int | None] = [n for n in run.layers() if wanted.layer(n)]
     for layer in [None, *layers]:
         for dataset in ("outputs",) if layer is None else ("activations", "attention"):
             if parts := run.files.get((dataset, layer)):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import duckdb
 
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, first_line
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def writing(path: Path, option: str) -> Iterator[Path]:
     except (OSError, duckdb.IOException) as error:
         if not _is_about(error, draft):
             raise
-        why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        why = getattr(error, "strerror", None) or first_line(error)
         raise AlabError(f"cannot write {path}: {why}", f"Name another file with {option}.") from error
     finally:
         if not special:
