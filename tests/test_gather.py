@@ -29,7 +29,7 @@ def passes(counts: list[int], layer: int | None) -> list[Rows]:
 @given(counts=st.lists(st.integers(1, 300), min_size=1, max_size=5), tail=st.integers(0, 150))
 def test_every_row_comes_out_once_and_in_order(counts, tail):
     given_rows = passes(counts + [1] * tail, 0)
-    taking = Gather(WIDTHS)
+    taking = Gather(WIDTHS, "float32")
     groups = [group for rows in given_rows for group in taking.take(rows)] + list(taking.rest())
     vectors = [group for group in groups if not isinstance(group, AttentionGroup)]
     for site in WIDTHS[0]:
@@ -45,7 +45,7 @@ def test_every_row_comes_out_once_and_in_order(counts, tail):
 @given(first=st.integers(1, 900), tail=st.integers(0, 200))
 def test_attention_comes_out_as_its_causal_half(first, tail):
     given_rows = passes([first] + [1] * tail, 0)
-    taking = Gather(WIDTHS)
+    taking = Gather(WIDTHS, "float32")
     groups = [group for rows in given_rows for group in taking.take(rows)] + list(taking.rest())
     position = 0
     for group in (group for group in groups if isinstance(group, AttentionGroup)):
@@ -67,7 +67,7 @@ def test_attention_comes_out_as_its_causal_half(first, tail):
 
 
 def test_a_row_group_has_the_same_sites_in_all_its_rows():
-    taking, rows = Gather(WIDTHS), passes([3, 4], 0)
+    taking, rows = Gather(WIDTHS, "float32"), passes([3, 4], 0)
     rows[1].sites.pop("v")
     rows[0].attention = rows[1].attention = None
     groups = [group for one in rows for group in taking.take(one)] + list(taking.rest())

@@ -3,7 +3,7 @@
 import gc
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -24,7 +24,7 @@ from warehouse.recorder import LayerTensors, Recorder
 from warehouse.scenario import Scenario, find, load
 from warehouse.states import StateFile
 from warehouse.transfer import Transfer
-from warehouse.writer import TensorWriter
+from warehouse.writer import TensorWriter, leave_a_core
 
 #: Told of progress: (what is happening, passes done, passes in all).
 Progress = Callable[[str, int, int], None]
@@ -213,6 +213,8 @@ class _Run:
         # A prefix that ends where the next message begins is read off the prefill itself.
         inside = {len(s.ids) - 1: s.message_index for s in snapshots if s.ids == ids[: len(s.ids)]}
         generated, stop = self._generate(prompt_id, ids, inside)
+        if prompt_id == len(self.plan.prompts) - 1:
+            self.writer.flush()
         text = self.chat.decode(generated)
         if snapshots:
             after = self._snapshot_after_reply(messages, text, len(ids) + len(generated))
@@ -275,7 +277,7 @@ class _Run:
             for row, message_index in inside.items():
                 self.states.add((prompt_id, "snapshot", message_index, None), tensors.layer, tensors.sites, row)
 
-        with self.recorder.recording(sink):
+        with self.recorder.recording(sink), leave_a_core() if len(ids) == 1 else nullcontext():
             logits = self.reader.read(ids, all_logits=self.scenario.capture.logits)
         outputs = LayerTensors(-1, {})
         if self.scenario.capture.hidden_states:

@@ -12,9 +12,9 @@ from warehouse import completion
 from warehouse.shell import DEBUG, WAREHOUSE, Group
 
 # Threads that wait by spinning take the core from the writer beside the model; threads that sleep at once wake too
-# late for the model's next product. So they spin for some tens of microseconds (GNU OpenMP counts turns), then sleep.
+# late for the model's next product. So they spin for some microseconds (GNU OpenMP counts turns), then sleep.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def _lake(ctx: click.Context):

@@ -15,7 +15,7 @@ from warehouse.lake import SITES
 from warehouse.models import Loaded
 from warehouse.plan import Plan
 from warehouse.recorder import FLAGS
-from warehouse.rowgroups import SiteStats, Stats
+from warehouse.rounding import SiteStats, Stats
 from warehouse.scenario import Scenario
 from warehouse.sites import ModelSites
 

@@ -1,8 +1,9 @@
-"""Gathers the tensors of forward passes into row groups, on the thread that runs the model.
+"""Gathers the tensors of forward passes into row groups of rounded values, on the thread that runs the model.
 
-A prefill is cut into row groups that borrow the model's tensors. The single rows of decode steps are copied into
-buffers, and the tensors let go at once: kept for their row group to fill, they would pin the memory between the
-caches that grow with every step. One copy here costs less than waking another thread to make it.
+A prefill is rounded while it is in the cache and cut into row groups; rounded to 16 bits, twice as much of it may
+wait to be written. The single rows of decode steps are copied into buffers, and the tensors let go at once: kept for
+their row group to fill, they would pin the memory between the caches that grow with every step. One copy here costs
+less than waking another thread to make it.
 """
 
 import math
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+from warehouse.rounding import Rounding, Stats, residual_error
 
 #: Rows of activations that are compressed together; the last token of a prefill is read without the rest.
 GROUP_ROWS = 128
@@ -74,7 +77,8 @@ class RowGroup:
     """Rows of a layer, or of embeddings and logits (`layer` None), that are written together.
 
     Attributes:
-        sites: a (rows, width) tensor per site; they may be the model's own and must not be changed.
+        sites: a (rows, width) tensor per site, as `Rounding` gives them; they may be the model's own and must not
+            be changed.
     """
 
     layer: int | None
@@ -99,8 +103,8 @@ class AttentionGroup:
     Attributes:
         heads: number of heads.
         pieces: query tokens, each piece with the number of keys that its first token sees.
-        weights: the causal half, flat, by position and then head; or the model's own (heads, tokens, keys) of
-            the one piece, which must not be changed.
+        weights: as `Rounding` gives them: the causal half, flat, by position and then head; or (heads, tokens, keys)
+            of the one piece, which may be the model's own and must not be changed.
     """
 
     layer: int
@@ -120,13 +124,19 @@ class AttentionGroup:
 
 
 class Gather:
-    """Cuts and joins rows into row groups.
+    """Cuts and joins rows into row groups, and rounds them.
+
+    Attributes:
+        stats: what was seen in the values so far.
 
     Args:
         widths: per layer (None for embeddings and logits) the width of each site that will come.
+        store_dtype: precision to round to: float32, float16 or bfloat16.
     """
 
-    def __init__(self, widths: dict[int | None, dict[str, int]]):
+    def __init__(self, widths: dict[int | None, dict[str, int]], store_dtype: str):
+        self.stats = Stats()
+        self._round = Rounding(store_dtype)
         self._widths = widths
         self._rows: dict[int | None, _RowGather] = {}
         self._attention: dict[int, _AttentionGather] = {}
@@ -135,11 +145,11 @@ class Gather:
         """Take the rows of a layer and pass; gives the row groups that are full."""
         if rows.sites:
             if rows.layer not in self._rows:
-                self._rows[rows.layer] = _RowGather(rows.layer, self._group(rows.layer))
+                self._rows[rows.layer] = _RowGather(rows.layer, self._group(rows.layer), self._round, self.stats)
             yield from self._rows[rows.layer].take(rows)
         if rows.attention is not None:
             if rows.layer not in self._attention:
-                self._attention[rows.layer] = _AttentionGather(rows.layer)
+                self._attention[rows.layer] = _AttentionGather(rows.layer, self._round, self.stats)
             yield from self._attention[rows.layer].take(rows)
 
     def rest(self) -> Iterator[RowGroup | AttentionGroup]:
@@ -158,50 +168,66 @@ class Gather:
 class _RowGather:
     """The vectors of one layer, or embeddings and logits; a row group has the same sites in all its rows."""
 
-    def __init__(self, layer: int | None, group: int):
+    def __init__(self, layer: int | None, group: int, rounding: Rounding, stats: Stats):
         self._layer = layer
         self._group = group
-        self._buffers: dict[str, Tensor] = {}
+        self._round = rounding
+        self._stats = stats
+        self._widths: dict[str, int] = {}  # of the sites, in the order in which a row holds them
+        self._buffer: Tensor | None = None
         self._pieces: list[Piece] = []
         self._count = 0
 
     def take(self, rows: Rows) -> Iterator[RowGroup]:
-        if self._buffers.keys() != rows.sites.keys():
+        widths = {site: tensor.shape[1] for site, tensor in rows.sites.items()}
+        if widths != self._widths:
             yield from self.rest()
-        count, start = len(next(iter(rows.sites.values()))), 0
-        while start < count:
-            take = min(self._group - self._count, count - start)
-            piece = rows.piece(start, take)
-            if take == self._group:
-                part = {site: tensor[start : start + take] for site, tensor in rows.sites.items()}
-                yield RowGroup(self._layer, [piece], part)
-            else:
-                place = slice(self._count, self._count + take)
-                for site, tensor in rows.sites.items():
-                    self._buffer(site, tensor.shape[1])[place] = tensor[start : start + take]
-                self._pieces.append(piece)
-                self._count += take
-                if self._count == self._group:
-                    yield from self.rest()
-            start += take
+            self._widths = widths
+        count = len(next(iter(rows.sites.values())))
+        first = min(count, -self._count % self._group)  # what the row group that was begun has room for
+        last = count - (count - first) % self._group
+        if first:
+            self._keep(rows, 0, first)
+            if self._count == self._group:
+                yield from self.rest()
+        if last > first:
+            sites = self._rounded({site: tensor[first:last] for site, tensor in rows.sites.items()})
+            for start in range(first, last, self._group):
+                part = {site: tensor[start - first :][: self._group] for site, tensor in sites.items()}
+                yield RowGroup(self._layer, [rows.piece(start, self._group)], part)
+        if last < count:
+            self._keep(rows, last, count)
 
     def rest(self) -> Iterator[RowGroup]:
         if self._count:
-            sites = {site: buffer[: self._count] for site, buffer in self._buffers.items()}
-            yield RowGroup(self._layer, self._pieces, sites)
-        self._buffers, self._pieces, self._count = {}, [], 0
+            parts = self._buffer[: self._count].split(list(self._widths.values()), dim=1)
+            yield RowGroup(self._layer, self._pieces, self._rounded(dict(zip(self._widths, parts, strict=True))))
+        self._buffer, self._pieces, self._count = None, [], 0
 
-    def _buffer(self, site: str, width: int) -> Tensor:
-        if site not in self._buffers:
-            self._buffers[site] = torch.empty(self._group, width)
-        return self._buffers[site]
+    def _keep(self, rows: Rows, start: int, end: int) -> None:
+        """Copy rows to the row group that is begun."""
+        if self._buffer is None:
+            self._buffer = torch.empty(self._group, sum(self._widths.values()))
+        place = self._buffer[self._count : self._count + end - start]
+        torch.cat([tensor[start:end] for tensor in rows.sites.values()], dim=1, out=place)
+        self._pieces.append(rows.piece(start, end - start))
+        self._count += end - start
+
+    def _rounded(self, sites: dict[str, Tensor]) -> dict[str, Tensor]:
+        error = residual_error(sites)
+        if error is not None:
+            before = self._stats.residual.get(self._layer, (0.0, 0.0))
+            self._stats.residual[self._layer] = max(before[0], error[0]), max(before[1], error[1])
+        return {site: self._round(tensor, self._stats.site(self._layer, site)) for site, tensor in sites.items()}
 
 
 class _AttentionGather:
     """The attention weights of one layer."""
 
-    def __init__(self, layer: int):
+    def __init__(self, layer: int, rounding: Rounding, stats: Stats):
         self._layer = layer
+        self._round = rounding
+        self._seen = stats.site(layer, "attention")
         self._buffer: Tensor | None = None
         self._pieces: list[tuple[Piece, int]] = []
         self._count = self._heads = 0
@@ -228,10 +254,13 @@ class _AttentionGather:
             most = int((1 / 2 - sees) + math.sqrt((sees - 1 / 2) ** 2 + 2 * ATTENTION_VALUES / heads))
             count = min(max(1, most), queries - first)
             part = weights[:, first : first + count, : sees + count - 1]
-            yield AttentionGroup(self._layer, heads, [(rows.piece(first, count), sees)], part)
+            yield AttentionGroup(
+                self._layer, heads, [(rows.piece(first, count), sees)], self._round(part, self._seen)
+            )
             first += count
 
     def rest(self) -> Iterator[AttentionGroup]:
         if self._count:
-            yield AttentionGroup(self._layer, self._heads, self._pieces, self._buffer[: self._count])
+            weights = self._round(self._buffer[: self._count], self._seen)
+            yield AttentionGroup(self._layer, self._heads, self._pieces, weights)
         self._buffer, self._pieces, self._count = None, [], 0

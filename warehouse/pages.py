@@ -143,14 +143,24 @@ class PageWriter:
         Each is a zstd frame of its own, and several frames in a row are one compressed page: so no block of zstd
         holds the end of one stream and the start of the next, whose bytes have nothing in common.
         """
-        count = values.size
+        count, bits = values.size, values.view(np.uint32)
         if self._words.size < count:
             self._words, self._bytes = np.empty(count, np.uint32), np.empty(count, np.uint8)
         words, stream = self._words[:count], self._bytes[:count]
+        used = int(np.bitwise_or.reduce(bits))
         for byte in range(4):
-            np.right_shift(values.view(np.uint32), 8 * byte, out=words)
-            np.copyto(stream, words, casting="unsafe")
-            yield self._compress(stream)
+            if used >> 8 * byte & 0xFF:
+                np.right_shift(bits, 8 * byte, out=words)
+                np.copyto(stream, words, casting="unsafe")
+                yield self._compress(stream)
+            else:  # values rounded to 16 bits have nothing in the lowest bytes
+                yield _zeros(count)
+
+
+@functools.lru_cache(maxsize=64)
+def _zeros(count: int) -> bytes:
+    """So many zero bytes, compressed."""
+    return zstandard.ZstdCompressor(compression_params=_COMPRESSION).compress(bytes(count))
 
 
 class _Column:

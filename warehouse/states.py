@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from warehouse import lake, parquet
-from warehouse.rowgroups import Scratch, SiteStats
+from warehouse.rounding import Rounding, SiteStats
 
 Key = tuple[int | None, str, int, str | None]
 
@@ -26,7 +26,7 @@ class StateFile:
     def __init__(self, staged: lake.StagedRun, width: int, store_dtype: str):
         self._path = staged.path("states", "part-0.parquet")
         self._schema = parquet.state_schema(width)
-        self._scratch = Scratch(store_dtype)
+        self._round = Rounding(store_dtype)
         self._states: dict[Key, dict[tuple[int, str], Tensor]] = {}
         self._held: tuple[Key, dict[int, dict[str, Tensor]]] | None = None
         self._writer: Any = None
@@ -65,8 +65,7 @@ class StateFile:
         if self._writer is None:
             self._writer = parquet.open_parquet(self._path, self._schema)
         stack = torch.stack([row[-1] for row in group])
-        rounded, _ = self._scratch.rounded("states", stack, SiteStats())
-        flat = pa.array(rounded.view(-1).numpy())
+        flat = pa.array(self._round(stack, SiteStats()).float().view(-1).numpy())
         columns = [pa.array(column, field.type) for column, field in
                    zip(list(zip(*group, strict=True))[:-1], self._schema, strict=False)]  # fmt: skip
         vectors = pa.FixedSizeListArray.from_arrays(flat, type=self._schema.field("vector").type)

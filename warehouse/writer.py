@@ -1,18 +1,45 @@
 """Writes tensors to Parquet beside the forward passes: a few threads, a bounded queue, constant memory."""
 
+import os
+import sys
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from warehouse import lake
 from warehouse.gather import AttentionGroup, Gather, RowGroup, Rows
-from warehouse.rowgroups import Files, Scratch, Stats
+from warehouse.rounding import Stats
+from warehouse.rowgroups import Files, Scratch
 
-#: Bytes of tensors that may wait to be written; a pass that is faster waits for the writer.
-QUEUE_BYTES = 64 << 20
+#: Bytes of tensors that may wait to be written; a pass that is faster waits for the writer. Most of a prefill may
+#: wait: its passes need every core, and decode steps, which wait for memory, leave one to the writer.
+QUEUE_BYTES = 384 << 20
 #: Threads that write.
-THREADS = 2
+THREADS = min(4, max(1, (os.cpu_count() or 1) // 2))
+#: How much they give way to the model's threads, as in `nice`.
+NICENESS = 15
+
+
+def give_way() -> None:
+    """Keep the calling thread to one core, and to what other threads leave of it."""
+    torch.get_num_threads()  # a thread's first use of torch takes over the process's setting: let that be now
+    torch.set_num_threads(1)
+    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
+@contextmanager
+def leave_a_core() -> Iterator[None]:
+    """Run torch on one thread less than usual, for passes over one token, which wait for memory and not for cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class TensorWriter:
@@ -28,8 +55,7 @@ class TensorWriter:
     """
 
     def __init__(self, staged: lake.StagedRun, widths: dict[int | None, dict[str, int]], store_dtype: str):
-        self._store_dtype = store_dtype
-        self._gather = Gather(widths)
+        self._gather = Gather(widths, store_dtype)
         self._files = Files(staged, widths)
         self._copying: deque[Rows] = deque()  # still on their way from the device
         self._queue: deque[RowGroup | AttentionGroup] = deque()
@@ -44,7 +70,7 @@ class TensorWriter:
     @property
     def stats(self) -> Stats:
         """What was seen while the run was written."""
-        return self._files.stats
+        return self._gather.stats
 
     def __enter__(self) -> "TensorWriter":
         for thread in self._threads:
@@ -54,7 +80,7 @@ class TensorWriter:
     def __exit__(self, kind: type | None, *exception: object) -> None:
         try:
             if kind is None:
-                self._hand_over_rest()
+                self.flush()
                 self._join()
                 self._raise()
                 self._files.close()
@@ -75,6 +101,16 @@ class TensorWriter:
             self._take(self._copying.popleft())
         self._raise()
 
+    def flush(self) -> None:
+        """Hand over what waits for its row group to fill; for when no more rows come."""
+        for rows in self._copying:
+            if rows.ready is not None:
+                rows.ready.synchronize()
+            self._take(rows)
+        self._copying.clear()
+        for group in self._gather.rest():
+            self._hand_over(group)
+
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
@@ -90,14 +126,6 @@ class TensorWriter:
 
     def _take(self, rows: Rows) -> None:
         for group in self._gather.take(rows):
-            self._hand_over(group)
-
-    def _hand_over_rest(self) -> None:
-        for rows in self._copying:
-            if rows.ready is not None:
-                rows.ready.synchronize()
-            self._take(rows)
-        for group in self._gather.rest():
             self._hand_over(group)
 
     def _join(self) -> None:
@@ -120,8 +148,8 @@ class TensorWriter:
 
     def _work(self) -> None:
         """Write row groups until there are no more; runs in each thread."""
-        torch.set_num_threads(1)  # of this thread: the other cores are for the model
-        scratch = Scratch(self._store_dtype)
+        give_way()
+        scratch = Scratch()
         try:
             with torch.inference_mode():
                 while (group := self._next()) is not None:

@@ -169,7 +169,7 @@ class Way:
 
     def __init__(self, way: str, flags: dict, tokens: int = 50, device: str = "cpu"):
         # As the command line does: threads that wait must not spin for long while the writer needs a core.
-        waiting = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
+        waiting = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
         environment = os.environ | (waiting if way == "capture" else {})
         arguments = [sys.executable, __file__, "--worker", way, json.dumps(flags), str(tokens), device]
         self.process = subprocess.Popen(
