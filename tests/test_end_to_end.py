@@ -62,6 +62,37 @@ def test_the_demo_tells_fear_from_joy(place):
 
 @pytest.mark.embedded
 @embedded
+@pytest.mark.parametrize("weights", [True, False])
+def test_logits_are_the_bare_models_bit_for_bit(tmp_path, weights):
+    """Also where a model is large enough to run on several threads, of which decode steps may get fewer."""
+    import numpy as np
+    import torch
+
+    import warehouse
+    from warehouse import capture, models, scenario, sites
+    from warehouse.lake import Lake
+
+    request = scenario.load(Path(__file__).parents[1] / "scenarios" / "quickstart.yaml").model_dump()
+    request["generation"]["max_new_tokens"] = 8
+    request["capture"] |= {"attention_weights": weights, "layers": [0, 29], "store_dtype": "float32"}
+    wanted = scenario.parse(request | {"reference_states": []})
+    loaded = models.load(wanted.model, attention_weights=weights)
+    run_id = capture.capture_one(wanted, loaded, sites.discover(loaded.model), Lake(tmp_path / "lab"))
+    lab = warehouse.open(tmp_path / "lab")
+    ids = [row[0] for row in lab.sql("SELECT token_id FROM tokens ORDER BY position").fetchall()]
+    kept = [lab.tensor(run_id, "logits", step=step) for step in range(8)]
+    bare, cache = [], None
+    with torch.inference_mode():
+        for read in [ids[: len(kept[0])], *([token] for token in ids[len(kept[0]) : -1])]:
+            output = loaded.model(torch.tensor([read]), past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            bare.append(output.logits[0].numpy())
+    assert len(bare) == len(kept) == 8
+    assert all(np.array_equal(found, expected) for found, expected in zip(kept, bare, strict=True))
+
+
+@pytest.mark.embedded
+@embedded
 def test_the_model_answers_and_its_residual_adds_up(place):
     row = json.loads(
         run(

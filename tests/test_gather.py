@@ -1,6 +1,9 @@
 """Row groups hold every row once and in order, however passes come, and tensors that arrive late."""
 
+import os
+
 import pyarrow.parquet as pq
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 from warehouse import gather
 from warehouse.gather import AttentionGroup, Gather, Rows
 from warehouse.lake import Lake
-from warehouse.writer import TensorWriter
+from warehouse.writer import TensorWriter, leave_a_core
 
 WIDTHS = {0: {"q": 3, "v": 2}, None: {"logits": 5}}
 HEADS = 2
@@ -74,6 +77,22 @@ def test_a_row_group_has_the_same_sites_in_all_its_rows():
     assert [set(group.sites) for group in groups] == [{"q", "v"}, {"q"}]
 
 
+def test_row_groups_are_rounded(monkeypatch):
+    monkeypatch.setattr(gather, "GROUP_ROWS", 16)
+    taking, rows = Gather(WIDTHS, "float16"), passes([40, 1, 1], 0)
+    rows[0].sites["v"][39, 1] = 1e6  # in the rows that wait for the decode steps
+    groups = [group for one in rows for group in taking.take(one)] + list(taking.rest())
+    vectors = [group for group in groups if not isinstance(group, AttentionGroup)]
+    for site in WIDTHS[0]:
+        whole = torch.cat([one.sites[site] for one in rows])
+        found = torch.cat([group.sites[site].float() for group in vectors])
+        assert torch.equal(found, torch.where(whole > 65504, whole, whole.half().float()))
+    assert [group.sites["v"].dtype for group in vectors] == [torch.float16, torch.float16, torch.float32]
+    assert taking.stats.site(0, "v").out_of_range == 1  # counted once
+    weights = [group.weights.dtype for group in groups if isinstance(group, AttentionGroup)]
+    assert set(weights) == {torch.float16}
+
+
 class LateEvent:
     """An event of a device that is reached only when somebody waits for it."""
 
@@ -105,4 +124,24 @@ def test_tensors_that_are_still_on_their_way_are_written_when_they_are_there(tmp
     table = pq.read_table(path, partitioning=None)
     assert table["position"].to_pylist() == list(range(6))
     assert torch.equal(torch.tensor(table["logits"].to_pylist()), expected)
+    staged.discard()
+
+
+def test_threads_are_as_they_were():
+    before = torch.get_num_threads()
+    with pytest.raises(RuntimeError), leave_a_core():
+        assert torch.get_num_threads() == max(1, before - 1)
+        raise RuntimeError
+    assert torch.get_num_threads() == before
+
+
+def test_writing_leaves_the_caller_its_threads_and_priority(tmp_path):
+    lake = Lake(tmp_path / "lab")
+    lake.prepare()
+    staged = lake.stage("threads")
+    before = torch.get_num_threads(), os.getpriority(os.PRIO_PROCESS, 0)
+    with TensorWriter(staged, WIDTHS, "float16") as writer:
+        for rows in passes([300, 1], 0):
+            writer.put(rows)
+    assert (torch.get_num_threads(), os.getpriority(os.PRIO_PROCESS, 0)) == before
     staged.discard()

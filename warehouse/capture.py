@@ -277,7 +277,9 @@ class _Run:
             for row, message_index in inside.items():
                 self.states.add((prompt_id, "snapshot", message_index, None), tensors.layer, tensors.sites, row)
 
-        with self.recorder.recording(sink), leave_a_core() if len(ids) == 1 else nullcontext():
+        # Attention that shows its weights gives the same bits on any number of threads; the faster kinds do not.
+        alike = step and self.scenario.capture.attention_weights
+        with self.recorder.recording(sink), leave_a_core() if alike else nullcontext():
             logits = self.reader.read(ids, all_logits=self.scenario.capture.logits)
         outputs = LayerTensors(-1, {})
         if self.scenario.capture.hidden_states:
@@ -288,7 +290,7 @@ class _Run:
         if host.sites:
             self.writer.put(Rows(prompt_id, step, kind, position, None, host.sites, None, ready))
         self._tick("reading the prompt" if step == 0 else "generating")
-        return logits[-1]
+        return logits[-1].clone()  # a view would keep them all
 
     def _state(self, ids: list[int], key: tuple[int | None, str, int, str | None]) -> None:
         """Read a sequence for its last token's state alone."""

@@ -30,17 +30,22 @@ def bare(loaded, plan, scenario) -> None:
     import torch
 
     from warehouse import generate
+    from warehouse.chat import Chat
 
-    _, rendered, snapshots = plan.prompts[0]
+    messages, rendered, snapshots = plan.prompts[0]
+    chat = Chat(loaded.tokenizer)
     with torch.inference_mode():
         reader = generate.Reader(loaded.model)
         sampler = generate.Sampler(scenario.generation, 0)
         logits = reader.read(rendered.ids, all_logits=scenario.capture.logits)
-        for _ in range(scenario.generation.max_new_tokens - 1):
-            logits = reader.read([sampler.choose(logits[-1])])
-        for snapshot in reversed(snapshots):
-            if snapshot.ids != rendered.ids[: len(snapshot.ids)]:
-                reader.advance(snapshot.ids)
+        generated = [sampler.choose(logits[-1])]
+        while len(generated) < scenario.generation.max_new_tokens:
+            generated.append(sampler.choose(reader.read(generated[-1:])[-1]))
+        replied = [*messages, {"role": "assistant", "content": chat.decode(generated)}]
+        ends = [snapshot.ids for snapshot in snapshots] + [chat.ids(chat.prefix(replied))]
+        for ids in reversed(ends):
+            if ids != rendered.ids[: len(ids)]:
+                reader.advance(ids)
         for _, _, ids in plan.references:
             reader.advance(ids)
 

@@ -1,0 +1,55 @@
+"""Values are rounded once and rightly, and what does not fit is kept and counted."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from warehouse.rounding import Rounding, SiteStats, residual_error
+
+DTYPES = ["float32", "float16", "bfloat16"]
+
+
+@given(values=arrays(np.float32, st.integers(1, 40), elements=st.floats(width=32)), dtype=st.sampled_from(DTYPES))
+def test_each_value_is_rounded_or_kept_and_counted(values, dtype):
+    seen, given_values = SiteStats(), torch.from_numpy(values)
+    before = given_values.clone()
+    result = Rounding(dtype)(given_values, seen).float()
+    finite = np.isfinite(values)
+    outside = finite & (np.abs(values) > torch.finfo(getattr(torch, dtype)).max)
+    expected = torch.where(torch.from_numpy(outside | ~finite), before, before.to(getattr(torch, dtype)).float())
+    assert torch.equal(result.nan_to_num(nan=7.0), expected.nan_to_num(nan=7.0))
+    assert torch.equal(result.isnan(), expected.isnan())
+    assert (seen.out_of_range, seen.nonfinite) == (outside.sum(), (~finite).sum())
+    assert torch.equal(given_values.nan_to_num(), before.nan_to_num())  # the model's own tensor is as it was
+
+
+@pytest.mark.parametrize(("value", "kept"), [(65504.0, False), (65505.0, True), (-65519.0, True), (65520.0, True)])
+def test_the_edge_of_float16(value, kept):
+    """65505 would round to 65504 and not to inf; it is out of range all the same."""
+    seen = SiteStats()
+    result = Rounding("float16")(torch.tensor([value, 1.0]), seen)
+    assert result[0] == value
+    assert seen.out_of_range == kept
+
+
+def test_what_fits_takes_half_the_memory():
+    values = torch.randn(4, 8)
+    assert Rounding("float16")(values, SiteStats()).dtype == torch.float16
+    assert Rounding("float32")(values, SiteStats()) is values
+    half = values.bfloat16()
+    assert Rounding("bfloat16")(half, SiteStats()) is half
+    assert Rounding("float32")(half, SiteStats()).dtype == torch.float32
+
+
+def test_the_residual_identity_is_measured_in_float32():
+    parts = {site: torch.randn(5, 6) for site in ("hidden_in", "attn_out", "mlp_down_out")}
+    parts["hidden_out"] = sum(parts.values())
+    parts["hidden_out"][3, 2] += 0.25
+    error, largest = residual_error(parts)
+    assert error == pytest.approx(0.25, abs=1e-5)
+    assert largest == float(parts["hidden_out"].abs().max())
+    assert residual_error({site: parts[site] for site in ("hidden_in", "hidden_out")}) is None
+    assert residual_error({site: tensor for site, tensor in parts.items() if site != "hidden_in"}) is None
