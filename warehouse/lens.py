@@ -27,7 +27,7 @@ from warehouse.whole import writing
 #: Values of residual streams that are in memory at once, and rows and logits that are looked at together.
 VECTOR_VALUES, ROWS, LOGIT_VALUES = 1 << 24, 2048, 1 << 24
 #: Neighbouring tokens of the vocabulary whose best logit stands for them while the top tokens are sought.
-_BUCKET = 64
+_BUCKET = 32
 #: Nats by which the last layer's most likely token may differ from what the run noted, rounding included.
 _TOLERANCE = 0.1
 
@@ -269,7 +269,8 @@ def look(head: Head, streams: Tensor, targets: list[int], top_k: int) -> Answers
     """Apply the lens to (tokens, layers, width) residual streams, of which the last layer counts as final.
 
     All rows meet one block of the vocabulary after another, so that memory is bounded however large it is; sums of
-    exponentials are kept relative to the largest logit so far.
+    exponentials are kept relative to the largest logit so far. Each look at a block costs as much as a tenth of its
+    matrix product, so looks are few: its softmax tells the sum of its exponentials too, by its best token's share.
 
     Args:
         head: the model's head.
@@ -282,38 +283,35 @@ def look(head: Head, streams: Tensor, targets: list[int], top_k: int) -> Answers
     normed = head.normed(streams.reshape(rows, width))
     wanted = torch.tensor(targets).repeat_interleave(layers)
     aimed = head.logits_of(normed, wanted.clamp_min(0))
-    rank = np.zeros(rows, np.int32)
+    rank = torch.zeros(rows, dtype=torch.int32)
     largest, total = torch.full((rows, 1), -torch.inf), torch.zeros(rows, 1)
-    means = torch.zeros(tokens, layers, layers)  # sums of one layer's logits over another's exponentials
+    means = torch.zeros(tokens, layers, layers)  # one layer's logits, averaged over what another expects
     values, ids = torch.empty(rows, 0), torch.empty(rows, 0, dtype=torch.int64)
     size = min(vocabulary, max(_BUCKET, LOGIT_VALUES // rows // _BUCKET * _BUCKET))
     room = torch.empty(2, rows * size)
     for first in range(0, vocabulary, size):
         count = min(size, vocabulary - first)
-        logits, raised = room[:, : rows * count].view(2, rows, count)
+        logits, shares = room[:, : rows * count].view(2, rows, count)
         head.logits(normed, slice(first, first + count), out=logits)
         best, at = _top(logits, min(top_k, count))
+        torch.softmax(logits, -1, out=shares)
         values, chosen = torch.cat([values, best], 1).topk(min(top_k, ids.shape[1] + best.shape[1]))
         ids = torch.cat([ids, at + first], 1).gather(1, chosen)
-        torch.sub(logits, values[:, :1], out=raised).exp_()
-        shrink = (largest - values[:, :1]).exp_()
-        largest = values[:, :1]
-        total = total * shrink + raised.sum(-1, keepdim=True)
-        by_token = logits.view(tokens, layers, count)
-        means = torch.baddbmm(
-            means * shrink.view(tokens, layers, 1), raised.view(tokens, layers, count), by_token.transpose(1, 2)
-        )
+        before = total * (largest - values[:, :1]).exp_()
+        added = (best[:, :1] - values[:, :1]).exp_() / shares.gather(1, at[:, :1])
+        largest, total = values[:, :1], before + added
+        of_block = torch.bmm(shares.view(tokens, layers, count), logits.view(tokens, layers, count).transpose(1, 2))
+        means += (of_block - means) * (added / total).view(tokens, layers, 1)
         here = ((wanted >= first) & (wanted < first + count)).nonzero()[:, 0]
         logits[here, wanted[here] - first] = -torch.inf  # a token is not above itself, whatever the rounding
-        rank += [np.count_nonzero(row > limit) for row, limit in zip(logits.numpy(), aimed.numpy(), strict=True)]
+        rank += torch.gt(logits, aimed, out=shares).sum(-1).int()
     spread = (largest + total.log()).view(tokens, layers, 1)  # log of the sum of the exponentials
-    means /= total.view(tokens, layers, 1)
     apart = means.diagonal(dim1=1, dim2=2) - means[:, :, -1]
     kl = (apart - spread[..., 0] + spread[:, -1]).clamp_min_(0)
-    rank[wanted.numpy() < 0] = -1
+    rank[wanted < 0] = -1
     shape = tokens, layers, top_k
     return Answers(
-        ids.view(shape).numpy(), (values.view(shape) - spread).numpy(), kl.numpy(), rank.reshape(tokens, layers),
+        ids.view(shape).numpy(), (values.view(shape) - spread).numpy(), kl.numpy(), rank.view(tokens, layers).numpy(),
         (aimed.view(tokens, layers) - spread[..., 0]).numpy(),
     )  # fmt: skip
 
