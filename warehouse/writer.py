@@ -5,7 +5,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -17,8 +17,8 @@ from warehouse.rowgroups import Files, Scratch
 #: Bytes of tensors that may wait to be written; a pass that is faster waits for the writer. Most of a prefill may
 #: wait: its passes need every core, and decode steps, which wait for memory, leave one to the writer.
 QUEUE_BYTES = 384 << 20
-#: Threads that write.
-THREADS = min(4, max(1, (os.cpu_count() or 1) // 2))
+#: Threads that write, at the most; one for every two that torch uses.
+MOST_THREADS = 4
 #: How much they give way to the model's threads, as in `nice`.
 NICENESS = 15
 
@@ -28,7 +28,8 @@ def give_way() -> None:
     torch.get_num_threads()  # a thread's first use of torch takes over the process's setting: let that be now
     torch.set_num_threads(1)
     if sys.platform == "linux":  # elsewhere a thread has no priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 @contextmanager
@@ -65,7 +66,8 @@ class TensorWriter:
         self._error: BaseException | None = None
         lock = threading.Lock()
         self._filled, self._freed = threading.Condition(lock), threading.Condition(lock)
-        self._threads = [threading.Thread(target=self._work, name="alab-writer", daemon=True) for _ in range(THREADS)]
+        count = min(MOST_THREADS, max(1, torch.get_num_threads() // 2))
+        self._threads = [threading.Thread(target=self._work, name="alab-writer", daemon=True) for _ in range(count)]
 
     @property
     def stats(self) -> Stats:
@@ -89,6 +91,7 @@ class TensorWriter:
                 self._queue.clear()  # what is left after an exception is not written
             self._join()
             self._files.abandon()
+            torch.set_num_threads(torch.get_num_threads())  # new threads begin with this again, not with the writer's 1
 
     def put(self, rows: Rows) -> None:
         """Take tensors; waits while too much is under way.
