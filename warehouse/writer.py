@@ -91,7 +91,7 @@ class TensorWriter:
                 self._queue.clear()  # what is left after an exception is not written
             self._join()
             self._files.abandon()
-            torch.set_num_threads(torch.get_num_threads())  # new threads begin with this again, not with the writer's 1
+            torch.set_num_threads(torch.get_num_threads())  # so that new threads begin with it, not with our 1
 
     def put(self, rows: Rows) -> None:
         """Take tensors; waits while too much is under way.
