@@ -1,6 +1,9 @@
 """Row groups hold every row once and in order, however passes come, and tensors that arrive late."""
 
 import os
+import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.parquet as pq
@@ -94,6 +97,35 @@ def test_row_groups_are_rounded(monkeypatch):
     assert set(weights) == {torch.float16}
 
 
+def test_sites_go_by_name_in_whatever_order_they_come():
+    taking, rows = Gather(WIDTHS, "float32"), passes([1, 1], 0)
+    rows[1].sites = dict(reversed(rows[1].sites.items()))
+    groups = [group for one in rows for group in taking.take(one)] + list(taking.rest())
+    (vectors,) = (group for group in groups if not isinstance(group, AttentionGroup))
+    for site in WIDTHS[0]:
+        assert torch.equal(vectors.sites[site], torch.cat([one.sites[site] for one in rows]))
+
+
+def test_a_large_prefill_is_rounded_in_slices(monkeypatch):
+    monkeypatch.setattr(gather, "SLICE_VALUES", 3 * gather.GROUP_ROWS)
+    (rows,) = passes([5 * gather.GROUP_ROWS], 0)
+    rows.attention, rows.sites["q"][0, 0] = None, 1e6
+    groups = list(Gather(WIDTHS, "float16").take(rows))
+    assert [group.sites["q"].dtype for group in groups] == [torch.float32] + 4 * [torch.float16]
+    assert torch.equal(groups[3].sites["q"], rows.sites["q"][3 * gather.GROUP_ROWS :][: gather.GROUP_ROWS].half())
+
+
+def test_a_thread_that_cannot_start_its_work_is_an_error(tmp_path, monkeypatch):
+    def fail() -> None:
+        raise MemoryError
+
+    lake = Lake(tmp_path / "lab")
+    lake.prepare()
+    monkeypatch.setattr("warehouse.writer.give_way", fail)
+    with pytest.raises(MemoryError), TensorWriter(lake.stage("none"), WIDTHS, "float16") as writer:
+        writer.put(passes([3], 0)[0])
+
+
 class LateEvent:
     """An event of a device that is reached only when somebody waits for it."""
 
@@ -147,6 +179,10 @@ def test_writing_leaves_the_caller_its_threads_and_priority(tmp_path):
 
     before = now()
     with TensorWriter(staged, WIDTHS, "float16") as writer:
+        if sys.platform == "linux":
+            threads = [t.native_id for t in threading.enumerate() if t.name == "alab-writer"]
+            while before[2] in {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}:
+                time.sleep(0.001)  # until they have begun
         for rows in passes([300, 1], 0):
             writer.put(rows)
     assert now() == before

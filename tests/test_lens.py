@@ -175,3 +175,22 @@ def test_a_model_that_cannot_be_loaded(lake, run):
     result = CliRunner().invoke(main, ["-w", str(lake.warehouse), "logit-lens", run])
     assert result.exit_code == 1
     assert "cannot find 'tiny'" in result.output
+
+
+def test_a_block_of_tokens_that_are_never_said(monkeypatch):
+    """A padded vocabulary whose bias rules out its end: no probability there, and no NaN elsewhere."""
+    draw = torch.Generator().manual_seed(3)
+    vocabulary, width, out = 1000, 8, 40
+    bias = torch.randn(vocabulary, generator=draw)
+    bias[-out:] = -torch.inf
+    head = heads.Head(
+        torch.randn(vocabulary, width, generator=draw), bias, torch.ones(width), torch.zeros(width), True, 1e-5
+    )
+    streams = torch.randn(2, 3, width, generator=draw)
+    whole = lens.look(head, streams, [4, -1], 5)
+    monkeypatch.setattr(lens, "LOGIT_VALUES", 6 * lens._BUCKET)  # many blocks, the last one ruled out
+    blocks = lens.look(head, streams, [4, -1], 5)
+    np.testing.assert_array_equal(blocks.top, whole.top)
+    np.testing.assert_allclose(blocks.logprobs, whole.logprobs, atol=1e-5)
+    assert np.isfinite(blocks.logprobs).all()
+    np.testing.assert_array_equal(blocks.next_rank, whole.next_rank)

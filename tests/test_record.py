@@ -265,3 +265,43 @@ def test_passes_that_give_tuples(tmp_path):
         "SELECT step, seq_len FROM steps WHERE run_id = $r ORDER BY step", r=kept.run_id
     )
     assert steps.fetchall() == [(0, 4), (1, 5)]
+
+
+@pytest.mark.parametrize("store", ["float32", "float16"])
+def test_a_caller_may_change_what_a_pass_gave(tmp_path, store):
+    model = tiny.model_of("llama")
+    ids = torch.arange(5, 5 + 128)[None] % tiny.VOCAB  # a row group, which is not copied to be gathered
+    runs = []
+    for spoil in (False, True):
+        with warehouse.recording(
+            model, tiny.tokenizer(), warehouse=tmp_path, capture={"store_dtype": store}
+        ) as kept, torch.no_grad():  # fmt: skip
+            output = model(ids, output_hidden_states=True, output_attentions=True, use_cache=True)
+            cache = output.past_key_values
+            for _ in range(2):
+                if spoil:
+                    for tensor in (*output.hidden_states, *output.attentions, output.logits):
+                        tensor.zero_()
+                output = model(
+                    torch.tensor([[7]]), past_key_values=cache, output_hidden_states=True, output_attentions=True
+                )
+            if spoil:
+                for tensor in (*output.hidden_states, *output.attentions, output.logits):
+                    tensor.zero_()
+        runs.append(kept.run_id)
+    lab = warehouse.open(tmp_path)
+    for what in ("activations_of", "attention_of", "outputs_of", "states_of"):
+        query = f"SELECT * EXCLUDE (run_id) FROM {what}($run) ORDER BY ALL"
+        first, second = (lab.sql(query, run=run).fetchall() for run in runs)
+        assert str(first) == str(second)
+        assert first
+
+
+def test_passes_with_inference_mode_and_without(tmp_path):
+    model = tiny.model_of("llama")
+    with warehouse.recording(model, tiny.tokenizer(), warehouse=tmp_path) as kept:
+        with torch.inference_mode():
+            model(IDS)
+        with torch.no_grad():
+            model(IDS)
+    assert len(kept.rows["prompts"]) == 2

@@ -53,3 +53,24 @@ def test_the_residual_identity_is_measured_in_float32():
     assert largest == float(parts["hidden_out"].abs().max())
     assert residual_error({site: parts[site] for site in ("hidden_in", "hidden_out")}) is None
     assert residual_error({site: tensor for site, tensor in parts.items() if site != "hidden_in"}) is None
+
+
+@pytest.mark.parametrize(("bad", "expected"), [(torch.nan, 0.25), (torch.inf, 0.25)])
+def test_a_bad_value_does_not_hide_a_residual_that_does_not_add_up(bad, expected):
+    parts = {site: torch.ones(6, 4) for site in ("hidden_in", "attn_out")}
+    parts["hidden_out"] = sum(parts.values()) + 0.25
+    parts["hidden_in"][5, 0] = parts["hidden_out"][5, 0] = bad
+    assert residual_error(parts) == (expected, 2.25)
+
+
+def test_a_sum_that_overflows_is_an_infinite_error():
+    parts = {site: torch.ones(6, 4) for site in ("hidden_in", "attn_out")}
+    parts["hidden_out"] = sum(parts.values())
+    parts["hidden_out"][5, 0] = torch.inf
+    assert residual_error(parts) == (torch.inf, 2.0)
+
+
+def test_what_lies_above_the_diagonal_is_not_counted():
+    seen = SiteStats()
+    Rounding("float16")(torch.full((2, 3, 5), torch.nan), seen, diagonal=2)
+    assert seen.nonfinite == 2 * (3 + 4 + 5)

@@ -21,6 +21,8 @@ from warehouse.rounding import Rounding, Stats, residual_error
 GROUP_ROWS = 128
 #: Values of outputs that are compressed together.
 OUTPUT_VALUES = 1 << 20
+#: Values of a site that are rounded together.
+SLICE_VALUES = 1 << 21
 #: Attention weights that are compressed together: so many stay in a core's cache while they are worked on.
 ATTENTION_VALUES = 1 << 18
 #: Bytes of decode rows, over all layers, that may wait for their row group to fill.
@@ -190,11 +192,13 @@ class _RowGather:
             self._keep(rows, 0, first)
             if self._count == self._group:
                 yield from self.rest()
-        if last > first:
-            sites = self._rounded({site: tensor[first:last] for site, tensor in rows.sites.items()})
-            for start in range(first, last, self._group):
-                part = {site: tensor[start - first :][: self._group] for site, tensor in sites.items()}
-                yield RowGroup(self._layer, [rows.piece(start, self._group)], part)
+        some = max(1, SLICE_VALUES // (self._group * max(widths.values()))) * self._group
+        for start in range(first, last, some):
+            end = min(start + some, last)
+            sites = self._rounded({site: tensor[start:end] for site, tensor in rows.sites.items()})
+            for at in range(start, end, self._group):
+                part = {site: tensor[at - start :][: self._group] for site, tensor in sites.items()}
+                yield RowGroup(self._layer, [rows.piece(at, self._group)], part)
         if last < count:
             self._keep(rows, last, count)
 
@@ -207,9 +211,9 @@ class _RowGather:
     def _keep(self, rows: Rows, start: int, end: int) -> None:
         """Copy rows to the row group that is begun."""
         if self._buffer is None:
-            self._buffer = torch.empty(self._group, sum(self._widths.values()))
+            self._buffer = _buffer(self._group, sum(self._widths.values()))
         place = self._buffer[self._count : self._count + end - start]
-        torch.cat([tensor[start:end] for tensor in rows.sites.values()], dim=1, out=place)
+        torch.cat([rows.sites[site][start:end] for site in self._widths], dim=1, out=place)
         self._pieces.append(rows.piece(start, end - start))
         self._count += end - start
 
@@ -242,7 +246,7 @@ class _AttentionGather:
         self._heads = heads
         if queries == 1:
             if self._buffer is None:
-                self._buffer = torch.empty(max(ATTENTION_VALUES, heads * keys))
+                self._buffer = _buffer(max(ATTENTION_VALUES, heads * keys))
             self._buffer[self._count : self._count + heads * keys] = weights.reshape(-1)
             self._pieces.append((rows.piece(0, 1), keys))
             self._count += heads * keys
@@ -254,9 +258,8 @@ class _AttentionGather:
             most = int((1 / 2 - sees) + math.sqrt((sees - 1 / 2) ** 2 + 2 * ATTENTION_VALUES / heads))
             count = min(max(1, most), queries - first)
             part = weights[:, first : first + count, : sees + count - 1]
-            yield AttentionGroup(
-                self._layer, heads, [(rows.piece(first, count), sees)], self._round(part, self._seen)
-            )
+            part = self._round(part, self._seen, sees - 1)
+            yield AttentionGroup(self._layer, heads, [(rows.piece(first, count), sees)], part)
             first += count
 
     def rest(self) -> Iterator[AttentionGroup]:
@@ -264,3 +267,9 @@ class _AttentionGather:
             weights = self._round(self._buffer[: self._count], self._seen)
             yield AttentionGroup(self._layer, self._heads, self._pieces, weights)
         self._buffer, self._pieces, self._count = None, [], 0
+
+
+def _buffer(*shape: int) -> Tensor:
+    """Room for values of passes that are made with `torch.inference_mode` and without."""
+    with torch.inference_mode(False):
+        return torch.empty(shape)

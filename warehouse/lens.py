@@ -299,9 +299,11 @@ def look(head: Head, streams: Tensor, targets: list[int], top_k: int) -> Answers
         ids = torch.cat([ids, at + first], 1).gather(1, chosen)
         before = total * (largest - values[:, :1]).exp_()
         added = (best[:, :1] - values[:, :1]).exp_() / shares.gather(1, at[:, :1])
+        added.masked_fill_(best[:, :1] == -torch.inf, 0.0)  # a block of tokens that the model never says
         largest, total = values[:, :1], before + added
         of_block = torch.bmm(shares.view(tokens, layers, count), logits.view(tokens, layers, count).transpose(1, 2))
-        means += (of_block - means) * (added / total).view(tokens, layers, 1)
+        share = (added / total).view(tokens, layers, 1)
+        means = torch.where(share > 0, means + (of_block - means) * share, means)
         here = ((wanted >= first) & (wanted < first + count)).nonzero()[:, 0]
         logits[here, wanted[here] - first] = -torch.inf  # a token is not above itself, whatever the rounding
         rank += torch.gt(logits, aimed, out=shares).sum(-1).int()

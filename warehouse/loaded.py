@@ -197,13 +197,13 @@ class Recording:
         """Called as each layer ends."""
         if not self._inside:
             raise AlabError("a part of the model was called by itself", "Call the model that is being recorded.")
-        attention = None if tensors.attention is None else tensors.attention.detach()
+        attention = None if tensors.attention is None else self._own(tensors.attention.detach())
         if attention is not None and attention.shape[-1] > len(self._ids):
             raise AlabError(
                 f"a static cache: attention has {attention.shape[-1]} keys for a sequence of {len(self._ids)} tokens",
                 "Use the dynamic cache, transformers' default.",
             )
-        detached = {site: tensor.detach() for site, tensor in tensors.sites.items()}
+        detached = {site: self._own(tensor.detach()) for site, tensor in tensors.sites.items()}
         keep = self.states.hold if self._step else self.states.add
         keep((self._prompt_id, *self._state), tensors.layer, detached)
         self._put(LayerTensors(tensors.layer, detached, attention), self._position)
@@ -220,7 +220,7 @@ class Recording:
         self.rows["top_tokens"] += [at | entry for entry in top]
         every: dict[str, Tensor] = {}
         if self._wanted.hidden_states:
-            every["embeddings"] = self.recorder.embeddings.detach()
+            every["embeddings"] = self._own(self.recorder.embeddings.detach())
         with_logits = len(self._ids) - len(logits) if self._wanted.logits else len(self._ids)
         first = with_logits - self._position  # rows that have no logits
         self._put(LayerTensors(-1, {site: tensor[:first] for site, tensor in every.items()}), self._position)
@@ -229,6 +229,13 @@ class Recording:
             rest["logits"] = logits.clone()
         self._put(LayerTensors(-1, rest), with_logits)
         self._inside = False
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        """A tensor that the caller, who may have been given it too, does not change before it is written.
+
+        A prompt's is rounded at once, and so copied, where it is not in the stored precision already.
+        """
+        return tensor.clone() if self._step or str(tensor.dtype) == f"torch.{self._wanted.store_dtype}" else tensor
 
     def finish(self) -> None:
         """Write the states, and say of each prompt what was read."""

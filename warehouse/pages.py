@@ -50,7 +50,7 @@ class PageWriter:
         self._columns = [_Column(field) for field in schema]
         self._groups: list[bytes] = []
         self._rows = 0
-        self._compress = zstandard.ZstdCompressor(compression_params=_COMPRESSION).multi_compress_to_buffer
+        self._compressor = zstandard.ZstdCompressor(compression_params=_COMPRESSION)
         self._bytes = np.empty(0, np.uint8)  # reused
         self._file: BinaryIO = path.open("wb", buffering=0)
         self.size = self._file.write(_MAGIC)
@@ -175,19 +175,29 @@ class PageWriter:
         streams = self._bytes[: (4 - empty) * count].reshape(-1, count)
         shifts = np.arange(8 * empty, 32, 8, dtype=np.uint32)[:, None]
         np.right_shift(bits, shifts, out=streams, casting="unsafe")
-        return [_zeros(count)] * empty + (list(self._compress(list(streams))) if empty < 4 else [])
+        if empty == 4:
+            frames = []
+        elif hasattr(self._compressor, "multi_compress_to_buffer"):  # not in every build of zstandard
+            frames = list(self._compressor.multi_compress_to_buffer(list(streams)))
+        else:
+            frames = [self._compressor.compress(stream) for stream in streams]
+        return [_zeros(count)] * empty + frames
+
+
+def _compressed(data: bytes) -> bytes:
+    """Levels or a scalar column, compressed; most are the same in every layer of a pass."""
+    return _remembered(data) if len(data) < 1 << 14 else _remembered.__wrapped__(data)
 
 
 @functools.lru_cache(maxsize=256)
-def _compressed(data: bytes) -> bytes:
-    """What few bytes become; the scalar columns and levels of a pass are the same in every layer."""
+def _remembered(data: bytes) -> bytes:
     return zstandard.ZstdCompressor(compression_params=_COMPRESSION).compress(data)
 
 
 @functools.lru_cache(maxsize=64)
 def _zeros(count: int) -> bytes:
     """So many zero bytes, compressed."""
-    return _compressed.__wrapped__(bytes(count))
+    return _remembered.__wrapped__(bytes(count))
 
 
 class _Column:

@@ -1,5 +1,7 @@
 """Rounds tensors to the precision that they are stored in, and counts what does not fit into it."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -42,8 +44,13 @@ class Rounding:
         self.dtype: torch.dtype = getattr(torch, store_dtype)
         self._limit = torch.finfo(self.dtype).max
 
-    def __call__(self, values: Tensor, seen: SiteStats) -> Tensor:
+    def __call__(self, values: Tensor, seen: SiteStats, diagonal: int | None = None) -> Tensor:
         """Values in the stored precision.
+
+        Args:
+            values: of any shape, not empty.
+            seen: counts what does not fit.
+            diagonal: where given, what lies above this diagonal, as in `torch.tril`, is not stored and not counted.
 
         Returns:
             A tensor of that precision, which may be `values` itself. Where a value is outside its range, or is
@@ -53,7 +60,7 @@ class Rounding:
         low, high = (float(end) for end in torch.aminmax(short))
         if -self._limit < low and high < self._limit:  # false for NaN too
             return short
-        values = values.float()
+        values = values.float() if diagonal is None else values.float().tril(diagonal)
         finite = values.isfinite()
         outside = finite & (values.abs() > self._limit)
         seen.nonfinite += int((~finite).sum())
@@ -68,7 +75,8 @@ def residual_error(values: dict[str, Tensor]) -> tuple[float, float] | None:
         values: (rows, width) tensors of the layer's sites, unrounded.
 
     Returns:
-        The largest absolute error and the largest |hidden_out|; None where sites are missing.
+        The largest absolute error and the largest finite |hidden_out|; None where sites are missing. An error that
+        is NaN says nothing and is passed over; an infinite one counts.
     """
     added = [values[site] for site in ("attn_out", "mlp_down_out") if site in values]
     if "hidden_in" not in values or "hidden_out" not in values or not added:
@@ -77,9 +85,13 @@ def residual_error(values: dict[str, Tensor]) -> tuple[float, float] | None:
     rest = after - values["hidden_in"]
     for contribution in added:
         rest -= contribution
-    return _largest(rest), _largest(after)
+    return _largest(rest, torch.isnan), _largest(after, lambda values: ~values.isfinite())
 
 
-def _largest(values: Tensor) -> float:
+def _largest(values: Tensor, passed_over: Callable[[Tensor], Tensor]) -> float:
+    """The largest absolute value, but for what is passed over; 0 where nothing is left."""
     low, high = torch.aminmax(values)
-    return max(-float(low), float(high))
+    largest = max(-float(low), float(high))
+    if not math.isfinite(largest):
+        largest = float(values.masked_fill(passed_over(values), 0.0).abs().max())
+    return largest

@@ -17,6 +17,8 @@ from warehouse.rowgroups import Files, Scratch
 #: Bytes of tensors that may wait to be written; a pass that is faster waits for the writer. Most of a prefill may
 #: wait: its passes need every core, and decode steps, which wait for memory, leave one to the writer.
 QUEUE_BYTES = 384 << 20
+#: Bytes of tensors that may be on their way from a device.
+COPYING_BYTES = 64 << 20
 #: Threads that write, at the most; one for every two that torch uses.
 MOST_THREADS = 4
 #: How much they give way to the model's threads, as in `nice`.
@@ -29,7 +31,8 @@ def give_way() -> None:
     torch.set_num_threads(1)
     if sys.platform == "linux":  # elsewhere a thread has no priority of its own
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+            niceness = max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
 
 
 @contextmanager
@@ -122,7 +125,7 @@ class TensorWriter:
         """Whether tensors have come from the device; waits for them where too many are under way."""
         if rows.ready is None or rows.ready.query():
             return True
-        if sum(rows.nbytes for rows in self._copying) <= QUEUE_BYTES:
+        if sum(rows.nbytes for rows in self._copying) <= COPYING_BYTES:
             return False
         rows.ready.synchronize()
         return True
@@ -151,9 +154,9 @@ class TensorWriter:
 
     def _work(self) -> None:
         """Write row groups until there are no more; runs in each thread."""
-        give_way()
-        scratch = Scratch()
         try:
+            give_way()
+            scratch = Scratch()
             with torch.inference_mode():
                 while (group := self._next()) is not None:
                     self._files.write(group, scratch)
