@@ -16,6 +16,12 @@ def test_the_readme_names_every_command(name):
     assert re.search(rf"\balab (-w \S+ )?{re.escape(name)}\b", README), f"README.md does not mention alab {name}"
 
 
+@pytest.mark.parametrize("name", sorted({*main.commands} - {"demo"}))  # the README opens with what `demo` prints
+def test_the_readme_shows_what_every_command_prints(name):
+    typed = rf"alab (-w \S+ )?{re.escape(name)}\b"
+    assert re.search(rf"^\$ {typed}.*\n[^$`\n]", README, re.MULTILINE), f"README.md shows no output of alab {name}"
+
+
 def test_the_readme_names_no_command_or_flag_that_does_not_exist():
     for line in re.findall(r"^(?:\$ )?(alab .*)$", README, re.MULTILINE):
         line = line.partition("#")[0]
