@@ -15,7 +15,7 @@ from warehouse.lake import SITES
 from warehouse.models import Loaded
 from warehouse.plan import Plan
 from warehouse.recorder import FLAGS
-from warehouse.rounding import SiteStats, Stats
+from warehouse.rounding import Stats
 from warehouse.scenario import Scenario
 from warehouse.sites import ModelSites
 
@@ -99,7 +99,7 @@ def _site_rows(scenario: Scenario, found: ModelSites, plan: Plan, stats: Stats, 
     rows: list[dict] = []
 
     def add(layer: int | None, site: str, module: str | None, width: int | None, reason: str | None = None) -> None:
-        seen = stats.sites.get((layer, site), SiteStats())
+        seen = stats.site(layer, site)
         rows.append({
             "layer": layer, "site": site, "module": module, "width": width, "reason": reason,
             "n_out_of_range": seen.out_of_range, "n_nonfinite": seen.nonfinite,

@@ -186,18 +186,20 @@ class PageWriter:
 
 def _compressed(data: bytes) -> bytes:
     """Levels or a scalar column, compressed; most are the same in every layer of a pass."""
-    return _remembered(data) if len(data) < 1 << 14 else _remembered.__wrapped__(data)
+    return (_compress_once if len(data) < 1 << 14 else _compress)(data)
 
 
-@functools.lru_cache(maxsize=256)
-def _remembered(data: bytes) -> bytes:
+def _compress(data: bytes) -> bytes:
     return zstandard.ZstdCompressor(compression_params=_COMPRESSION).compress(data)
+
+
+_compress_once = functools.lru_cache(maxsize=256)(_compress)
 
 
 @functools.lru_cache(maxsize=64)
 def _zeros(count: int) -> bytes:
     """So many zero bytes, compressed."""
-    return _remembered.__wrapped__(bytes(count))
+    return _compress(bytes(count))
 
 
 class _Column:
