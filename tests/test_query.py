@@ -136,7 +136,7 @@ def test_errors_say_what_to_do_next(alab, sql, wrong, next_move):
 def test_hints_for_queries_without_rows(alab, two_runs):
     _, alpha, beta = two_runs
     for sql in ("from intra_run('nope')", "from intra_run(run_id := 'nope')", "from steps where run_id = 'nope'",
-                "from inter_run('latest', 'nope')", "select avg(cosine) from intra_run('nope')"):  # fmt: skip
+                "from inter_run('latest', 'nope')", "from intra_run(['latest', 'nope'])", "select avg(cosine) from intra_run('nope')"):  # fmt: skip
         result = alab(sql)
         assert result.exit_code == 0
         assert f"hint: there is no run 'nope'; the newest are: {beta}, {alpha}" in result.stderr

@@ -37,6 +37,8 @@ DESCRIBE = "SELECT kind, name, arguments, documentation FROM help WHERE lower(na
 
 _LITERAL = r"'((?:[^']|'')*)'"
 _CALL = re.compile(r"\b(\w+)\s*\(((?:[^()']|'(?:[^']|'')*')*)\)")
+#: An argument of a call: a list, or whatever is there up to the next comma.
+_ARGUMENT = re.compile(r"(?:\[(?:[^\]']|'(?:[^']|'')*')*\]|[^,'\[]|'(?:[^']|'')*')+")
 _FILTER = re.compile(rf"\b(run_id|site)\s*(?:=|<>|!=|in\s*\()\s*{_LITERAL}", re.IGNORECASE)
 
 
@@ -188,13 +190,12 @@ def _literals(sql: str) -> Iterator[tuple[str, str]]:
     yield from ((kind.lower(), value.replace("''", "'")) for kind, value in _FILTER.findall(sql))
     arguments = {item.name: item.arguments for item in sqldoc.library() if item.kind == "analysis"}
     for name, inside in _CALL.findall(sql):
-        parts = re.findall(r"((?:[^,']|'(?:[^']|'')*')+)", inside)
-        for position, part in zip(arguments.get(name.lower(), []), parts, strict=False):
-            named = re.fullmatch(rf"\s*(?:(\w+)\s*:?=>?\s*)?{_LITERAL}\s*", part)
+        for position, part in zip(arguments.get(name.lower(), []), _ARGUMENT.findall(inside), strict=False):
+            named = re.fullmatch(rf"\s*(?:(\w+)\s*:?=>?\s*)?({_LITERAL}|\[.*\])\s*", part, re.DOTALL)
             if named:
                 argument = (named[1] or position).lower()
                 kind = "run_id" if argument.startswith("run") else argument
-                yield kind, named[2].replace("''", "'")
+                yield from ((kind, value.replace("''", "'")) for value in re.findall(_LITERAL, named[2]))
 
 
 def _csv(names: list[str], rows: Iterable[tuple], stream: TextIO) -> None:

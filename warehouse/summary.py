@@ -40,7 +40,7 @@ def inspect(lake: Lake, name: str, fmt: str = "table") -> str:
             if rows:
                 parts.append(f"{section.upper()}  (alab sql \"from run_{section}('{run_id}')\")\n{stream.getvalue()}")
         if warnings := _section(db, "warnings", run_id)[1]:
-            parts.append("\n".join(["WARNINGS", *(f"{code}: {message}" for _, code, message in warnings)]))
+            parts.append("\n".join(["WARNINGS", *(f"{code}: {message}" for _, _, code, message in warnings)]))
     return "\n\n".join(part.rstrip() for part in parts)
 
 

@@ -1,7 +1,7 @@
 -- How the residual stream settles from layer to layer, at the last token of the prompt and of the reply.
 --
 -- Reads the run's states only. No rows without `capture.hidden_states`.
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run
 -- @column state initial or final
@@ -11,19 +11,20 @@
 -- @column cosine_last cosine of the stream that leaves this layer and the one that leaves the last captured layer
 -- @example select layer, cosine_adjacent, relative_step from convergence('latest') where state = 'final'
 CREATE OR REPLACE MACRO convergence(run_id) AS TABLE
-SELECT resolve_run(run_id) AS run_id, i.prompt_id, i.state, i.layer,
+SELECT i.run_id, i.prompt_id, i.state, i.layer,
        cosine(i.vector, o.vector) AS cosine_adjacent,
        euclidean(i.vector, o.vector) / nullif(norm(i.vector), 0) AS relative_step,
-       cosine(o.vector, last_value(o.vector) OVER (PARTITION BY i.prompt_id, i.state ORDER BY i.layer
+       cosine(o.vector, last_value(o.vector) OVER (PARTITION BY i.run_id, i.prompt_id, i.state ORDER BY i.layer
                                                    ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
        ) AS cosine_last
 FROM states_of(run_id) AS i
-JOIN states_of(run_id) AS o ON o.prompt_id = i.prompt_id AND o.state = i.state AND o.layer = i.layer
+JOIN states_of(run_id) AS o
+  ON o.run_id = i.run_id AND o.prompt_id = i.prompt_id AND o.state = i.state AND o.layer = i.layer
 WHERE i.site = 'hidden_in' AND o.site = 'hidden_out' AND i.state IN ('initial', 'final')
-ORDER BY i.prompt_id, i.state DESC, i.layer;
+ORDER BY i.run_id, i.prompt_id, i.state DESC, i.layer;
 
 -- The layer from which on the residual stream keeps pointing where it ends up.
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @param threshold cosine with the last layer that counts as arrived; give it by name
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run
@@ -32,15 +33,14 @@ ORDER BY i.prompt_id, i.state DESC, i.layer;
 -- @column layers number of captured layers
 -- @example select state, effective_depth, layers from effective_depth('latest', threshold := 0.5)
 CREATE OR REPLACE MACRO effective_depth(run_id, threshold := 0.9) AS TABLE
-SELECT resolve_run(run_id) AS run_id, prompt_id, state, min(layer) FILTER (worst >= threshold) AS effective_depth,
-       count(*) AS layers
+SELECT t.run_id, prompt_id, state, min(layer) FILTER (worst >= threshold) AS effective_depth, count(*) AS layers
 FROM (
-  SELECT prompt_id, state, layer,
-         min(cosine_last) OVER (PARTITION BY prompt_id, state ORDER BY layer DESC) AS worst
-  FROM convergence(run_id)
-)
-GROUP BY prompt_id, state
-ORDER BY prompt_id, state DESC;
+  SELECT c.run_id, c.prompt_id, c.state, c.layer,
+         min(c.cosine_last) OVER (PARTITION BY c.run_id, c.prompt_id, c.state ORDER BY c.layer DESC) AS worst
+  FROM convergence(run_id) AS c
+) AS t
+GROUP BY t.run_id, prompt_id, state
+ORDER BY t.run_id, prompt_id, state DESC;
 
 -- Linear centred kernel alignment between the layers of two runs over the positions that both have.
 --

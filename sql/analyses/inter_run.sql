@@ -21,56 +21,6 @@ FROM (
 )
 ORDER BY run_a, run_b;
 
--- Initial and final states of every comparable pair of the runs in some files of the lake.
---
--- Whatever concerns one vector (its length, its largest dimensions) is computed once, not once a pair.
--- @param files list of path patterns of the dataset `states`
--- @column run_a id of the older run
--- @column run_b id of the newer run; the other columns are those of `inter_run_all`
--- @example select count(*) from _compare_runs([_files_of('states', 'latest', '/*.parquet')])
-CREATE OR REPLACE MACRO _compare_runs(files) AS TABLE
-WITH vectors AS MATERIALIZED (
-  SELECT row_number() OVER () AS id, r.place, s.prompt_id, s.state, s.site, s.layer,
-         s.vector, len(s.vector) AS width, _top_count(len(s.vector), 0.01) AS k,
-         r.num_layers, r.run_id
-  FROM read_parquet(files, hive_partitioning = true, hive_types = {'run': VARCHAR}) AS s
-  JOIN (SELECT run_id, num_layers, row_number() OVER (ORDER BY created_at, run_id) AS place FROM runs) AS r
-    ON r.run_id = s.run
-  WHERE s.state IN ('initial', 'final')
-), quarters AS MATERIALIZED (  -- four dimensions a row: the rows of a pair are what costs
-  SELECT * EXCLUDE (vector), _quarter(vector, 0) AS v0, _quarter(vector, 1) AS v1, _quarter(vector, 2) AS v2,
-         _quarter(vector, 3) AS v3
-  FROM vectors
-), scores AS MATERIALIZED (
-  SELECT a, b, sum(x0::DOUBLE * y0 + x1::DOUBLE * y1 + x2::DOUBLE * y2 + x3::DOUBLE * y3) AS dot,
-         sum(abs(x0::DOUBLE - y0) + abs(x1::DOUBLE - y1) + abs(x2::DOUBLE - y2) + abs(x3::DOUBLE - y3)) AS distance
-  FROM (
-    SELECT a.id AS a, b.id AS b, unnest(a.v0) AS x0, unnest(a.v1) AS x1, unnest(a.v2) AS x2, unnest(a.v3) AS x3,
-           unnest(b.v0) AS y0, unnest(b.v1) AS y1, unnest(b.v2) AS y2, unnest(b.v3) AS y3
-    FROM quarters AS a JOIN quarters AS b
-      ON a.prompt_id = b.prompt_id AND a.state = b.state AND a.site = b.site AND a.layer = b.layer
-     AND a.width = b.width AND a.num_layers = b.num_layers AND a.place < b.place
-  )
-  GROUP BY a, b
-), largest AS (
-  SELECT id, bitstring('0', width::INTEGER) AS none, sum(x::DOUBLE * x) AS own,
-         max(_magnitude(x, dim), k) AS magnitudes
-  FROM (SELECT id, width, k, unnest(vector) AS x, unnest(range(width)) AS dim FROM vectors)
-  GROUP BY id, width
-), points AS MATERIALIZED (
-  SELECT id, any_value(own) AS own, bit_or(set_bit(none, dim::INTEGER, 1)) AS top
-  FROM (SELECT id, none, own, _dim_of(unnest(magnitudes)) AS dim FROM largest)
-  GROUP BY id
-)
-SELECT a.run_id AS run_a, b.run_id AS run_b, a.prompt_id, a.state, a.site, a.layer,
-       _clamp(scores.dot / nullif(sqrt(pa.own * pb.own), 0)) AS cosine, scores.distance / a.width AS mae,
-       _jaccard(bit_count(pa.top & pb.top), a.k) AS jaccard
-FROM scores
-JOIN vectors AS a ON a.id = scores.a
-JOIN vectors AS b ON b.id = scores.b
-JOIN points AS pa ON pa.id = scores.a
-JOIN points AS pb ON pb.id = scores.b;
-
 -- Two runs: the initial and final states of one against those of the other.
 --
 -- No rows where the runs do not compare (`run_pairs` says why), and none for a run with itself.
@@ -88,9 +38,9 @@ JOIN points AS pb ON pb.id = scores.b;
 -- @example select state, site, avg(cosine) from inter_run('latest', 'another_run') group by all
 CREATE OR REPLACE MACRO inter_run(run_a, run_b) AS TABLE
 SELECT resolve_run(run_a) AS run_a, resolve_run(run_b) AS run_b,
-       c.prompt_id, c.state, c.site, c.layer, c.cosine, c.mae, c.jaccard
-FROM _compare_runs([_files_of('states', run_a, '/*.parquet'), _files_of('states', run_b, '/*.parquet')]) AS c
-ORDER BY c.prompt_id, c.state DESC, c.site, c.layer;
+       c.a.prompt_id, c.a.state, c.a.site, c.a.layer, c.cosine, c.mae, c.jaccard
+FROM _compare_states([run_a, run_b], 'inter') AS c
+ORDER BY c.a.prompt_id, c.a.state DESC, c.a.site, c.a.layer;
 
 -- Every pair of comparable runs: initial with initial and final with final state.
 --
@@ -106,5 +56,4 @@ ORDER BY c.prompt_id, c.state DESC, c.site, c.layer;
 -- @column jaccard overlap of the largest 1% of their dimensions
 -- @example select run_a, run_b, avg(cosine) from inter_run_all() where site = 'hidden_out' group by all
 CREATE OR REPLACE MACRO inter_run_all() AS TABLE
-SELECT c.run_a, c.run_b, c.prompt_id, c.state, c.site, c.layer, c.cosine, c.mae, c.jaccard
-FROM _compare_runs([_files_of_all('states', '/*.parquet')]) AS c;
+FROM inter_run_among(string_split(trim(_runs_with('states'), '|'), '|'));

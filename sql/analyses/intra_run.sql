@@ -2,7 +2,7 @@
 --
 -- Reads the run's states only. No rows where nothing was generated, and none for a site that was not captured
 -- (`capture.hidden_states` of the scenario).
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run
 -- @column site hidden_in, hidden_out, attn_out or mlp_down_out
@@ -12,25 +12,12 @@
 -- @column jaccard overlap of the largest 1% of their dimensions
 -- @example select site, layer, cosine from intra_run('latest') order by cosine limit 3
 CREATE OR REPLACE MACRO intra_run(run_id) AS TABLE
-WITH pairs AS MATERIALIZED (
-  SELECT row_number() OVER () AS pair, a.prompt_id, a.site, a.layer, a.vector AS a, b.vector AS b,
-         _top_count(len(a.vector), 0.01) AS k
-  FROM states_of(run_id) AS a
-  JOIN states_of(run_id) AS b ON a.prompt_id = b.prompt_id AND a.site = b.site AND a.layer = b.layer
-  WHERE a.state = 'initial' AND b.state = 'final'
-), scores AS (
-  SELECT pair, avg(abs(x::DOUBLE - y)) AS mae,
-         max(_magnitude(x, dim), k) AS top_a, max(_magnitude(y, dim), k) AS top_b
-  FROM (SELECT pair, k, unnest(a) AS x, unnest(b) AS y, unnest(range(len(a))) AS dim FROM pairs)
-  GROUP BY pair
-)
-SELECT resolve_run(run_id) AS run_id, prompt_id, site, layer,
-       cosine(a, b) AS cosine, mae, _overlap(top_a, top_b) AS jaccard
-FROM pairs JOIN scores USING (pair)
-ORDER BY prompt_id, site, layer;
+SELECT a.run_id, a.prompt_id, a.site, a.layer, cosine, mae, jaccard
+FROM _compare_states(run_id, 'intra')
+ORDER BY a.run_id, a.prompt_id, a.site, a.layer;
 
 -- One line per conversation and site of `intra_run`: the spread over the layers, and where the extremes are.
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run
 -- @column site hidden_in, hidden_out, attn_out or mlp_down_out
@@ -52,7 +39,7 @@ ORDER BY prompt_id, site, layer;
 -- @column jaccard_min_layer layer of the least overlap
 -- @example select site, cosine_mean, cosine_min, cosine_min_layer from intra_run_summary('latest')
 CREATE OR REPLACE MACRO intra_run_summary(run_id) AS TABLE
-SELECT resolve_run(run_id) AS run_id, prompt_id, site, unnest(_spread(cosine, mae, jaccard, layer))
-FROM intra_run(run_id)
-GROUP BY prompt_id, site
-ORDER BY prompt_id, site;
+SELECT t.run_id, prompt_id, site, unnest(_spread(cosine, mae, jaccard, layer))
+FROM intra_run(run_id) AS t
+GROUP BY t.run_id, prompt_id, site
+ORDER BY t.run_id, prompt_id, site;

@@ -1,5 +1,5 @@
 -- The activations of one run; opens that run's files only, in a lake of any size.
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run; the other columns are those of the view `activations`
 -- @example select count(*) from activations_of('latest')
 CREATE OR REPLACE MACRO activations_of(run_id) AS TABLE
@@ -11,7 +11,7 @@ FROM read_parquet(_files_of('activations', run_id, '/steps=*/layer=*/*.parquet')
                   hive_types = {'run': VARCHAR, 'steps': VARCHAR, 'layer': INTEGER});
 
 -- The attention weights of one run; opens that run's files only.
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run; the other columns are those of the view `attention`
 -- @example select count(*) from attention_of('latest')
 CREATE OR REPLACE MACRO attention_of(run_id) AS TABLE
@@ -21,7 +21,7 @@ FROM read_parquet(_files_of('attention', run_id, '/steps=*/layer=*/*.parquet'),
                   hive_types = {'run': VARCHAR, 'steps': VARCHAR, 'layer': INTEGER});
 
 -- The embeddings and logits of one run; opens that run's files only.
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run; the other columns are those of the view `outputs`
 -- @example select count(*) from outputs_of('latest')
 CREATE OR REPLACE MACRO outputs_of(run_id) AS TABLE
@@ -31,7 +31,7 @@ FROM read_parquet(_files_of('outputs', run_id, '/steps=*/*.parquet'),
                   hive_types = {'run': VARCHAR, 'steps': VARCHAR});
 
 -- The last-token states of one run; opens that run's file only.
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run; the other columns are those of the view `states`
 -- @example select count(*) from states_of('latest')
 CREATE OR REPLACE MACRO states_of(run_id) AS TABLE

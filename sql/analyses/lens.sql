@@ -1,5 +1,5 @@
 -- The logit lens of one run; opens that run's files only.
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run; the other columns are those of the view `logit_lens`
 -- @example select layer, token, kl from logit_lens_of('latest') where step = 0 and rank = 0
 CREATE OR REPLACE MACRO logit_lens_of(run_id) AS TABLE
@@ -9,7 +9,7 @@ FROM read_parquet(_files_of('logit_lens', run_id, '/*.parquet'),
                   hive_partitioning = true, hive_types = {'run': VARCHAR});
 
 -- The logit lens of one run layer by layer: where in the model its answer forms.
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run
 -- @column site hidden_out or contributions
 -- @column layer 0-based decoder block
@@ -24,7 +24,7 @@ FROM read_parquet(_files_of('logit_lens', run_id, '/*.parquet'),
 CREATE OR REPLACE MACRO logit_lens_summary(run_id) AS TABLE
 WITH firsts AS (
   SELECT t.*, last_value(t.token_id) OVER (
-           PARTITION BY t.site, t.prompt_id, t.step, t.position ORDER BY t.layer
+           PARTITION BY t.run_id, t.site, t.prompt_id, t.step, t.position ORDER BY t.layer
            ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS last_choice
   FROM logit_lens_of(run_id) AS t WHERE t.rank = 0
 )
@@ -32,9 +32,9 @@ SELECT f.run_id, f.site, f.layer, count(*) AS tokens, avg(f.kl::DOUBLE) AS kl,
        avg((f.token_id = f.last_choice)::INTEGER) AS agrees, avg((f.next_rank = 0)::INTEGER) AS next_first,
        median(f.next_rank) AS next_rank, avg(f.next_logprob::DOUBLE) AS next_logprob,
        arg_max(f.token, (f.uses, -f.token_id)) AS favourite
-FROM (SELECT *, count(*) OVER (PARTITION BY site, layer, token_id) AS uses FROM firsts) AS f
+FROM (SELECT *, count(*) OVER (PARTITION BY t.run_id, t.site, t.layer, t.token_id) AS uses FROM firsts AS t) AS f
 GROUP BY f.run_id, f.site, f.layer
-ORDER BY f.site, f.layer;
+ORDER BY f.run_id, f.site, f.layer;
 
 -- A model's unembedding: the direction of the residual stream that speaks for each token.
 --

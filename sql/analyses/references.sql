@@ -1,5 +1,5 @@
 -- Mean similarity of each role's turns with each reference, per site and layer; the generated reply is left out.
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run
 -- @column role role of the turns that are averaged
@@ -12,17 +12,17 @@
 -- @column jaccard mean over the turns of the overlap of the largest 1% of the dimensions
 -- @example select role, label, avg(cosine) from role_average('latest') group by all
 CREATE OR REPLACE MACRO role_average(run_id) AS TABLE
-SELECT resolve_run(run_id) AS run_id, prompt_id, role, count(*) AS turns, label, site, layer,
+SELECT t.run_id, prompt_id, role, count(*) AS turns, label, site, layer,
        avg(cosine) AS cosine, avg(mae) AS mae, avg(jaccard) AS jaccard
-FROM snapshot_reference(run_id)
+FROM snapshot_reference(run_id) AS t
 WHERE NOT is_generated
-GROUP BY prompt_id, role, label, site, layer
-ORDER BY prompt_id, role, label, site, layer;
+GROUP BY t.run_id, prompt_id, role, label, site, layer
+ORDER BY t.run_id, prompt_id, role, label, site, layer;
 
 -- One line per reference and site: its similarity with the whole conversation, over all turns and layers.
 --
 -- The generated reply is left out.
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run
 -- @column label label of the reference
@@ -36,17 +36,17 @@ ORDER BY prompt_id, role, label, site, layer;
 -- @column jaccard_mean mean overlap of the largest 1% of the dimensions
 -- @example select label, site, cosine_mean from reference_summary('latest')
 CREATE OR REPLACE MACRO reference_summary(run_id) AS TABLE
-SELECT resolve_run(run_id) AS run_id, prompt_id, label, site,
+SELECT t.run_id, prompt_id, label, site,
        avg(cosine) AS cosine_mean, stddev_pop(cosine) AS cosine_std, median(cosine) AS cosine_median,
        min(cosine) AS cosine_min, max(cosine) AS cosine_max, avg(mae) AS mae_mean, avg(jaccard) AS jaccard_mean
-FROM snapshot_reference(run_id)
+FROM snapshot_reference(run_id) AS t
 WHERE NOT is_generated
-GROUP BY prompt_id, label, site
-ORDER BY prompt_id, label, site;
+GROUP BY t.run_id, prompt_id, label, site
+ORDER BY t.run_id, prompt_id, label, site;
 
 -- How far each site and layer tells the references apart: the spread over the references of the mean cosine of a
 -- role's turns. The generated reply is left out.
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @param centered true to take the mean over the references off first; give it by name
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run
@@ -58,21 +58,21 @@ ORDER BY prompt_id, label, site;
 -- @column closest label of the reference with the largest mean cosine
 -- @example select role, site, layer, spread from discriminative_layers('latest') order by spread desc limit 5
 CREATE OR REPLACE MACRO discriminative_layers(run_id, centered := false) AS TABLE
-SELECT resolve_run(run_id) AS run_id, prompt_id, role, site, layer,
+SELECT t.run_id, prompt_id, role, site, layer,
        max(cosine) - min(cosine) AS spread, stddev_pop(cosine) AS std,
        max_by(label, (cosine, label)) FILTER (cosine IS NOT NULL) AS closest
 FROM (
-  SELECT prompt_id, role, site, layer, label, avg(cosine) AS cosine
-  FROM snapshot_cosine(run_id, centered := centered)
+  SELECT c.run_id, prompt_id, role, site, layer, label, avg(cosine) AS cosine
+  FROM snapshot_cosine(run_id, centered := centered) AS c
   WHERE NOT is_generated
-  GROUP BY prompt_id, role, site, layer, label
-)
-GROUP BY prompt_id, role, site, layer
-ORDER BY prompt_id, role, site, layer;
+  GROUP BY c.run_id, prompt_id, role, site, layer, label
+) AS t
+GROUP BY t.run_id, prompt_id, role, site, layer
+ORDER BY t.run_id, prompt_id, role, site, layer;
 
 -- How much closer the assistant's turns are to each reference than the user's: below zero, the assistant damps
 -- what the user brings. Averaged over turns and layers; the generated reply is left out.
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @param centered true to take the mean over the references off first; give it by name
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run
@@ -83,18 +83,18 @@ ORDER BY prompt_id, role, site, layer;
 -- @column damping assistant minus user; NULL where one of them has no turn
 -- @example select site, damping from damping('latest', centered := true) where label is null
 CREATE OR REPLACE MACRO damping(run_id, centered := false) AS TABLE
-SELECT resolve_run(run_id) AS run_id, prompt_id, site, label,
+SELECT t.run_id, prompt_id, site, label,
        avg(cosine) FILTER (role = 'user') AS cosine_user,
        avg(cosine) FILTER (role = 'assistant') AS cosine_assistant,
        avg(cosine) FILTER (role = 'assistant') - avg(cosine) FILTER (role = 'user') AS damping
-FROM snapshot_cosine(run_id, centered := centered)
+FROM snapshot_cosine(run_id, centered := centered) AS t
 WHERE NOT is_generated
-GROUP BY GROUPING SETS ((prompt_id, site, label), (prompt_id, site))
-ORDER BY prompt_id, site, label NULLS FIRST;
+GROUP BY GROUPING SETS ((t.run_id, prompt_id, site, label), (t.run_id, prompt_id, site))
+ORDER BY t.run_id, prompt_id, site, label NULLS FIRST;
 
 -- How long a turn stays in memory: the reference that a user's turn is closest to, and the similarity of the later
 -- states with that same reference. Averaged over layers.
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @param centered true to take the mean over the references off first; give it by name
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run
@@ -108,17 +108,17 @@ ORDER BY prompt_id, site, label NULLS FIRST;
 -- @example select turns_since, avg(cosine) from memory_fade('latest') where site = 'hidden_out' group by 1 order by 1
 CREATE OR REPLACE MACRO memory_fade(run_id, centered := false) AS TABLE
 WITH means AS MATERIALIZED (
-  SELECT prompt_id, site, label, message_index, role, is_generated, avg(cosine) AS cosine
-  FROM snapshot_cosine(run_id, centered := centered)
-  GROUP BY prompt_id, site, label, message_index, role, is_generated
+  SELECT c.run_id, prompt_id, site, label, message_index, role, is_generated, avg(cosine) AS cosine
+  FROM snapshot_cosine(run_id, centered := centered) AS c
+  GROUP BY c.run_id, prompt_id, site, label, message_index, role, is_generated
 ), origins AS (
-  SELECT prompt_id, site, message_index AS origin, max_by(label, (cosine, label)) AS label
-  FROM means
+  SELECT m.run_id, prompt_id, site, message_index AS origin, max_by(label, (cosine, label)) AS label
+  FROM means AS m
   WHERE role = 'user' AND NOT is_generated AND cosine IS NOT NULL
-  GROUP BY prompt_id, site, message_index
+  GROUP BY m.run_id, prompt_id, site, message_index
 )
-SELECT resolve_run(run_id) AS run_id, prompt_id, site, origin, label,
+SELECT o.run_id, prompt_id, site, origin, label,
        message_index, message_index - origin AS turns_since, is_generated, cosine
-FROM origins JOIN means USING (prompt_id, site, label)
+FROM origins AS o JOIN means AS m USING (run_id, prompt_id, site, label)
 WHERE message_index >= origin
-ORDER BY prompt_id, site, origin, message_index;
+ORDER BY o.run_id, prompt_id, site, origin, message_index;

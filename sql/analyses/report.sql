@@ -13,5 +13,6 @@
 -- @column jaccard overlap of the largest 1% of their dimensions
 -- @example select run_a, run_b, avg(cosine) from inter_run_among(['one_run', 'another_run']) group by all
 CREATE OR REPLACE MACRO inter_run_among(runs) AS TABLE
-SELECT c.run_a, c.run_b, c.prompt_id, c.state, c.site, c.layer, c.cosine, c.mae, c.jaccard
-FROM _compare_runs([_files_of('states', run, '/*.parquet') FOR run IN runs]) AS c;
+SELECT c.a.run_id AS run_a, c.b.run_id AS run_b, c.a.prompt_id, c.a.state, c.a.site, c.a.layer,
+       c.cosine, c.mae, c.jaccard
+FROM _compare_states(runs, 'inter') AS c;

@@ -3,7 +3,7 @@
 --
 -- Reads the activations of the four sites. Where a run's activations were dropped it falls back on the states,
 -- which have the first and the last pass. No rows without `capture.hidden_states`.
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run
 -- @column step 0-based forward pass
@@ -17,22 +17,22 @@
 -- @example select layer, norm_hidden_out, cosine_attn_out from residual_decomposition('latest') where step = 0
 CREATE OR REPLACE MACRO residual_decomposition(run_id) AS TABLE
 WITH parts AS (
-  SELECT t.prompt_id, t.step, t.layer, t.hidden_in, t.attn_out, t.mlp_down_out, t.hidden_out
+  SELECT t.run_id, t.prompt_id, t.step, t.layer, t.hidden_in, t.attn_out, t.mlp_down_out, t.hidden_out
   FROM activations_of(run_id) AS t
   JOIN _last_positions_of(run_id) AS l
-    ON t.prompt_id = l.prompt_id AND t.step = l.step AND t.position = l.position
+    ON t.run_id = l.run_id AND t.prompt_id = l.prompt_id AND t.step = l.step AND t.position = l.position
   UNION ALL
-  SELECT s.prompt_id, s.state_index, s.layer,
+  SELECT s.run_id, s.prompt_id, s.state_index, s.layer,
          any_value(s.vector) FILTER (s.site = 'hidden_in'), any_value(s.vector) FILTER (s.site = 'attn_out'),
          any_value(s.vector) FILTER (s.site = 'mlp_down_out'), any_value(s.vector) FILTER (s.site = 'hidden_out')
   FROM states_of(run_id) AS s
-  WHERE s.state IN ('initial', 'final') AND NOT _has('activations', resolve_run(run_id))
-  GROUP BY s.prompt_id, s.state_index, s.layer
+  WHERE s.state IN ('initial', 'final') AND NOT _has('activations', s.run_id)
+  GROUP BY s.run_id, s.prompt_id, s.state_index, s.layer
 )
-SELECT resolve_run(run_id) AS run_id, prompt_id, step, layer,
+SELECT p.run_id, prompt_id, step, layer,
        norm(hidden_in) AS norm_hidden_in, norm(attn_out) AS norm_attn_out,
        norm(mlp_down_out) AS norm_mlp_down_out, norm(hidden_out) AS norm_hidden_out,
        cosine(attn_out, hidden_out) AS cosine_attn_out, cosine(mlp_down_out, hidden_out) AS cosine_mlp_down_out
-FROM parts
+FROM parts AS p
 WHERE hidden_in IS NOT NULL AND attn_out IS NOT NULL AND mlp_down_out IS NOT NULL AND hidden_out IS NOT NULL
-ORDER BY prompt_id, step, layer;
+ORDER BY p.run_id, prompt_id, step, layer;

@@ -118,17 +118,18 @@ GROUP BY f.dataset
 ORDER BY sum(f.n_bytes) DESC;
 
 -- What the reader of one run should know about it: warnings of the capture, and bulky datasets that were dropped.
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
+-- @column run_id id of the run
 -- @column prompt_id conversation that it concerns; NULL for the whole run
 -- @column code short name of the kind of warning
 -- @column message the warning in words
 -- @example select message from run_warnings('latest')
 CREATE OR REPLACE MACRO run_warnings(run_id) AS TABLE
-SELECT w.prompt_id, w.code, w.message
-FROM warnings AS w JOIN (SELECT resolve_run(run_id) AS asked) ON w.run_id = asked
+SELECT w.run_id, w.prompt_id, w.code, w.message
+FROM warnings AS w JOIN (SELECT unnest(_run_ids(run_id)) AS asked) ON w.run_id = asked
 UNION ALL
-SELECT NULL, 'dropped', 'the ' || dataset || ' of this run were dropped; its states and metadata are still there'
-FROM (SELECT resolve_run(run_id) AS asked)
+SELECT asked, NULL, 'dropped', 'the ' || dataset || ' of this run were dropped; its states and metadata are still there'
+FROM (SELECT unnest(_run_ids(run_id)) AS asked)
 CROSS JOIN (SELECT unnest(['activations', 'attention', 'outputs']) AS dataset)
 WHERE NOT _has(dataset, asked)
   AND EXISTS (SELECT 1 FROM sites AS s WHERE s.run_id = asked AND s.module IS NOT NULL AND dataset = CASE

@@ -3,7 +3,7 @@
 --
 -- Averaged over layers; then the mean of the message and the mean of the reference are taken off, so that rows and
 -- columns add up to zero. What all states share is gone, and what is left tells one emotion from another.
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run
 -- @column message_index last message that the snapshot has seen
@@ -15,13 +15,13 @@
 -- @example pivot (from reference_shift('latest')) on label using first(shift) group by site, message_index, role
 CREATE OR REPLACE MACRO reference_shift(run_id) AS TABLE
 WITH mean_over_layers AS (
-  SELECT prompt_id, message_index, role, is_generated, label, site, avg(cosine) AS cosine
-  FROM snapshot_cosine(run_id)
+  SELECT c.run_id, prompt_id, message_index, role, is_generated, label, site, avg(cosine) AS cosine
+  FROM snapshot_cosine(run_id) AS c
   GROUP BY ALL
 )
-SELECT resolve_run(run_id) AS run_id, prompt_id, message_index, role, is_generated, label, site,
-       cosine - avg(cosine) OVER (PARTITION BY prompt_id, site, message_index)
-              - avg(cosine) OVER (PARTITION BY prompt_id, site, label)
-              + avg(cosine) OVER (PARTITION BY prompt_id, site) AS shift
-FROM mean_over_layers
-ORDER BY prompt_id, site, message_index, label;
+SELECT m.run_id, prompt_id, message_index, role, is_generated, label, site,
+       cosine - avg(cosine) OVER (PARTITION BY m.run_id, prompt_id, site, message_index)
+              - avg(cosine) OVER (PARTITION BY m.run_id, prompt_id, site, label)
+              + avg(cosine) OVER (PARTITION BY m.run_id, prompt_id, site) AS shift
+FROM mean_over_layers AS m
+ORDER BY m.run_id, prompt_id, site, message_index, label;

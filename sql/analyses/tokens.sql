@@ -1,7 +1,7 @@
 -- Similarity of every token of a conversation with one of its tokens, at one layer and site.
 --
 -- No rows where the site was not captured (`capture.hidden_states`, `qkv`, `mlp` and `layers` of the scenario).
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @param layer 0-based decoder block
 -- @param site a site of `activations`, such as hidden_out
 -- @param position 0-based place of the token to compare with
@@ -14,12 +14,13 @@
 -- @column cosine cosine of the two tokens' vectors; NULL where one is all zeros
 -- @example select token, cosine from token_similarity('latest', 1, 'hidden_out', 3) order by cosine desc
 CREATE OR REPLACE MACRO token_similarity(run_id, layer, site, position, prompt := 0) AS TABLE
-SELECT resolve_run(run_id) AS run_id, t.prompt_id, t.position, n.token, n.role, cosine(t.vector, o.vector) AS cosine
+SELECT t.run_id, t.prompt_id, t.position, n.token, n.role, cosine(t.vector, o.vector) AS cosine
 FROM tensor_of(run_id, site) AS t
-JOIN tensor_of(run_id, site) AS o ON o.prompt_id = t.prompt_id
-LEFT JOIN _tokens_of(run_id) AS n ON n.prompt_id = t.prompt_id AND n.position = t.position
+JOIN tensor_of(run_id, site) AS o ON o.run_id = t.run_id AND o.prompt_id = t.prompt_id
+LEFT JOIN _tokens_of(run_id) AS n
+  ON n.run_id = t.run_id AND n.prompt_id = t.prompt_id AND n.position = t.position
 WHERE t.layer = layer AND o.layer = layer AND o.position = position AND t.prompt_id = prompt
-ORDER BY t.position;
+ORDER BY t.run_id, t.position;
 
 -- The tokens of all runs whose vector points most nearly along a given one.
 --
@@ -58,7 +59,7 @@ LEFT JOIN tokens AS n ON n.run_id = b.run_id AND n.prompt_id = b.prompt_id AND n
 ORDER BY b.cosine DESC NULLS LAST, b.run_id, b.prompt_id, b.position;
 
 -- Direction from one reference to another, per site and layer: the difference of their mean states.
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @param positive_label label of the reference that the direction points to
 -- @param negative_label label of the reference that it points away from
 -- @column run_id id of the run
@@ -68,26 +69,26 @@ ORDER BY b.cosine DESC NULLS LAST, b.run_id, b.prompt_id, b.position;
 -- @column norm length of the direction
 -- @example select site, layer, norm from direction('latest', 'joy', 'fear')
 CREATE OR REPLACE MACRO direction(run_id, positive_label, negative_label) AS TABLE
-SELECT resolve_run(run_id) AS run_id, site, layer, list(difference ORDER BY dim) AS direction,
+SELECT d.run_id, site, layer, list(difference ORDER BY dim) AS direction,
        sqrt(sum(difference ** 2)) AS norm
 FROM (
-  SELECT site, layer, dim,
+  SELECT p.run_id, site, layer, dim,
          avg(x) FILTER (label = positive_label) - avg(x) FILTER (label = negative_label) AS difference
   FROM (
-    SELECT s.site, s.layer, s.label, unnest(s.vector) AS x, unnest(range(len(s.vector))) AS dim
+    SELECT s.run_id, s.site, s.layer, s.label, unnest(s.vector) AS x, unnest(range(len(s.vector))) AS dim
     FROM states_of(run_id) AS s
     WHERE s.state = 'reference' AND s.label IN (positive_label, negative_label)
-  )
-  GROUP BY site, layer, dim
-)
+  ) AS p
+  GROUP BY p.run_id, site, layer, dim
+) AS d
 WHERE difference IS NOT NULL
-GROUP BY site, layer
-ORDER BY site, layer;
+GROUP BY d.run_id, site, layer
+ORDER BY d.run_id, site, layer;
 
 -- Every token of a run on the direction from one reference to another, at one layer and site.
 --
 -- No rows where the site was not captured, and none where the run has no such references (`reference_states`).
--- @param run_id a run id or `latest`
+-- @param run_id a run id, `latest`, or a list of these
 -- @param positive_label label of the reference that scores high
 -- @param negative_label label of the reference that scores low
 -- @param layer 0-based decoder block
@@ -102,10 +103,12 @@ ORDER BY site, layer;
 -- @column cosine cosine of the token's vector and the direction
 -- @example select token, projection from token_projection('latest', 'joy', 'fear', 1, 'hidden_out')
 CREATE OR REPLACE MACRO token_projection(run_id, positive_label, negative_label, layer, site) AS TABLE
-SELECT resolve_run(run_id) AS run_id, t.prompt_id, t.step, t.position, n.token, n.role,
+SELECT t.run_id, t.prompt_id, t.step, t.position, n.token, n.role,
        project(t.vector, d.direction) AS projection, cosine(t.vector, d.direction) AS cosine
 FROM tensor_of(run_id, site) AS t
-JOIN direction(run_id, positive_label, negative_label) AS d ON d.layer = t.layer AND d.site = site
-LEFT JOIN _tokens_of(run_id) AS n ON n.prompt_id = t.prompt_id AND n.position = t.position
+JOIN direction(run_id, positive_label, negative_label) AS d
+  ON d.run_id = t.run_id AND d.layer = t.layer AND d.site = site
+LEFT JOIN _tokens_of(run_id) AS n
+  ON n.run_id = t.run_id AND n.prompt_id = t.prompt_id AND n.position = t.position
 WHERE t.layer = layer
-ORDER BY t.prompt_id, t.step, t.position;
+ORDER BY t.run_id, t.prompt_id, t.step, t.position;

@@ -11,16 +11,25 @@ CREATE OR REPLACE MACRO resolve_run(run) AS CASE WHEN run = 'latest' THEN _lates
 -- @example select not _has('states', 'no such run')
 CREATE OR REPLACE MACRO _has(dataset, run) AS contains(_runs_with(dataset), '|' || run || '|');
 
--- Files of one run in a dataset, as a path pattern; a file without rows where the run has none.
+-- The ids that the argument `run_id` of an analysis stands for.
+-- @param run a run id, `latest`, or a list of such
+-- @returns VARCHAR[]
+-- @example select _run_ids('a_run') = ['a_run'] and _run_ids(['a_run', 'another']) = ['a_run', 'another']
+CREATE OR REPLACE MACRO _run_ids(run) AS
+  [coalesce(resolve_run(one), '') FOR one IN
+   CASE WHEN json_type(to_json(run)) = 'ARRAY' THEN json_extract_string(to_json(run), '$[*]')
+        ELSE [json_extract_string(to_json(run), '$')] END];
+
+-- Files of some runs in a dataset, as path patterns; a file without rows for a run that has none.
 -- @param dataset name of a dataset of the lake
--- @param run a run id or `latest`
--- @param tail pattern below the run's folder, such as `/*.parquet`
--- @returns VARCHAR
--- @example select _files_of('states', 'no such run', '/*.parquet') like '%/.empty/states/%'
+-- @param run a run id, `latest`, or a list of such
+-- @param tail pattern below a run's folder, such as `/*.parquet`
+-- @returns VARCHAR[]
+-- @example select _files_of('states', 'no such run', '/*.parquet')[1] like '%/.empty/states/%'
 CREATE OR REPLACE MACRO _files_of(dataset, run, tail) AS
-  CASE WHEN _has(dataset, resolve_run(run))
-       THEN _lake() || '/' || dataset || '/run=' || resolve_run(run) || tail
-       ELSE _lake() || '/.empty/' || dataset || '/run=0' || tail END;
+  [_lake() || CASE WHEN _has(dataset, one) THEN '/' || dataset || '/run=' || one
+                   ELSE '/.empty/' || dataset || '/run=0' END || tail
+   FOR one IN _run_ids(run)];
 
 -- Files of all runs in a dataset, as a path pattern; a file without rows where there are none.
 -- @param dataset name of a dataset of the lake

@@ -57,6 +57,12 @@ CREATE OR REPLACE MACRO mae(a, b) AS
 -- @example select euclidean([0, 0], [3, 4]) = 5
 CREATE OR REPLACE MACRO euclidean(a, b) AS list_distance(a::DOUBLE[], _as_wide(a, b)::DOUBLE[]);
 
+-- A number, or the largest float where it is NaN or infinite.
+-- @param x a number that is not negative
+-- @returns DOUBLE
+-- @example select _finite(2) = 2 and _finite('nan'::FLOAT) > 3e38
+CREATE OR REPLACE MACRO _finite(x) AS CASE WHEN x < 3.4028234e38 THEN x ELSE 3.4028234663852886e38 END;
+
 -- A number for each dimension of a vector, whose k largest are the k largest dimensions by absolute value; of equal
 -- ones the first counts as larger. `_dim_of` tells the dimension back.
 --
@@ -95,15 +101,17 @@ CREATE OR REPLACE MACRO _top_count(width, fraction) AS greatest(1, floor(fractio
 CREATE OR REPLACE MACRO top_dims(a, k) AS
   (SELECT max_by(_dim, _magnitude(_x, _dim), k) FROM (SELECT unnest(a) AS _x, unnest(range(len(a))) AS _dim));
 
--- Every fourth dimension of a vector, which is filled up with zeros to a multiple of four.
+-- A vector as rows of eight dimensions, the last filled up with zeros.
 --
--- Aggregates over the unnested dimensions of many pairs cost by the row: four dimensions a row take half the time.
+-- What is unnested costs by the row: eight dimensions a row take a fourth of the time.
 -- @param vector a vector
--- @param n the first dimension, 0 to 3
--- @returns a list of a fourth of the vector's width, rounded up
--- @example select _quarter([1, 2, 3, 4, 5], 0) = [1, 5] and _quarter([1, 2, 3, 4, 5], 2) = [3, 0]
-CREATE OR REPLACE MACRO _quarter(vector, n) AS
-  list_resize(vector, (4 * ceil(len(vector) / 4))::BIGINT, 0)[n + 1:-:4];
+-- @returns a list of unnamed structs
+-- @example select _eights(range(10))[2] = row(8, 9, 0, 0, 0, 0, 0, 0)
+CREATE OR REPLACE MACRO _eights(vector) AS
+  [row(vector[_at], coalesce(vector[_at + 1], 0), coalesce(vector[_at + 2], 0), coalesce(vector[_at + 3], 0),
+       coalesce(vector[_at + 4], 0), coalesce(vector[_at + 5], 0), coalesce(vector[_at + 6], 0),
+       coalesce(vector[_at + 7], 0))
+   FOR _at IN range(1, len(vector) + 1, 8)];
 
 -- How many elements two lists without duplicates share.
 -- @param a a list

@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from reference import cka, cosine, jaccard, mae
+from reference import cka, cosine, jaccard, mae, top
 from synthetic import Shape, make_run
 
 from warehouse import catalog
@@ -20,7 +20,7 @@ def lab(tmp_path_factory):
     ids = {
         "one": make_run(lake, "one", WIDE, seed=1),
         "two": make_run(lake, "two", WIDE, seed=2),
-        "narrow": make_run(lake, "narrow", Shape(layers=4), seed=3),
+        "narrow": make_run(lake, "narrow", Shape(width=12, layers=4), seed=3),
         "shallow": make_run(lake, "shallow", Shape(width=128, layers=2), seed=4),
         "bare": make_run(lake, "bare", Shape(activations=False, attention=False, outputs=False), seed=5),
         "no_sites": make_run(lake, "no_sites", Shape(sites=("hidden_out",), attention=False), seed=6),
@@ -78,12 +78,13 @@ def check_summary(row, rows):
     assert row["layers"] == len(rows)
 
 
-def test_intra_run(lab):
-    ends, rows = lab.ends("one"), lab.rows("FROM intra_run($one)")
+@pytest.mark.parametrize("run", ["one", "narrow"])
+def test_intra_run(lab, run):
+    ends, rows = lab.ends(run), lab.rows(f"FROM intra_run(${run})")
     assert [(r["site"], r["layer"]) for r in rows] == sorted((s, n) for s in STATE_SITES for n in range(4))
     for r in rows:
         check_scores(r, ends["initial", r["site"], r["layer"]], ends["final", r["site"], r["layer"]])
-    for line in lab.rows("FROM intra_run_summary($one)"):
+    for line in lab.rows(f"FROM intra_run_summary(${run})"):
         check_summary(line, [r for r in rows if r["site"] == line["site"]])
 
 
@@ -108,7 +109,7 @@ def test_inter_run_all_leaves_out_what_does_not_compare(lab):
     assert found == {(p["run_a"], p["run_b"]) for p in pairs if p["comparable"]}
     assert (lab.ids["one"], lab.ids["two"]) in found
     why = {(p["run_a"], p["run_b"]): p["reason"] for p in pairs}
-    assert why[lab.ids["one"], lab.ids["narrow"]] == "the vectors are 128 and 16 wide"
+    assert why[lab.ids["one"], lab.ids["narrow"]] == "the vectors are 128 and 12 wide"
     assert why[lab.ids["one"], lab.ids["shallow"]] == "the models have 4 and 2 layers"
     by_key = {(r["state"], r["site"], r["layer"]): r for r in lab.rows("FROM inter_run($one, $two)")}
     ours = [r for r in every if (r["run_a"], r["run_b"]) == (lab.ids["one"], lab.ids["two"])]
@@ -348,6 +349,58 @@ def test_nothing_to_compare_gives_no_rows(lab, call):
     if "reference" not in call and "direction" not in call and "snapshot" not in call:
         rows = lab.rows(f"FROM {call.replace('$x', '$no_sites')}")
         assert {r.get("site", "hidden_out") for r in rows} <= {"hidden_out"}
+
+
+@pytest.mark.parametrize("call", [
+    "intra_run($x)", "intra_run_summary($x)", "snapshot_reference($x)", "snapshot_cosine($x, centered := true)",
+    "role_average($x)", "reference_summary($x)", "discriminative_layers($x)", "damping($x)", "memory_fade($x)",
+    "reference_shift($x)", "residual_decomposition($x)", "cross_layer_cosine($x, 0, 'hidden_in')",
+    "neuron_trajectory($x, 0, 'mlp_act', 0)", "attention_entropy($x)", "token_similarity($x, 0, 'hidden_in', 0)",
+    "direction($x, 'joy', 'fear')", "token_projection($x, 'joy', 'fear', 0, 'hidden_in')", "convergence($x)",
+    "effective_depth($x)", "states_of($x)", "snapshots_of($x)", "run_warnings($x)",
+])  # fmt: skip
+def test_a_list_of_runs_gives_the_rows_of_each(lab, call):
+    """Runs that differ in everything: with and without activations, of other widths, one that does not exist."""
+    names = ("$one", "$bare", "$shallow", "$no_sites")
+    each = [row for name in names for row in lab.rows(f"FROM {call.replace('$x', name)}")]
+    several = lab.rows("FROM " + call.replace("$x", f"[{', '.join(names)}, 'no such run']"))
+    assert len(each) > 0
+    for one, other in zip(sorted(each, key=identity), sorted(several, key=identity), strict=True):
+        assert identity(one) == identity(other)
+        for name in one:
+            same(other[name], one[name]) if isinstance(one[name], float | list) else None
+
+
+def identity(row: dict) -> list:
+    """What a row is about: everything that was not computed."""
+    return [str(value) for value in row.values() if not isinstance(value, float | list)]
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, 3e38])
+def test_values_that_are_no_numbers_stay_where_they_are(two_runs, broken):
+    """One dimension of one vector: it is among the largest, and no other vector's scores change."""
+    lake, alpha, _ = two_runs
+    with catalog.connect(lake) as db:
+        before = db.execute("FROM intra_run(?)", [alpha]).fetchall()
+        db.execute(
+            """
+            CREATE TEMP TABLE broken AS
+            SELECT * REPLACE (CASE WHEN state = 'final' AND site = 'hidden_in' AND layer = 1
+                                   THEN vector[1:2] || [$x::FLOAT] || vector[4:] ELSE vector END AS vector)
+            FROM states_of($run)
+            """,
+            {"run": alpha, "x": broken},
+        )
+        db.execute("CREATE TEMP MACRO states_of(run_id) AS TABLE FROM broken")
+        after = db.execute("FROM intra_run(?)", [alpha]).fetchall()
+        where = "site = 'hidden_in' AND layer = 1 AND state IN ('initial', 'final') ORDER BY state"
+        vectors = db.execute(f"SELECT vector FROM broken WHERE {where}").fetchall()
+        final, initial = (np.nan_to_num(row[0], nan=3.4e38, posinf=3.4e38) for row in vectors)
+    changed = [new for old, new in zip(before, after, strict=True) if old != new]
+    assert [row[2:4] for row in changed] == [("hidden_in", 1)]
+    assert top(final, 1) == [2]
+    same(changed[0][6], jaccard(final, initial))
+    assert np.isfinite(changed[0][5]) == np.isfinite(broken)
 
 
 def test_an_unknown_site_names_those_that_exist(lab):

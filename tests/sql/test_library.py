@@ -15,7 +15,7 @@ LIBRARY = sqldoc.library()
 ARGUMENTS = {
     "run_id": "'latest'", "run_a": "'$one'", "run_b": "'latest'", "runs": "['$one', 'latest']",
     "site": "'hidden_out'", "layer": "1", "step": "0", "position": "2", "neuron": "3", "k": "3",
-    "positive_label": "'joy'", "negative_label": "'fear'", "files": "[_files_of_all('states', '/*.parquet')]",
+    "positive_label": "'joy'", "negative_label": "'fear'", "kind": "'reference'",
     "vector": "(SELECT vector FROM states_of('latest') LIMIT 1)", "prompt_id": "0",
     "pairs": "'_example_pairs'", "model": "'package:synthetic'",
 }  # fmt: skip

@@ -1,0 +1,65 @@
+-- The last-token states of some runs, each against those that it is compared with.
+--
+-- Whatever concerns one vector (its length, its largest dimensions) is computed once, not once a pair. The vectors of
+-- a set stay together in lists, since a join would copy them for each pair; differences are added up in float32.
+-- @param runs a run id, `latest`, or a list of these
+-- @param kind intra (a conversation's initial with its final state), reference (snapshots with the references of
+--   their run) or inter (the initial states of different runs, and the final ones)
+-- @column a the first state, a struct of run_id, prompt_id, state, state_index, label, site and layer
+-- @column b the second state, likewise: in inter that of the newer run
+-- @column cosine cosine of the two states; NULL where one is all zeros
+-- @column mae mean absolute difference of the two states
+-- @column jaccard overlap of the largest 1% of their dimensions
+-- @example select a.site, a.layer, cosine from _compare_states('latest', 'intra')
+CREATE OR REPLACE MACRO _compare_states(runs, kind) AS TABLE
+WITH vectors AS MATERIALIZED (
+  SELECT row_number() OVER () AS id, s.*, len(s.vector) AS width, _top_count(len(s.vector), 0.01) AS k, r.num_layers,
+         CASE kind WHEN 'inter' THEN r.age ELSE (s.state IN ('final', 'reference'))::BIGINT END AS place
+  FROM states_of(runs) AS s
+  JOIN (SELECT run_id, num_layers, row_number() OVER (ORDER BY created_at, run_id) AS age FROM runs) AS r
+    ON r.run_id = s.run_id
+  WHERE CASE kind WHEN 'reference' THEN s.state IN ('snapshot', 'reference') ELSE s.state IN ('initial', 'final') END
+), bounds AS (  -- the k largest of some dimensions tell of most others that they are not among the k largest of all
+  SELECT id, _finite(list_min(max(abs(x), k))) AS bound
+  FROM (SELECT id, k, unnest(list_resize(vector, ceil(sqrt(width * k))::BIGINT)) AS x FROM vectors)
+  GROUP BY id
+), largest AS (
+  SELECT id, width, max(_magnitude(x, dim), k) AS magnitudes
+  FROM (SELECT id, width, k, bound, unnest(vector) AS x, unnest(range(width)) AS dim
+        FROM vectors JOIN bounds USING (id))
+  WHERE NOT abs(x) < bound
+  GROUP BY id, width
+), tops AS (
+  SELECT id, bit_or(set_bit(bitstring('0', width::INTEGER), dim::INTEGER, 1)) AS top
+  FROM (SELECT id, width, _dim_of(unnest(magnitudes)) AS dim FROM largest)
+  GROUP BY id
+), sets AS NOT MATERIALIZED (
+  SELECT members, [_eights(vector) FOR vector IN [m.vector FOR m IN members]] AS rows
+  FROM (
+    SELECT list({'id': id, 'place': place, 'vector': vector}) AS members
+    FROM vectors
+    GROUP BY site, layer, width, num_layers, CASE kind WHEN 'inter' THEN state ELSE run_id END,
+             CASE kind WHEN 'reference' THEN NULL ELSE prompt_id END
+  )
+), pairs AS NOT MATERIALIZED (
+  SELECT members, rows, i, j
+  FROM (SELECT *, unnest(range(1, len(members) + 1)) AS j
+        FROM (SELECT *, unnest(range(1, len(members) + 1)) AS i FROM sets))
+  WHERE members[i].place < members[j].place
+), scores AS (
+  SELECT a, b,
+         sum(abs(x[1] - y[1]) + abs(x[2] - y[2]) + abs(x[3] - y[3]) + abs(x[4] - y[4])
+             + abs(x[5] - y[5]) + abs(x[6] - y[6]) + abs(x[7] - y[7]) + abs(x[8] - y[8])) AS distance,
+         sum(x[1]::DOUBLE * y[1] + x[2]::DOUBLE * y[2] + x[3]::DOUBLE * y[3] + x[4]::DOUBLE * y[4]
+             + x[5]::DOUBLE * y[5] + x[6]::DOUBLE * y[6] + x[7]::DOUBLE * y[7] + x[8]::DOUBLE * y[8]) AS dot
+  FROM (SELECT members[i].id AS a, members[j].id AS b, unnest(rows[i]) AS x, unnest(rows[j]) AS y FROM pairs)
+  GROUP BY a, b
+), points AS (
+  SELECT v.id, v.width, v.k, tops.top, norm(v.vector) AS norm,
+         {'run_id': run_id, 'prompt_id': prompt_id, 'state': state, 'state_index': state_index,
+          'label': label, 'site': site, 'layer': layer} AS what
+  FROM vectors AS v JOIN tops ON tops.id = v.id
+)
+SELECT a.what AS a, b.what AS b, _clamp(s.dot / nullif(a.norm * b.norm, 0)) AS cosine, s.distance / a.width AS mae,
+       _jaccard(bit_count(a.top & b.top), a.k) AS jaccard
+FROM scores AS s JOIN points AS a ON a.id = s.a JOIN points AS b ON b.id = s.b;
