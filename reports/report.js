@@ -92,10 +92,10 @@ function sqlOf(figure) {
   const where = conditions(figure);
   const fill = (values) => Object.entries(values).reduce(
     (text, [name, value]) => text.replaceAll(`$${name}`, () => literal(value)), report.queries[block.query]);
-  let parts = [block.values];
-  if (block.each) {
-    parts = block.each.filter((values) => !where.run_id || values.run === where.run_id);
-    if (parts.length === 1) delete where.run_id;
+  const parts = block.each ?? [{...block.values}];
+  if (where.run_id && parts[0].runs?.includes(where.run_id)) {
+    parts[0].runs = [where.run_id];
+    delete where.run_id;
   }
   const [comment, ...rest] = fill(parts[0]).split('\n');
   const body = [rest.join('\n'), ...parts.slice(1).map((values) => fill(values).split('\n').slice(1).join('\n'))];

@@ -4,10 +4,9 @@ No metric is computed here: each table is one query of `reports/queries`, and a 
 rows is left out.
 """
 
-import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 
@@ -30,8 +29,10 @@ RUN_ROWS = ("reference_table",)
 _ID = re.compile(r"(?P<name>.+)_\d{4}(?P<month>\d\d)(?P<day>\d\d)T(?P<h>\d\d)(?P<m>\d\d)(?P<s>\d\d)Z")
 #: Conversations that get a card of their own; the overview has all of them.
 MAX_CARDS = 120
-#: Runs that are asked about at once: the queries about one are too small for several threads.
-SIDE_BY_SIDE = 8
+#: Runs are asked about together, up to so many numbers in their states (64 MB as DuckDB has them).
+TOGETHER = 16_000_000
+#: Groups of runs that are asked about at once: small queries leave a core idle.
+SIDE_BY_SIDE = 2
 #: Pairs that get a card: all of them up to twice this, else so many of the least and of the most alike.
 MAX_PAIRS = 8
 
@@ -162,41 +163,77 @@ def fill_runs(tables: Tables, runs: list[dict], prompts: list[dict]) -> list[dic
     shown = defaultdict(list)
     for index, prompt in enumerate(prompts):
         shown[prompt["run_id"]].append((index, prompt["prompt_id"]))
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, SIDE_BY_SIDE)) as pool:
-        kept = list(pool.map(lambda run: _fill_run(tables, run, shown[run["run_id"]]), runs))
-    rows, summary = map(pa.concat_tables, zip(*kept, strict=True))
-    each = [{"run": run["run_id"]} for run in runs]
-    tables.store("intra_rows", tables.put("intra", rows, {"query": "intra", "each": each}))
+    with_cards = [run for run in runs if run["run_id"] in shown]
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        ends = pool.map(lambda group: _intra(tables, group), _groups(runs))
+        filled = pool.map(lambda group: _fill_group(tables, group, shown), _groups(with_cards))
+        rows, summary = map(pa.concat_tables, zip(*ends, strict=True))
+        list(filled)
+    ids = [run["run_id"] for run in runs]
+    tables.store("intra_rows", tables.put("intra", rows, {"query": "intra", "values": {"runs": ids}}))
     tables.store("intra_summary_rows", summary)
     return summary.to_pylist()
 
 
-def _fill_run(tables: Tables, run: dict, shown: list[tuple[int, int]]) -> tuple[pa.Table, pa.Table]:
-    """Put the tables of one run on the page and give them to the run by name, over a connection of its own.
+def _groups(runs: list[dict]) -> list[list[dict]]:
+    """The runs in groups that are asked about together."""
+    groups, room = [], 0
+    for run in runs:
+        room -= run["numbers"]
+        if room < 0 or not groups:
+            groups.append([])
+            room = TOGETHER - run["numbers"]
+        groups[-1].append(run)
+    return groups
+
+
+def _intra(tables: Tables, runs: list[dict]) -> tuple[pa.Table, pa.Table]:
+    """The rows of the intra-run comparison of some runs, and their summary."""
+    values = {"runs": [run["run_id"] for run in runs]}
+    own = tables.beside()
+    with own.db:
+        own.share("intra", **values)
+        return own.query("intra", **values), own.query("intra_summary", **values)
+
+
+def _fill_group(tables: Tables, runs: list[dict], shown: dict[str, list[tuple[int, int]]]) -> None:
+    """Put the tables of some runs on the page and give them to the runs by name, over a connection of their own.
 
     Args:
         tables: the page's tables.
-        run: the run.
-        shown: index of the card and prompt_id of each conversation that has a card.
-
-    Returns:
-        The rows of the run's intra-run comparison, and their summary.
+        runs: the runs, each with conversations that have a card.
+        shown: by run, index of the card and prompt_id of each conversation that has one.
     """
-    values = {"run": run["run_id"]}
+    values = {"runs": [run["run_id"] for run in runs]}
     own = tables.beside()
     with own.db:
-        own.share("run", **values)
-        run["tables"] = {name: own.query(name, **values) for name in RUN_ROWS} if shown else {}
-        for name in RUN_TABLES if shown else ():
-            table = own.query(name, **values)
-            if "prompt_id" in table.column_names:
-                table = table.filter(pc.field("prompt_id").isin([prompt_id for _, prompt_id in shown]))
-            run["tables"][name] = own.put(f"{name}-{run['index']}", table, {"query": name, "values": values})
-        run["cross_layer"] = {
-            prompt_id: own.add(f"cross_layer-{index}", "cross_layer", **values, prompt=prompt_id)
-            for index, prompt_id in shown
-        }
-        return own.query("intra", **values), own.query("intra_summary", **values)
+        own.share("references", **values)
+        for run in runs:
+            run |= {"tables": {}, "cross_layer": {}}
+        for name in (*RUN_ROWS, *RUN_TABLES):
+            for run, table in _by_run(own.query(name, **values), runs):
+                if "prompt_id" in table.column_names:
+                    prompt_ids = [prompt_id for _, prompt_id in shown[run["run_id"]]]
+                    table = table.filter(pc.field("prompt_id").isin(prompt_ids))
+                if name in RUN_TABLES:
+                    origin = {"query": name, "values": {"runs": [run["run_id"]]}}
+                    own.put(f"{name}-{run['index']}", table, origin)
+                run["tables"][name] = table
+        for prompt_id in sorted({prompt_id for run in runs for _, prompt_id in shown[run["run_id"]]}):
+            for run, table in _by_run(own.query("cross_layer", **values, prompt=prompt_id), runs):
+                for index in [index for index, one in shown[run["run_id"]] if one == prompt_id]:
+                    origin = {"query": "cross_layer", "values": {"runs": [run["run_id"]], "prompt": prompt_id}}
+                    run["cross_layer"][prompt_id] = own.put(f"cross_layer-{index}", table, origin)
+
+
+def _by_run(table: pa.Table, runs: list[dict]) -> Iterator[tuple[dict, pa.Table]]:
+    """Each run with its rows of a table in which the rows of a run stand together."""
+    at, places = 0, {}
+    for count in pc.value_counts(table["run_id"]).to_pylist():
+        places[count["values"]] = at, count["counts"]
+        at += count["counts"]
+    for run in runs:
+        yield run, table.slice(*places.get(run["run_id"], (0, 0)))
 
 
 def cards(tables: Tables, runs: list[dict], prompts: list[dict], summary: list[dict]) -> list[dict]:

@@ -126,9 +126,11 @@ def _facts(runs: list[dict], cards: list[dict]) -> list[tuple]:
 def _warnings(tables: comparison.Tables, runs: list[dict]) -> dict[str, list[str]]:
     """What there is to know about the runs: each message with the names of the runs it concerns."""
     found: dict[str, list[str]] = {}
-    for run in runs:
-        for message in dict.fromkeys(row["message"] for row in tables.rows("warnings", run=run["run_id"])):
-            found.setdefault(message, []).append(run["name"])
+    names = {run["run_id"]: run["name"] for run in runs}
+    for row in tables.rows("warnings", runs=list(names)):
+        where = found.setdefault(row["message"], [])
+        if names[row["run_id"]] not in where:
+            where.append(names[row["run_id"]])
     return found
 
 

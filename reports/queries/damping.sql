@@ -1,7 +1,8 @@
 -- How much closer to each reference the assistant's messages are than the user's, by site.
-SELECT 'raw' AS scale, prompt_id, site, coalesce(label, 'all references') AS reference, label IS NULL AS over_all,
+SELECT run_id, 'raw' AS scale, prompt_id, site, coalesce(label, 'all references') AS reference, label IS NULL AS over_all,
        cosine_user, cosine_assistant, damping
-FROM damping($run)
+FROM damping($runs)
 UNION ALL
-SELECT 'centred', prompt_id, site, coalesce(label, 'all references'), label IS NULL, cosine_user, cosine_assistant, damping
-FROM damping($run, centered := true)
+SELECT run_id, 'centred', prompt_id, site, coalesce(label, 'all references'), label IS NULL, cosine_user, cosine_assistant, damping
+FROM damping($runs, centered := true)
+ORDER BY run_id, scale DESC, prompt_id, site, over_all DESC, reference

@@ -1,5 +1,5 @@
 -- How exactly each layer's parts add up: the largest error relative to the largest value, over the whole run.
-SELECT layer, residual_error
+SELECT run_id, layer, residual_error
 FROM layers
-WHERE run_id = $run
-ORDER BY layer
+WHERE list_contains($runs, run_id)
+ORDER BY run_id, layer

@@ -1,5 +1,5 @@
 -- The next-token distribution of every forward pass.
-SELECT prompt_id, step, kind, generated_token AS token, entropy, top1_prob
+SELECT run_id, prompt_id, step, kind, generated_token AS token, entropy, top1_prob
 FROM steps
-WHERE run_id = $run
-ORDER BY prompt_id, step
+WHERE list_contains($runs, run_id)
+ORDER BY run_id, prompt_id, step

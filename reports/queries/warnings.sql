@@ -1,2 +1,2 @@
 -- What the person who reads a run should know about it.
-SELECT code, message FROM run_warnings($run)
+SELECT run_id, code, message FROM run_warnings($runs) ORDER BY run_id

@@ -128,7 +128,8 @@ CREATE OR REPLACE MACRO run_warnings(run_id) AS TABLE
 SELECT w.run_id, w.prompt_id, w.code, w.message
 FROM warnings AS w JOIN (SELECT unnest(_run_ids(run_id)) AS asked) ON w.run_id = asked
 UNION ALL
-SELECT asked, NULL, 'dropped', 'the ' || dataset || ' of this run were dropped; its states and metadata are still there'
+SELECT asked, NULL, 'dropped',
+       'the ' || dataset || ' of this run were dropped; its states and metadata are still there'
 FROM (SELECT unnest(_run_ids(run_id)) AS asked)
 CROSS JOIN (SELECT unnest(['activations', 'attention', 'outputs']) AS dataset)
 WHERE NOT _has(dataset, asked)

@@ -1,12 +1,13 @@
 -- The last-token states of some runs, each against those that it is compared with.
 --
--- Whatever concerns one vector (its length, its largest dimensions) is computed once, not once a pair. The vectors of
--- a set stay together in lists, since a join would copy them for each pair; differences are added up in float32.
+-- Whatever concerns one vector (its length, its largest dimensions) is computed once, not once a pair. Differences
+-- are added up in float32, products in float64.
 -- @param runs a run id, `latest`, or a list of these
--- @param kind intra (a conversation's initial with its final state), reference (snapshots with the references of
---   their run) or inter (the initial states of different runs, and the final ones)
--- @column a the first state, a struct of run_id, prompt_id, state, state_index, label, site and layer
+-- @param kind intra (a conversation's initial with its final state), reference (snapshots and references with the
+--   references of their run) or inter (the initial states of different runs, and the final ones)
+-- @column a the first state, a struct of id, run_id, prompt_id, state, state_index, label, site, layer and norm
 -- @column b the second state, likewise: in inter that of the newer run
+-- @column dot inner product of the two states
 -- @column cosine cosine of the two states; NULL where one is all zeros
 -- @column mae mean absolute difference of the two states
 -- @column jaccard overlap of the largest 1% of their dimensions
@@ -33,33 +34,31 @@ WITH vectors AS MATERIALIZED (
   SELECT id, bit_or(set_bit(bitstring('0', width::INTEGER), dim::INTEGER, 1)) AS top
   FROM (SELECT id, width, _dim_of(unnest(magnitudes)) AS dim FROM largest)
   GROUP BY id
-), sets AS NOT MATERIALIZED (
-  SELECT members, [_eights(vector) FOR vector IN [m.vector FOR m IN members]] AS rows
-  FROM (
-    SELECT list({'id': id, 'place': place, 'vector': vector}) AS members
-    FROM vectors
-    GROUP BY site, layer, width, num_layers, CASE kind WHEN 'inter' THEN state ELSE run_id END,
-             CASE kind WHEN 'reference' THEN NULL ELSE prompt_id END
-  )
-), pairs AS NOT MATERIALIZED (
-  SELECT members, rows, i, j
-  FROM (SELECT *, unnest(range(1, len(members) + 1)) AS j
-        FROM (SELECT *, unnest(range(1, len(members) + 1)) AS i FROM sets))
-  WHERE members[i].place < members[j].place
+), rows AS (
+  SELECT id, site, layer, width, num_layers, place, _eights(vector) AS dims,
+         CASE kind WHEN 'inter' THEN state ELSE run_id END AS of,
+         CASE kind WHEN 'reference' THEN -1 ELSE prompt_id END AS prompt
+  FROM vectors
 ), scores AS (
   SELECT a, b,
          sum(abs(x[1] - y[1]) + abs(x[2] - y[2]) + abs(x[3] - y[3]) + abs(x[4] - y[4])
              + abs(x[5] - y[5]) + abs(x[6] - y[6]) + abs(x[7] - y[7]) + abs(x[8] - y[8])) AS distance,
          sum(x[1]::DOUBLE * y[1] + x[2]::DOUBLE * y[2] + x[3]::DOUBLE * y[3] + x[4]::DOUBLE * y[4]
              + x[5]::DOUBLE * y[5] + x[6]::DOUBLE * y[6] + x[7]::DOUBLE * y[7] + x[8]::DOUBLE * y[8]) AS dot
-  FROM (SELECT members[i].id AS a, members[j].id AS b, unnest(rows[i]) AS x, unnest(rows[j]) AS y FROM pairs)
+  FROM (
+    SELECT a.id AS a, b.id AS b, unnest(a.dims) AS x, unnest(b.dims) AS y
+    FROM rows AS a JOIN rows AS b
+      ON a.site = b.site AND a.layer = b.layer AND a.width = b.width AND a.num_layers = b.num_layers
+     AND a.of = b.of AND a.prompt = b.prompt
+     AND CASE kind WHEN 'reference' THEN b.place = 1 ELSE a.place < b.place END
+  )
   GROUP BY a, b
 ), points AS (
   SELECT v.id, v.width, v.k, tops.top, norm(v.vector) AS norm,
-         {'run_id': run_id, 'prompt_id': prompt_id, 'state': state, 'state_index': state_index,
-          'label': label, 'site': site, 'layer': layer} AS what
+         {'id': v.id, 'run_id': run_id, 'prompt_id': prompt_id, 'state': state, 'state_index': state_index,
+          'label': label, 'site': site, 'layer': layer, 'norm': norm(v.vector)} AS state
   FROM vectors AS v JOIN tops ON tops.id = v.id
 )
-SELECT a.what AS a, b.what AS b, _clamp(s.dot / nullif(a.norm * b.norm, 0)) AS cosine, s.distance / a.width AS mae,
-       _jaccard(bit_count(a.top & b.top), a.k) AS jaccard
+SELECT a.state AS a, b.state AS b, s.dot, _clamp(s.dot / nullif(a.norm * b.norm, 0)) AS cosine,
+       s.distance / a.width AS mae, _jaccard(bit_count(a.top & b.top), a.k) AS jaccard
 FROM scores AS s JOIN points AS a ON a.id = s.a JOIN points AS b ON b.id = s.b;

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/bench_report.py
 
-The other way computes the same comparisons with the obvious functions (argsort, sets) on vectors in memory, and
-writes each chart as a whole Vega-Lite specification with its rows. It is timed on a share of the work and scaled,
+The other way computes the same comparisons, averages and summaries with the obvious functions (argsort, sets, means
+of groups) on vectors in memory, and writes each chart as a whole Vega-Lite specification with its rows. It is timed on a share of the work and scaled,
 since its cost is linear in pairs; both ways run in this one process, one after the other.
 """
 
@@ -13,6 +13,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from itertools import combinations
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from synthetic_lake import make_lake
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import browser
-from synthetic import Shape
+from synthetic import ROLES, Shape
 
 from warehouse import catalog, lake, page
 from warehouse.report import write_report
@@ -63,48 +64,109 @@ class Inline:
         self.size += len(json.dumps(self.spec | {"data": {"values": rows}}))
 
 
+def means(rows: list[dict], keys: tuple, values: tuple) -> list[dict]:
+    """Mean of some columns over the rows that agree in others."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[key] for key in keys)].append(row)
+    return [
+        dict(zip(keys, group, strict=True)) | {name: float(np.mean([row[name] for row in some])) for name in values}
+        for group, some in groups.items()
+    ]
+
+
+def summary(rows: list[dict]) -> dict:
+    """The spread of the metrics over the layers, and where the extremes are."""
+    found = {}
+    for name, extreme in (("cosine", np.argmin), ("mae", np.argmax), ("jaccard", np.argmin)):
+        values = np.array([row[name] for row in rows])
+        end = int(extreme(values))
+        found |= {f"{name}_mean": values.mean(), f"{name}_std": values.std(), f"{name}_median": np.median(values),
+                  f"{name}_end": values[end], f"{name}_layer": rows[end]["layer"]}  # fmt: skip
+    return found
+
+
 def numpy_run(states: dict, shape: Shape, charts: Inline) -> None:
-    """Everything that the report says about one run's states."""
-    layers = range(shape.layers)
+    """Everything that the report says about one run's states, a chart for each site and metric."""
+    layers, last = range(shape.layers), shape.steps - 1
+    role_of = {k: ROLES[0] if k == 0 else ROLES[1 + (k + 1) % 2] for k in range(shape.messages + 1)}
     for site in SITES:
         rows = [
-            {"layer": n, "site": site}
-            | compare(states["initial", 0, n, site], states["final", shape.steps - 1, n, site])
+            {"layer": n, "site": site} | compare(states["initial", 0, n, site], states["final", last, n, site])
             for n in layers
         ]
+        summary(rows)
         for _ in METRICS:
             charts.add(rows)
         centre = [
             np.mean([states["reference", i, n, site] for i in range(len(shape.labels))], axis=0) for n in layers
         ]
         everything = []
-        for message in range(shape.messages + 1):
+        for message, role in role_of.items():
             rows = []
             for n in layers:
                 for i, label in enumerate(shape.labels):
                     a, b = states["snapshot", message, n, site], states["reference", i, n, site]
                     x, y = a - centre[n], b - centre[n]
                     centred = float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
-                    where = {"message": message, "label": label, "site": site, "layer": n, "centred": centred}
-                    rows.append(where | compare(a, b))
+                    where = {"message": message, "role": role, "label": label, "site": site, "layer": n}
+                    rows.append(where | {"centred": centred} | compare(a, b))
             everything += rows
             for _ in METRICS:
                 charts.add(rows)
-        for _ in range(2 * len(METRICS)):  # averages of user and assistant messages
-            charts.add(everything[:: shape.messages])
-        for _ in range(2 * len(METRICS)):  # lines and heatmap over the messages
-            charts.add(everything[:: shape.layers])
+        turns = [row for row in everything if row["message"] < shape.messages]
+        for _ in METRICS:  # a role's messages against each reference, user and assistant
+            for role in ("user", "assistant"):
+                charts.add(means([row for row in turns if row["role"] == role], ("label", "layer"), METRICS))
+        by_message = means(everything, ("message", "role", "label"), (*METRICS, "centred"))
+        for _ in METRICS:
+            charts.add(by_message)  # lines over the messages
+            charts.add(by_message)  # and a heatmap
+        usual = {key: {row[key]: row["cosine"] for row in means(by_message, (key,), ("cosine",))}
+                 for key in ("message", "label")}  # fmt: skip
+        overall = float(np.mean([row["cosine"] for row in by_message]))
+        charts.add([row | {"shift": row["cosine"] - usual["message"][row["message"]] - usual["label"][row["label"]]
+                           + overall} for row in by_message])  # fmt: skip
+        means(turns, ("label",), METRICS)  # the table of references, over all messages and by role
+        means(turns, ("role", "label"), METRICS)
+        for scale in ("cosine", "centred"):
+            spread = defaultdict(list)
+            for row in means(turns, ("role", "layer", "label"), (scale,)):
+                spread[row["role"], row["layer"]].append(row[scale])
+            charts.add([{"role": role, "layer": n, "spread": max(some) - min(some)}
+                        for (role, n), some in spread.items()])  # fmt: skip
+            charts.add(means(turns, ("role", "label"), (scale,)))  # damping
+            fade = []
+            for origin in (row for row in by_message if row["role"] == "user"):
+                beside = [row for row in by_message if row["message"] == origin["message"]]
+                if origin["label"] == max(beside, key=lambda row: row[scale])["label"]:
+                    fade += [row | {"turn": origin["message"]} for row in by_message
+                             if row["label"] == origin["label"] and row["message"] >= origin["message"]]  # fmt: skip
+            charts.add(fade)
+    for state, step in (("initial", 0), ("final", last)):
+        rows = []
+        for n in layers:
+            parts = {site: states[state, step, n, site] for site in SITES}
+            out = parts["hidden_out"]
+            rows.append({"layer": n} | {f"norm_{site}": float(np.linalg.norm(x)) for site, x in parts.items()} | {
+                f"cosine_{site}": float(parts[site] @ out / (np.linalg.norm(parts[site]) * np.linalg.norm(out)))
+                for site in ("attn_out", "mlp_down_out")})  # fmt: skip
+        charts.add(rows)
+        charts.add(rows)
 
 
 def numpy_pair(a: dict, b: dict, shape: Shape) -> list[dict]:
     """Everything that the report says about two runs."""
-    states = (("initial", 0), ("final", shape.steps - 1))
-    return [
-        {"state": state, "site": site, "layer": n} | compare(a[state, at, n, site], b[state, at, n, site])
-        for state, at in states
-        for site in SITES
-        for n in range(shape.layers)
-    ]
+    rows = []
+    for state, at in (("initial", 0), ("final", shape.steps - 1)):
+        for site in SITES:
+            some = [
+                {"state": state, "site": site, "layer": n} | compare(a[state, at, n, site], b[state, at, n, site])
+                for n in range(shape.layers)
+            ]
+            summary(some)
+            rows += some
+    return rows
 
 
 def other_way(target: lake.Lake, ids: list[str], shape: Shape, share: int) -> tuple[float, float]:
