@@ -160,9 +160,9 @@ def fill_runs(tables: Tables, runs: list[dict], prompts: list[dict]) -> list[dic
     Returns:
         The intra-run summary rows of every conversation.
     """
-    shown = defaultdict(list)
+    shown = defaultdict(dict)
     for index, prompt in enumerate(prompts):
-        shown[prompt["run_id"]].append((index, prompt["prompt_id"]))
+        shown[prompt["run_id"]][prompt["prompt_id"]] = index
     with_cards = [run for run in runs if run["run_id"] in shown]
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         ends = pool.map(lambda group: _intra(tables, group), _groups(runs))
@@ -196,13 +196,13 @@ def _intra(tables: Tables, runs: list[dict]) -> tuple[pa.Table, pa.Table]:
         return own.query("intra", **values), own.query("intra_summary", **values)
 
 
-def _fill_group(tables: Tables, runs: list[dict], shown: dict[str, list[tuple[int, int]]]) -> None:
+def _fill_group(tables: Tables, runs: list[dict], shown: dict[str, dict[int, int]]) -> None:
     """Put the tables of some runs on the page and give them to the runs by name, over a connection of their own.
 
     Args:
         tables: the page's tables.
         runs: the runs, each with conversations that have a card.
-        shown: by run, index of the card and prompt_id of each conversation that has one.
+        shown: by run and prompt_id, index of the card of each conversation that has one.
     """
     values = {"runs": [run["run_id"] for run in runs]}
     own = tables.beside()
@@ -213,17 +213,17 @@ def _fill_group(tables: Tables, runs: list[dict], shown: dict[str, list[tuple[in
         for name in (*RUN_ROWS, *RUN_TABLES):
             for run, table in _by_run(own.query(name, **values), runs):
                 if "prompt_id" in table.column_names:
-                    prompt_ids = [prompt_id for _, prompt_id in shown[run["run_id"]]]
-                    table = table.filter(pc.field("prompt_id").isin(prompt_ids))
+                    table = table.filter(pc.field("prompt_id").isin(list(shown[run["run_id"]])))
                 if name in RUN_TABLES:
                     origin = {"query": name, "values": {"runs": [run["run_id"]]}}
                     own.put(f"{name}-{run['index']}", table, origin)
                 run["tables"][name] = table
-        for prompt_id in sorted({prompt_id for run in runs for _, prompt_id in shown[run["run_id"]]}):
-            for run, table in _by_run(own.query("cross_layer", **values, prompt=prompt_id), runs):
-                for index in [index for index, one in shown[run["run_id"]] if one == prompt_id]:
-                    origin = {"query": "cross_layer", "values": {"runs": [run["run_id"]], "prompt": prompt_id}}
-                    run["cross_layer"][prompt_id] = own.put(f"cross_layer-{index}", table, origin)
+        for prompt_id in sorted(set().union(*(shown[run["run_id"]] for run in runs))):
+            some = [run for run in runs if prompt_id in shown[run["run_id"]]]
+            for run, table in _by_run(own.query("cross_layer", **values, prompt=prompt_id), some):
+                origin = {"query": "cross_layer", "values": {"runs": [run["run_id"]], "prompt": prompt_id}}
+                name = f"cross_layer-{shown[run['run_id']][prompt_id]}"
+                run["cross_layer"][prompt_id] = own.put(name, table, origin)
 
 
 def _by_run(table: pa.Table, runs: list[dict]) -> Iterator[tuple[dict, pa.Table]]:

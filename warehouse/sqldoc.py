@@ -194,9 +194,9 @@ _TITLES = {"analysis": "Analyses", "macro": "Macros", "view": "Views", "table": 
 _INTRODUCTION = """# The SQL library
 
 What a warehouse's `alab.duckdb` offers, in `alab sql` and in the plain DuckDB command line (1.2 or newer) alike.
-`from help` lists it there. A run id may be `latest` throughout, and
-most analyses take a list of runs: `intra_run(['one', 'another'])`. An argument with `:=` has a default and is given
-by name. In an analysis of a run that does not exist there are no rows.
+`from help` lists it there. A run id may be `latest` throughout, and most analyses
+take a list of runs: `intra_run(['one', 'another'])`. An argument with `:=` has a default and is given by name. In an
+analysis of a run that does not exist there are no rows.
 
 This page is generated from the comments of the files beside it: `python -m warehouse.sqldoc > sql/README.md`
 """

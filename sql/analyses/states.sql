@@ -54,11 +54,11 @@ WITH vectors AS MATERIALIZED (
   )
   GROUP BY a, b
 ), points AS (
-  SELECT v.id, v.width, v.k, tops.top, norm(v.vector) AS norm,
+  SELECT v.id, v.width, v.k, tops.top,
          {'id': v.id, 'run_id': run_id, 'prompt_id': prompt_id, 'state': state, 'state_index': state_index,
           'label': label, 'site': site, 'layer': layer, 'norm': norm(v.vector)} AS state
   FROM vectors AS v JOIN tops ON tops.id = v.id
 )
-SELECT a.state AS a, b.state AS b, s.dot, _clamp(s.dot / nullif(a.norm * b.norm, 0)) AS cosine,
+SELECT a.state AS a, b.state AS b, s.dot, _clamp(s.dot / nullif(a.state.norm * b.state.norm, 0)) AS cosine,
        s.distance / a.width AS mae, _jaccard(bit_count(a.top & b.top), a.k) AS jaccard
 FROM scores AS s JOIN points AS a ON a.id = s.a JOIN points AS b ON b.id = s.b;

@@ -11,18 +11,20 @@ CREATE OR REPLACE MACRO resolve_run(run) AS CASE WHEN run = 'latest' THEN _lates
 -- @example select not _has('states', 'no such run')
 CREATE OR REPLACE MACRO _has(dataset, run) AS contains(_runs_with(dataset), '|' || run || '|');
 
--- The ids that the argument `run_id` of an analysis stands for.
--- @param run a run id, `latest`, or a list of such
+-- The ids that the argument `run_id` of an analysis stands for, each once; an empty one where there are none.
+-- @param run a run id, `latest`, or a list of these
 -- @returns VARCHAR[]
--- @example select _run_ids('a_run') = ['a_run'] and _run_ids(['a_run', 'another']) = ['a_run', 'another']
+-- @example select _run_ids('a_run') = ['a_run'] and len(_run_ids(['a_run', 'another', 'a_run'])) = 2
+-- @example select _run_ids([]) = ['']
 CREATE OR REPLACE MACRO _run_ids(run) AS
-  [coalesce(resolve_run(one), '') FOR one IN
-   CASE WHEN json_type(to_json(run)) = 'ARRAY' THEN json_extract_string(to_json(run), '$[*]')
-        ELSE [json_extract_string(to_json(run), '$')] END];
+  list_distinct([coalesce(resolve_run(one), '') FOR one IN
+    CASE WHEN json_type(to_json(run)) = 'ARRAY'
+         THEN coalesce(nullif(json_extract_string(to_json(run), '$[*]'), []), [''])
+         ELSE [json_extract_string(to_json(run), '$')] END]);
 
 -- Files of some runs in a dataset, as path patterns; a file without rows for a run that has none.
 -- @param dataset name of a dataset of the lake
--- @param run a run id, `latest`, or a list of such
+-- @param run a run id, `latest`, or a list of these
 -- @param tail pattern below a run's folder, such as `/*.parquet`
 -- @returns VARCHAR[]
 -- @example select _files_of('states', 'no such run', '/*.parquet')[1] like '%/.empty/states/%'

@@ -59,9 +59,9 @@ CREATE OR REPLACE MACRO euclidean(a, b) AS list_distance(a::DOUBLE[], _as_wide(a
 
 -- A number, or the largest float where it is NaN or infinite.
 -- @param x a number that is not negative
--- @returns DOUBLE
+-- @returns DOUBLE; NULL for NULL
 -- @example select _finite(2) = 2 and _finite('nan'::FLOAT) > 3e38
-CREATE OR REPLACE MACRO _finite(x) AS CASE WHEN x < 3.4028234e38 THEN x ELSE 3.4028234663852886e38 END;
+CREATE OR REPLACE MACRO _finite(x) AS CASE WHEN x >= 3.4028234e38 THEN 3.4028234663852886e38 ELSE x END;
 
 -- A number for each dimension of a vector, whose k largest are the k largest dimensions by absolute value; of equal
 -- ones the first counts as larger. `_dim_of` tells the dimension back.
@@ -73,8 +73,7 @@ CREATE OR REPLACE MACRO _finite(x) AS CASE WHEN x < 3.4028234e38 THEN x ELSE 3.4
 -- @returns DOUBLE; NULL for NULL
 -- @example select _magnitude(-2.0, 7) > _magnitude(2.0, 8) and _magnitude(2.0, 8) > _magnitude(1.9999, 0)
 CREATE OR REPLACE MACRO _magnitude(x, dim) AS
-  CASE WHEN abs(x::FLOAT)::DOUBLE >= 3.4028234e38 THEN 3.4028234663852886e38 ELSE abs(x::FLOAT)::DOUBLE + 1e-300 END
-  * (1 - dim * 1e-13);
+  (_finite(abs(x::FLOAT)::DOUBLE) + 1e-300) * (1 - dim * 1e-13);
 
 -- The dimension in a magnitude.
 --

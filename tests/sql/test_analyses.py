@@ -363,7 +363,8 @@ def test_a_list_of_runs_gives_the_rows_of_each(lab, call):
     """Runs that differ in everything: with and without activations, of other widths, one that does not exist."""
     names = ("$one", "$bare", "$shallow", "$no_sites")
     each = [row for name in names for row in lab.rows(f"FROM {call.replace('$x', name)}")]
-    several = lab.rows("FROM " + call.replace("$x", f"[{', '.join(names)}, 'no such run']"))
+    several = lab.rows("FROM " + call.replace("$x", f"[{', '.join(names)}, 'no such run', $one]"))
+    assert lab.rows("FROM " + call.replace("$x", "[]")) == []
     assert len(each) > 0
     for one, other in zip(sorted(each, key=identity), sorted(several, key=identity), strict=True):
         assert identity(one) == identity(other)
