@@ -1,6 +1,7 @@
 """The metrics once more, in plain numpy: what the SQL is compared with."""
 
 import numpy as np
+import pytest
 
 
 def cosine(a, b):
@@ -28,3 +29,8 @@ def cka(x, y):
     """Linear CKA of (positions, width) arrays."""
     x, y = x - x.mean(0), y - y.mean(0)
     return float(np.linalg.norm(x.T @ y) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)))
+
+
+def same(found, expected):
+    """A number, or a list of them, to the tolerance of float32."""
+    assert found == (None if expected is None else pytest.approx(expected, rel=1e-6, abs=1e-7))

@@ -4,59 +4,10 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from reference import cka, cosine, jaccard, mae, top
-from synthetic import Shape, make_run
+from reference import cka, cosine, jaccard, mae, same
 
 from warehouse import catalog
-from warehouse.lake import STATE_SITES, Lake
-
-WIDE = Shape(width=128, mlp=160, layers=4)
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """A connection to a lake with two runs that compare, one of another width, one of other depth, one bare."""
-    lake = Lake(tmp_path_factory.mktemp("analyses") / "lab")
-    ids = {
-        "one": make_run(lake, "one", WIDE, seed=1),
-        "two": make_run(lake, "two", WIDE, seed=2),
-        "narrow": make_run(lake, "narrow", Shape(width=12, layers=4), seed=3),
-        "shallow": make_run(lake, "shallow", Shape(width=128, layers=2), seed=4),
-        "bare": make_run(lake, "bare", Shape(activations=False, attention=False, outputs=False), seed=5),
-        "no_sites": make_run(lake, "no_sites", Shape(sites=("hidden_out",), attention=False), seed=6),
-    }
-    catalog.sync(lake)
-    with catalog.connect(lake) as db:
-        yield Lab(db, ids)
-
-
-class Lab:
-    def __init__(self, db, ids):
-        self.db, self.ids = db, ids
-
-    def rows(self, sql: str) -> list[dict]:
-        for name, run_id in self.ids.items():
-            sql = sql.replace(f"${name}", f"'{run_id}'")
-        cursor = self.db.execute(sql)
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-    def states(self, run: str) -> dict:
-        """(prompt_id, state, index, label, layer, site) to vector."""
-        rows = self.rows(f"FROM states_of(${run})")
-        keys = ("prompt_id", "state", "state_index", "label", "layer", "site")
-        return {tuple(r[k] for k in keys): np.array(r["vector"]) for r in rows}
-
-    def ends(self, run: str) -> dict:
-        return {(key[1], key[5], key[4]): v for key, v in self.states(run).items() if key[1] in ("initial", "final")}
-
-    def tensors(self, run: str, site: str) -> dict:
-        rows = self.rows(f"FROM tensor_of(${run}, '{site}')")
-        return {(r["layer"], r["position"]): np.array(r["vector"]) for r in rows}
-
-
-def same(found, expected):
-    assert found == (None if expected is None else pytest.approx(expected, rel=1e-6, abs=1e-7))
+from warehouse.lake import STATE_SITES
 
 
 def check_scores(row, a, b):
@@ -349,59 +300,6 @@ def test_nothing_to_compare_gives_no_rows(lab, call):
     if "reference" not in call and "direction" not in call and "snapshot" not in call:
         rows = lab.rows(f"FROM {call.replace('$x', '$no_sites')}")
         assert {r.get("site", "hidden_out") for r in rows} <= {"hidden_out"}
-
-
-@pytest.mark.parametrize("call", [
-    "intra_run($x)", "intra_run_summary($x)", "snapshot_reference($x)", "snapshot_cosine($x, centered := true)",
-    "role_average($x)", "reference_summary($x)", "discriminative_layers($x)", "damping($x)", "memory_fade($x)",
-    "reference_shift($x)", "residual_decomposition($x)", "cross_layer_cosine($x, 0, 'hidden_in')",
-    "neuron_trajectory($x, 0, 'mlp_act', 0)", "attention_entropy($x)", "token_similarity($x, 0, 'hidden_in', 0)",
-    "direction($x, 'joy', 'fear')", "token_projection($x, 'joy', 'fear', 0, 'hidden_in')", "convergence($x)",
-    "effective_depth($x)", "states_of($x)", "snapshots_of($x)", "run_warnings($x)",
-])  # fmt: skip
-def test_a_list_of_runs_gives_the_rows_of_each(lab, call):
-    """Runs that differ in everything: with and without activations, of other widths, one that does not exist."""
-    names = ("$one", "$bare", "$shallow", "$no_sites")
-    each = [row for name in names for row in lab.rows(f"FROM {call.replace('$x', name)}")]
-    several = lab.rows("FROM " + call.replace("$x", f"[{', '.join(names)}, 'no such run', $one]"))
-    assert lab.rows("FROM " + call.replace("$x", "[]")) == []
-    assert len(each) > 0
-    for one, other in zip(sorted(each, key=identity), sorted(several, key=identity), strict=True):
-        assert identity(one) == identity(other)
-        for name in one:
-            same(other[name], one[name]) if isinstance(one[name], float | list) else None
-
-
-def identity(row: dict) -> list:
-    """What a row is about: everything that was not computed."""
-    return [str(value) for value in row.values() if not isinstance(value, float | list)]
-
-
-@pytest.mark.parametrize("broken", [np.nan, np.inf, 3e38])
-def test_values_that_are_no_numbers_stay_where_they_are(two_runs, broken):
-    """One dimension of one vector: it is among the largest, and no other vector's scores change."""
-    lake, alpha, _ = two_runs
-    with catalog.connect(lake) as db:
-        before = db.execute("FROM intra_run(?)", [alpha]).fetchall()
-        db.execute(
-            """
-            CREATE TEMP TABLE broken AS
-            SELECT * REPLACE (CASE WHEN state = 'final' AND site = 'hidden_in' AND layer = 1
-                                   THEN vector[1:2] || [$x::FLOAT] || vector[4:] ELSE vector END AS vector)
-            FROM states_of($run)
-            """,
-            {"run": alpha, "x": broken},
-        )
-        db.execute("CREATE TEMP MACRO states_of(run_id) AS TABLE FROM broken")
-        after = db.execute("FROM intra_run(?)", [alpha]).fetchall()
-        where = "site = 'hidden_in' AND layer = 1 AND state IN ('initial', 'final') ORDER BY state"
-        vectors = db.execute(f"SELECT vector FROM broken WHERE {where}").fetchall()
-        final, initial = (np.nan_to_num(row[0], nan=3.4e38, posinf=3.4e38) for row in vectors)
-    changed = [new for old, new in zip(before, after, strict=True) if old != new]
-    assert [row[2:4] for row in changed] == [("hidden_in", 1)]
-    assert top(final, 1) == [2]
-    same(changed[0][6], jaccard(final, initial))
-    assert np.isfinite(changed[0][5]) == np.isfinite(broken)
 
 
 def test_an_unknown_site_names_those_that_exist(lab):
