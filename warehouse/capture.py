@@ -22,7 +22,7 @@ from warehouse.lake import Lake, StagedRun
 from warehouse.plan import Plan, Snapshot, check_room, make_plan, preview
 from warehouse.recorder import LayerTensors, Recorder
 from warehouse.scenario import Scenario, find, load
-from warehouse.states import StateFile
+from warehouse.states import Key, StateFile
 from warehouse.transfer import Transfer
 from warehouse.writer import TensorWriter, leave_a_core
 
@@ -171,7 +171,7 @@ class _Run:
         self.config = loaded.model.config.get_text_config()
         self.chat = Chat(loaded.tokenizer)
         self.eos = models.eos_ids(loaded.model, loaded.tokenizer)
-        self.reader = generate.Reader(loaded.model)
+        self.reader = generate.Reader(loaded.model, trees=found.trees)
         self.transfer = Transfer(loaded.model.device)
         self.rows = rows
         self.created = datetime.now(UTC).replace(tzinfo=None)
@@ -202,8 +202,8 @@ class _Run:
         about = describe(self.scenario, self.loaded, self.found, self.plan, self.writer.stats, self.created)
         self.rows |= about
 
-    def _tick(self, what: str) -> None:
-        self._done += 1
+    def _tick(self, what: str, count: int = 1) -> None:
+        self._done += count
         self._progress(what, min(self._done, self._total), self._total)
 
     def _prompt(self, prompt_id: int) -> None:
@@ -217,16 +217,17 @@ class _Run:
             self.writer.flush()
         text = self.chat.decode(generated)
         if snapshots:
-            after = self._snapshot_after_reply(messages, text, len(ids) + len(generated))
-            for snapshot in reversed([*snapshots, *after]):
-                if snapshot.message_index not in inside.values():
-                    self._state(snapshot.ids, (prompt_id, "snapshot", snapshot.message_index, None))
-                self._tick("snapshots")
-            snapshots = [*snapshots, *after]
+            snapshots = [*snapshots, *self._snapshot_after_reply(messages, text)]
+            # The longest first: what one needs of the cache, the next needs too.
+            unread = [s for s in reversed(snapshots) if s.message_index not in inside.values()]
+            self._tick("snapshots", len(snapshots) - len(unread))
+            self._read_states(
+                {(prompt_id, "snapshot", s.message_index, None): s.ids for s in unread}, "snapshots"
+            )
         self.states.flush()
         self._prompt_rows(prompt_id, messages, rendered, snapshots, generated, text, stop)
 
-    def _snapshot_after_reply(self, messages: list[dict], text: str, length: int) -> list[Snapshot]:
+    def _snapshot_after_reply(self, messages: list[dict], text: str) -> list[Snapshot]:
         replied = self.chat.prefix([*messages, {"role": "assistant", "content": text}])
         ids = self.chat.ids(replied) if replied else []
         limit = models.context_length(self.loaded.model)
@@ -266,6 +267,8 @@ class _Run:
         """One recorded forward pass; gives the last token's (vocabulary,) logits."""
         kind = "decode" if step else "prefill"
         position = len(self.reader.ids)
+        rows: dict[Key, int] = {(prompt_id, "initial", 0, None): -1}
+        rows |= {(prompt_id, "snapshot", message_index, None): row for row, message_index in inside.items()}
 
         def sink(tensors: LayerTensors) -> None:
             host, ready = self.transfer(tensors)
@@ -273,9 +276,7 @@ class _Run:
             if step:
                 self.states.hold((prompt_id, "final", step, None), tensors.layer, tensors.sites)
                 return
-            self.states.add((prompt_id, "initial", 0, None), tensors.layer, tensors.sites)
-            for row, message_index in inside.items():
-                self.states.add((prompt_id, "snapshot", message_index, None), tensors.layer, tensors.sites, row)
+            self.states.add(rows, tensors.layer, tensors.sites)
 
         # One token's pass with eager attention gave the same bits with one thread less in every family that was tried
         # (1,536 wide, float32 and bfloat16); the faster kinds of attention do not.
@@ -293,19 +294,29 @@ class _Run:
         self._tick("reading the prompt" if step == 0 else "generating")
         return logits[-1].clone()  # a view would keep them all
 
-    def _state(self, ids: list[int], key: tuple[int | None, str, int, str | None]) -> None:
-        """Read a sequence for its last token's state alone."""
-        with self.recorder.recording(lambda tensors: self.states.add(key, tensors.layer, tensors.sites)):
-            self.reader.advance(ids)
+    def _read_states(self, sequences: dict[Key, list[int]], what: str) -> None:
+        """Read sequences for their last tokens' states alone."""
+        keys = list(sequences)
+        for tree in self.reader.trees(list(sequences.values())):
+            rows = {keys[name]: row for name, row in tree.ends.items()}
+
+            def sink(tensors: LayerTensors, rows: dict[Key, int] = rows) -> None:
+                self.states.add(rows, tensors.layer, tensors.sites)
+
+            with self.recorder.recording(sink):
+                self.reader.read_tree(tree)
+            self._tick(what, len(rows))
 
     def _references(self) -> None:
-        for index, (label, messages, ids) in enumerate(self.plan.references):
-            self._state(ids, (None, "reference", index, label))
-            self._tick("references")
-            self.rows["reference_states"].append(
-                {"label": label, "ref_index": index, "messages": json.dumps(messages, ensure_ascii=False),
-                 "n_tokens": len(ids)}
-            )  # fmt: skip
+        references = self.plan.references
+        self._read_states(
+            {(None, "reference", i, label): ids for i, (label, _, ids) in enumerate(references)}, "references"
+        )
+        self.rows["reference_states"] += [
+            {"label": label, "ref_index": index, "messages": json.dumps(messages, ensure_ascii=False),
+             "n_tokens": len(ids)}
+            for index, (label, messages, ids) in enumerate(references)
+        ]  # fmt: skip
         self.states.flush()
 
     def _prompt_rows(

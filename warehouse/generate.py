@@ -1,14 +1,20 @@
 """Runs a model over token sequences: a key-value cache that can go back, and the choice of the next token."""
 
 import inspect
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from warehouse import scenario
-from warehouse.chat import common_length
 from warehouse.errors import AlabError
+from warehouse.probe import as_rows, first
+from warehouse.tree import Tree
+
+#: Tokens of a tree that are read in one pass: a longer pass is no faster, and its attention grows with the square.
+TREE_TOKENS = 256
 
 
 class Reader:
@@ -19,11 +25,13 @@ class Reader:
 
     Args:
         model: a causal language model of transformers; batch size 1.
+        trees: whether it reads trees rightly, as `reads_trees` found.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, *, trees: bool = False):
         self.model = model
         self.ids: list[int] = []
+        self._trees = trees
         self._cache: Any = None
         # Logits of one position instead of all, where the model can.
         self._can_limit_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -34,33 +42,69 @@ class Reader:
         Returns:
             (tokens, vocabulary) logits if `all_logits`, else (1, vocabulary) of the last token.
         """
-        options = {} if all_logits or not self._can_limit_logits else {"logits_to_keep": 1}
-        output = self.model(
-            torch.tensor([ids], device=self.model.device), past_key_values=self._cache, use_cache=True, **options
-        )
-        self._cache = output.past_key_values
+        logits = self._forward(ids, logits=0 if all_logits else 1)
         self.ids = self.ids + list(ids)
-        return output.logits[0] if all_logits else output.logits[0, -1:]
+        return logits if all_logits else logits[-1:]
 
-    def advance(self, ids: list[int]) -> Tensor:
-        """Read a whole sequence, but only the tokens past what it shares with those read so far.
+    def trees(self, sequences: Sequence[list[int]]) -> Iterator[Tree]:
+        """Group whole sequences into trees of a pass each, for `read_tree`, named by their place in the list.
 
-        Returns:
-            (1, vocabulary) logits of its last token.
+        A tree has the tokens past what is in the cache when it is asked for. Where the model cannot read several
+        sequences in a pass, each is a tree of its own.
         """
-        self.rewind(min(common_length(self.ids, ids), len(ids) - 1))
-        return self.read(ids[len(self.ids) :])
+        tree: Tree | None = None
+        for name, ids in enumerate(sequences):
+            if tree and tree.size_with(ids) > self._room():
+                yield tree
+                tree = None
+            if tree is None:
+                follows = len(ids) > len(self.ids) and ids[: len(self.ids)] == self.ids
+                tree = Tree(self.ids if follows or _can_crop(self._cache) else [])
+            tree.add(name, ids)
+        if tree:
+            yield tree
+
+    def read_tree(self, tree: Tree) -> None:
+        """Read the sequences of a tree in one pass; a single one's tokens stay in the cache, others do not."""
+        self.rewind(tree.trunk)
+        if len(tree.ends) == 1:
+            self.read(tree.tokens)
+            return
+        sees, n = tree.mask(), len(tree.tokens)
+        blocked = torch.zeros((1, 1, *sees.shape), dtype=self.model.dtype)
+        blocked.masked_fill_(~sees, torch.finfo(self.model.dtype).min)
+        self._forward(
+            tree.tokens, logits=1, attention_mask=blocked.to(self.model.device),
+            position_ids=torch.tensor([tree.positions], device=self.model.device),
+        )  # fmt: skip
+        self._cache.crop(-n)
+
+    def _room(self) -> float:
+        """Tokens that a tree may have: those of one pass, and no more than a sliding window has room for."""
+        if not (self._trees and _can_crop(self._cache)):
+            return 0
+        windows = [layer.sliding_window for layer in self._cache.layers if getattr(layer, "is_sliding", False)]
+        return min(TREE_TOKENS, min(windows, default=math.inf) - len(self.ids) - 1)
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens; where the cache cannot go back, all of them."""
         drop = len(self.ids) - length
-        if drop == 0:
-            return
         if length and _can_crop(self._cache):
-            self._cache.crop(-drop)
+            if drop:
+                self._cache.crop(-drop)
             self.ids = self.ids[:length]
-        else:
+        elif drop or not length:
             self.ids, self._cache = [], None
+
+    def _forward(self, ids: list[int], logits: int, **options: Any) -> Tensor:
+        """One forward pass; gives (tokens, vocabulary) of the last `logits` tokens at least, 0 for all."""
+        if logits and self._can_limit_logits:
+            options["logits_to_keep"] = logits
+        output = self.model(
+            torch.tensor([ids], device=self.model.device), past_key_values=self._cache, use_cache=True, **options
+        )
+        self._cache = output.past_key_values
+        return output.logits[0]
 
 
 def _can_crop(cache: Any) -> bool:
@@ -74,6 +118,37 @@ def _can_crop(cache: Any) -> bool:
         if getattr(layer, "is_sliding", False) and layer.get_seq_length() >= layer.sliding_window:
             return False
     return True
+
+
+def reads_trees(model: Any, layer: nn.Module, tokens: list[int], plain: Tensor | None) -> bool:
+    """Whether a model gives tokens in a tree what it gives them in a plain pass; costs two short passes.
+
+    It must take a mask and positions that are not those of one sequence: alibi has no such positions, some kinds of
+    attention have no such mask. Where it ignores either, states move by a tenth of their length or more.
+
+    Args:
+        model: a causal language model of transformers.
+        layer: its last decoder layer.
+        tokens: tokens of a plain pass.
+        plain: what the layer gave for them, (tokens, width).
+    """
+    shared, rest = tokens[:2], tokens[2:]
+    outputs: list[Tensor | None] = []
+    handle = layer.register_forward_hook(
+        lambda module, args, output: outputs.append(as_rows(first(output), first(output).shape[-2]))
+    )
+    try:
+        with torch.no_grad():
+            reader = Reader(model, trees=True)
+            reader.read(shared + rest[::-1])
+            tree = next(reader.trees([shared + rest[3:] + rest[:3], tokens]))
+            reader.read_tree(tree)
+        moved = (outputs[-1][-len(rest) :] - plain[2:]).norm(dim=1) / plain[2:].norm(dim=1)
+    except Exception:  # whatever the model's own code does with what it does not expect
+        return False
+    finally:
+        handle.remove()
+    return len(tree.ends) == 2 and bool((moved.float() < (1e-5 if model.dtype == torch.float32 else 0.05)).all())
 
 
 class Sampler:

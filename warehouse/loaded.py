@@ -204,8 +204,10 @@ class Recording:
                 "Use the dynamic cache, transformers' default.",
             )
         detached = {site: self._own(tensor.detach()) for site, tensor in tensors.sites.items()}
-        keep = self.states.hold if self._step else self.states.add
-        keep((self._prompt_id, *self._state), tensors.layer, detached)
+        if self._step:
+            self.states.hold((self._prompt_id, "final", self._step, None), tensors.layer, detached)
+        else:
+            self.states.add({(self._prompt_id, "initial", 0, None): -1}, tensors.layer, detached)
         self._put(LayerTensors(tensors.layer, detached, attention), self._position)
 
     def after(self, module: Any, args: tuple, kwargs: dict, output: Any) -> None:
@@ -256,10 +258,6 @@ class Recording:
     @property
     def _kind(self) -> str:
         return "decode" if self._step else "prefill"
-
-    @property
-    def _state(self) -> tuple[str, int, None]:
-        return ("final", self._step, None) if self._step else ("initial", 0, None)
 
     def _put(self, tensors: LayerTensors, position: int) -> None:
         if any(len(tensor) for tensor in tensors.sites.values()) or tensors.attention is not None:

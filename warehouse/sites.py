@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from warehouse.errors import AlabError
+from warehouse.generate import reads_trees
 from warehouse.lake import SITES
 from warehouse.probe import Call, record
 
@@ -77,11 +78,19 @@ class LayerSites:
 
 @dataclass
 class ModelSites:
-    """What was found in a model: its layers in order, and the token embedding."""
+    """What was found in a model.
+
+    Attributes:
+        layers: its decoder layers in order.
+        embedding: path of the token embedding.
+        hidden_size: width of the residual stream.
+        trees: whether it reads several sequences in one pass.
+    """
 
     layers: list[LayerSites]
     embedding: str
     hidden_size: int
+    trees: bool
 
 
 def decoder_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -109,7 +118,7 @@ def decoder_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def discover(model: Any) -> ModelSites:
     """Find every site of a model that runs on its device.
 
-    Costs one pass over a few tokens, and a second where projections are fused.
+    Costs three passes over a few tokens, and a fourth where projections are fused.
 
     Raises:
         AlabError: the model's layers cannot be found.
@@ -135,7 +144,8 @@ def discover(model: Any) -> ModelSites:
             if name not in site.ports:
                 site.reasons.setdefault(name, "the model has no such tensor")
     names = {module: path for path, module in model.named_modules()}
-    return ModelSites(found, names[model.get_input_embeddings()], config.hidden_size)
+    trees = reads_trees(model, layers[-1][1], tokens[0].tolist(), ends[-1].output)
+    return ModelSites(found, names[model.get_input_embeddings()], config.hidden_size, trees)
 
 
 def _multipliers(config: Any) -> list[float]:

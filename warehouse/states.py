@@ -31,13 +31,14 @@ class StateFile:
         self._held: tuple[Key, dict[int, dict[str, Tensor]]] | None = None
         self._writer: Any = None
 
-    def add(self, key: Key, layer: int, sites: dict[str, Tensor], row: int = -1) -> None:
-        """Keep one token's vectors of a layer: row `row` of each site that states have."""
-        state = self._states.setdefault(key, {})
+    def add(self, rows: dict[Key, int], layer: int, sites: dict[str, Tensor]) -> None:
+        """Keep some tokens' vectors of a layer: for each state, a row of each site that states have."""
         for site in lake.STATE_SITES:
             if site in sites:
-                # a copy: a view would keep the whole pass
-                state[layer, site] = sites[site][row].to("cpu", torch.float32, copy=True)
+                # copies: views would keep the whole pass
+                vectors = sites[site][list(rows.values())].to("cpu", torch.float32)
+                for key, vector in zip(rows, vectors, strict=True):
+                    self._states.setdefault(key, {})[layer, site] = vector
 
     def hold(self, key: Key, layer: int, sites: dict[str, Tensor]) -> None:
         """Hold on to the vectors of a pass's last token, in place of those that were held for another key.
@@ -53,7 +54,7 @@ class StateFile:
         if self._held is not None:
             (key, layers), self._held = self._held, None
             for layer, sites in layers.items():
-                self.add(key, layer, sites)
+                self.add({key: -1}, layer, sites)
         group = []
         for key, vectors in self._states.items():
             group += [

@@ -1,0 +1,111 @@
+"""Several sequences in one pass: the tree's shape, and that every family that reads one reads it rightly."""
+
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warehouse import generate, sites
+from warehouse.tree import Tree
+
+#: Families that cannot: alibi counts places in the pass, and a recurrent state has no branches.
+WITHOUT = {"bloom", "falcon:alibi", "mpt", "qwen3_next"}
+
+tokens = st.lists(st.integers(0, 2), min_size=1, max_size=8)
+
+
+@given(cached=st.lists(st.integers(0, 2), max_size=8), sequences=st.lists(tokens, min_size=1, max_size=6))
+def test_each_token_sees_its_own_sequence(cached, sequences):
+    tree = Tree(cached)
+    for name, ids in enumerate(sequences):
+        before = tree.size_with(ids)
+        tree.add(name, ids)
+        assert len(tree.tokens) == before
+    seen = torch.tensor([*cached[: tree.trunk], *tree.tokens])
+    places = torch.tensor([*range(tree.trunk), *tree.positions])
+    sees = tree.mask()
+    assert sees.shape == (len(tree.tokens), tree.trunk + len(tree.tokens))
+    for name, ids in enumerate(sequences):
+        own = sees[tree.ends[name]]
+        assert seen[own].tolist() == ids
+        assert places[own].tolist() == list(range(len(ids)))
+    ways = {tuple(seen[row].tolist()) for row in sees}
+    assert len(tree.tokens) <= len(ways) + len(sequences)  # twice at the most: a last token that is read again
+
+
+def sequences_of(length: int) -> tuple[list[int], list[list[int]]]:
+    """A conversation, and sequences that share some of it, some of each other, all of it, or nothing."""
+    ids = torch.randint(7, 200, (length,), generator=torch.Generator().manual_seed(3)).tolist()
+    more = [[*ids, 8, 9], ids[:30], [*ids[:20], 9, 10, 11], [*ids[:20], 9, 10, 12, 13], [*ids[:7], 14], [15, 16, 17]]
+    return ids, more
+
+
+def last_states(model, layer, reader: generate.Reader, sequences: list[list[int]]) -> tuple[torch.Tensor, int]:
+    """(sequences, width) outputs of a layer for the last tokens, and how many passes they took."""
+    outputs: list[torch.Tensor] = []
+    found = {}
+    passes = 0
+    handle = layer.register_forward_hook(lambda m, a, out: outputs.append(out[0] if isinstance(out, tuple) else out))
+    try:
+        for tree in reader.trees(sequences):
+            reader.read_tree(tree)
+            passes += 1
+            rows = outputs[-1].reshape(-1, outputs[-1].shape[-1])
+            found |= {name: rows[end] for name, end in tree.ends.items()}
+    finally:
+        handle.remove()
+    return torch.stack([found[name] for name in range(len(sequences))]), passes
+
+
+@pytest.mark.parametrize("attention", ["eager", None])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_pass_over_a_tree_is_many_passes(family, attention):
+    model = tiny.model_of(family, attention)
+    found = sites.discover(model)
+    assert found.trees == (family not in WITHOUT)
+    layer = model.get_submodule(found.layers[-1].module)
+    ids, sequences = sequences_of(48)
+    with torch.inference_mode():
+        reader = generate.Reader(model, trees=found.trees)
+        reader.read(ids)
+        together, passes = last_states(model, layer, reader, sequences)
+        assert passes == (len(sequences) if family in WITHOUT else 1)
+        again, _ = last_states(model, layer, reader, sequences)  # the cache is as it was
+        alone = torch.cat([last_states(model, layer, generate.Reader(model), [s])[0] for s in sequences])
+    scale = alone.norm(dim=1)
+    assert ((together - alone).norm(dim=1) <= 1e-5 * scale).all()
+    assert ((again - alone).norm(dim=1) <= 1e-5 * scale).all()
+
+
+@pytest.mark.parametrize("length", [40, 62, 100])
+@pytest.mark.parametrize("family", ["gemma3_text", "gpt_oss"])
+def test_a_sliding_window(family, length):
+    """A tree that would not fit into the window of 64, or a window that has moved on: one after the other, rightly."""
+    model = tiny.model_of(family)
+    layer = model.get_submodule(sites.discover(model).layers[-1].module)
+    ids, sequences = sequences_of(length)
+    with torch.inference_mode():
+        reader = generate.Reader(model, trees=True)
+        reader.read(ids)
+        together, passes = last_states(model, layer, reader, sequences)
+        alone = torch.cat([last_states(model, layer, generate.Reader(model), [s])[0] for s in sequences])
+    assert passes == 1 if length == 40 else passes > 1
+    assert ((together - alone).norm(dim=1) <= 1e-5 * alone.norm(dim=1)).all()
+
+
+def test_a_tree_is_no_larger_than_a_pass(monkeypatch):
+    """What would not fit begins the next tree; a sequence longer than that is read alone, and shared by the next."""
+    monkeypatch.setattr(generate, "TREE_TOKENS", 10)
+    model = tiny.model_of("llama")
+    ids, _ = sequences_of(48)
+    long = ids[::-1][:20]
+    sequences = [[*ids[:9], n, n, n, n] for n in range(5)] + [long, [*long, 5], [*long, 6], [7]]
+    sizes = []
+    with torch.inference_mode():
+        reader = generate.Reader(model, trees=True)
+        reader.read(ids)
+        for tree in reader.trees(sequences):
+            sizes.append((list(tree.ends), len(tree.tokens)))
+            reader.read_tree(tree)
+    assert sizes == [([0, 1], 8), ([2, 3], 8), ([4], 4), ([5], 20), ([6, 7, 8], 3)]
