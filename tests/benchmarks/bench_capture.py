@@ -120,10 +120,10 @@ def worker(way: str, flags: dict, tokens: int, device: str) -> None:
     try:
         if way == "capture":  # the first run of a warehouse also fills its catalog with the SQL library
             catalog.sync(lake)
+        before = _memory("VmRSS")  # the model is loaded
         print("ready", flush=True)
         for _ in sys.stdin:
             Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-            before = _memory("VmRSS")
             start = time.perf_counter()
             if way in ("bare", "trees"):
                 bare(loaded, planned, scenario, way == "trees")
@@ -249,11 +249,10 @@ def main() -> None:
         print(f"| bytes a value, {dtype} | {result['bytes'] / result['values']:.2f} | {target} |", flush=True)
     peaks = []
     for tokens in (20, 200):
-        way = Way("capture", EVERYTHING, tokens)
-        way.run()
-        peaks.append(way.run()["memory"])
+        way = Way("capture", EVERYTHING, tokens)  # how full the queue gets differs from run to run: the largest counts
+        peaks.append(max(way.run()["memory"] for _ in range(3)))
         way.close()
-    print(f"| memory over the loaded model | {max(full.median('memory'), *peaks) / 1e9:.2f} GB | 1 GB |")
+    print(f"| memory over the loaded model | {max(peaks) / 1e9:.2f} GB | 1 GB |")
     print(f"| memory, 200 new tokens over 20 | {peaks[1] / peaks[0]:.2f} | 0.9 to 1.1 |", flush=True)
     if not options.no_obvious:
         way = Way("obvious", EVERYTHING)
