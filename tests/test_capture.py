@@ -38,13 +38,17 @@ def make_scenario(**changes) -> scenario.Scenario:
     return scenario.parse(data)
 
 
-@pytest.fixture(scope="module")
-def llama() -> tuple[models.Loaded, sites.ModelSites]:
-    model = tiny.model_of("llama")
+def family(name: str) -> tuple[models.Loaded, sites.ModelSites]:
+    model = tiny.model_of(name)
     model.config.eos_token_id = model.generation_config.eos_token_id = None
     tokenizer = tiny.tokenizer()
     tokenizer.eos_token = None
     return models.Loaded(model, tokenizer, "tiny", "float32", "cpu"), sites.discover(model)
+
+
+@pytest.fixture(scope="module")
+def llama() -> tuple[models.Loaded, sites.ModelSites]:
+    return family("llama")
 
 
 def run(lake: Lake, llama, **changes) -> str:
@@ -132,10 +136,10 @@ def test_two_captures_give_equal_rows(lake, llama):
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-@pytest.mark.parametrize("trees", [True, False])
-def test_snapshots_equal_direct_prefills(lake, llama, trees):
+@pytest.mark.parametrize(("name", "trees"), [("llama", True), ("llama", False), ("phi3:longrope", True)])
+def test_snapshots_equal_direct_prefills(lake, name, trees):
     """Through the shared cache or from scratch: the state after each message is the same."""
-    loaded, found = llama
+    loaded, found = family(name)
     found = dataclasses.replace(found, trees=trees)
     run_id = run(lake, (loaded, found))
     plan = make_plan(make_scenario(), loaded, found)

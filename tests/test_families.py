@@ -175,7 +175,9 @@ def test_keys_and_values_are_those_the_model_caches(captured, family):
 FUSED = {
     "gpt2": ("attn.c_attn", lambda x, n, d: x.chunk(3, -1)),
     "mpt": ("attn.Wqkv", lambda x, n, d: x.chunk(3, -1)),
-    "phi3": ("self_attn.qkv_proj", lambda x, n, d: x.split([n * d, 2 * d, 2 * d], -1)),
+    **dict.fromkeys(
+        ("phi3", "phi3:longrope"), ("self_attn.qkv_proj", lambda x, n, d: x.split([n * d, 2 * d, 2 * d], -1))
+    ),
     "gpt_neox": ("attention.query_key_value", lambda x, n, d: [p.flatten(1) for p in x.view(-1, n, 3, d).unbind(2)]),
     "bloom": ("self_attention.query_key_value", lambda x, n, d: [p.flatten(1) for p in x.view(-1, n, 3, d).unbind(2)]),
     "falcon": ("self_attention.query_key_value", lambda x, n, d: x.split([n * d, d, d], -1)),

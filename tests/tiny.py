@@ -34,6 +34,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 64},
     "phi": {"num_key_value_heads": 4},
     "phi3": {},
+    "phi3:longrope": {
+        "original_max_position_embeddings": 24, "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4,
+            "original_max_position_embeddings": 24, "attention_factor": 1.0, "factor": 5.0,
+        },
+    },
     "gpt2": _GPT,
     "gpt_neox": {"num_key_value_heads": None},
     "gptj": _GPT | {"rotary_dim": 4},

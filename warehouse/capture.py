@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,11 @@ class _Run:
         messages, rendered, snapshots = self.plan.prompts[prompt_id]
         ids = rendered.ids
         # A prefix that ends where the next message begins is read off the prefill itself.
-        inside = {len(s.ids) - 1: s.message_index for s in snapshots if s.ids == ids[: len(s.ids)]}
+        regime = partial(models.rotary_regime, self.loaded.model)
+        inside = {
+            len(s.ids) - 1: s.message_index for s in snapshots
+            if s.ids == ids[: len(s.ids)] and regime(len(s.ids)) == regime(len(ids))
+        }  # fmt: skip
         generated, stop = self._generate(prompt_id, ids, inside)
         if prompt_id == len(self.plan.prompts) - 1:
             self.writer.flush()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from warehouse import scenario
+from warehouse import models, scenario
 from warehouse.errors import AlabError
 from warehouse.probe import as_rows, first
 from warehouse.tree import Tree
@@ -33,6 +33,8 @@ class Reader:
         self.ids: list[int] = []
         self._trees = trees
         self._cache: Any = None
+        self._regimes: set[int] = set()  # rotary frequencies that the cache was filled with
+        self._rotary = [module for module in model.modules() if "dynamic" in str(getattr(module, "rope_type", ""))]
         # Logits of one position instead of all, where the model can.
         self._can_limit_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -44,6 +46,7 @@ class Reader:
         """
         logits = self._forward(ids, logits=0 if all_logits else 1)
         self.ids = self.ids + list(ids)
+        self._regimes.add(self._regime(self.ids))
         return logits if all_logits else logits[-1:]
 
     def trees(self, sequences: Sequence[list[int]]) -> Iterator[Tree]:
@@ -52,14 +55,13 @@ class Reader:
         A tree has the tokens past what is in the cache when it is asked for. Where the model cannot read several
         sequences in a pass, each is a tree of its own.
         """
-        tree: Tree | None = None
+        tree, regime = None, 0
         for name, ids in enumerate(sequences):
-            if tree and tree.size_with(ids) > self._room():
+            if tree and (self._regime(ids) != regime or tree.size_with(ids) > self._room()):
                 yield tree
                 tree = None
             if tree is None:
-                follows = len(ids) > len(self.ids) and ids[: len(self.ids)] == self.ids
-                tree = Tree(self.ids if follows or _can_crop(self._cache) else [])
+                tree, regime = Tree(self._shareable(ids)), self._regime(ids)
             tree.add(name, ids)
         if tree:
             yield tree
@@ -79,6 +81,16 @@ class Reader:
         )  # fmt: skip
         self._cache.crop(-n)
 
+    def _regime(self, ids: Sequence[int]) -> int:
+        return models.rotary_regime(self.model, len(ids))
+
+    def _shareable(self, ids: list[int]) -> list[int]:
+        """The tokens whose keys and values a sequence may use, as far as it begins with them."""
+        if not self._regimes <= {self._regime(ids)}:
+            return []
+        follows = len(ids) > len(self.ids) and ids[: len(self.ids)] == self.ids
+        return self.ids if follows or _can_crop(self._cache) else []
+
     def _room(self) -> float:
         """Tokens that a tree may have: those of one pass, and no more than a sliding window has room for."""
         if not (self._trees and _can_crop(self._cache)):
@@ -94,12 +106,16 @@ class Reader:
                 self._cache.crop(-drop)
             self.ids = self.ids[:length]
         elif drop or not length:
-            self.ids, self._cache = [], None
+            self.ids, self._cache, self._regimes = [], None, set()
 
     def _forward(self, ids: list[int], logits: int, **options: Any) -> Tensor:
         """One forward pass; gives (tokens, vocabulary) of the last `logits` tokens at least, 0 for all."""
         if logits and self._can_limit_logits:
             options["logits_to_keep"] = logits
+        if self._cache is None:  # dynamic scaling remembers the longest sequence until it sees a short one
+            nothing = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
+            for module in self._rotary:
+                module(nothing[..., None].to(self.model.dtype), nothing)
         output = self.model(
             torch.tensor([ids], device=self.model.device), past_key_values=self._cache, use_cache=True, **options
         )

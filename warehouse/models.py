@@ -121,6 +121,23 @@ def context_length(model: Any) -> int | None:
     return None
 
 
+def rotary_regime(model: Any, length: int) -> int:
+    """Which rotary frequencies a model has for a sequence of so many tokens: equal numbers, equal frequencies.
+
+    Some models turn keys otherwise in long sequences, so that what a long one left in a cache is wrong for a short
+    one: `longrope` has a second set past the length of the pretraining, `dynamic` scaling one for each beyond it.
+    """
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    for parameters in (rope, *rope.values()):  # one for all layers, or one for each kind of layer
+        kind = parameters.get("rope_type") if isinstance(parameters, dict) else None
+        if kind == "longrope":
+            return int(length > parameters["original_max_position_embeddings"])
+        if kind and "dynamic" in kind:
+            return max(0, length - config.max_position_embeddings)
+    return 0
+
+
 def eos_ids(model: Any, tokenizer: Any) -> set[int]:
     """All end-of-sequence ids: the generation config's, the model config's and the tokenizer's."""
     found: set[int] = set()

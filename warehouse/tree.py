@@ -1,8 +1,8 @@
 """Several token sequences as one tree, so that one forward pass reads them all.
 
 A pass over a few tokens costs nearly what one over many does, since it reads every weight. Sequences that begin alike
-meet in a tree: each token follows its parent, sees its ancestors alone, and stands as deep as it would in its own
-sequence. That is *tree attention* (SpecInfer, arXiv 2305.09781); a causal model gives each token what it gives it alone.
+meet in a tree: each token follows its parent, sees its ancestors alone, and stands as deep as in its own sequence.
+That is *tree attention* (SpecInfer, arXiv 2305.09781); a causal model gives a token in a tree what it gives it alone.
 """
 
 from collections.abc import Sequence
