@@ -226,9 +226,7 @@ class _Run:
             # The longest first: what one needs of the cache, the next needs too.
             unread = [s for s in reversed(snapshots) if s.message_index not in inside.values()]
             self._tick("snapshots", len(snapshots) - len(unread))
-            self._read_states(
-                {(prompt_id, "snapshot", s.message_index, None): s.ids for s in unread}, "snapshots"
-            )
+            self._read_states({(prompt_id, "snapshot", s.message_index, None): s.ids for s in unread}, "snapshots")
         self.states.flush()
         self._prompt_rows(prompt_id, messages, rendered, snapshots, generated, text, stop)
 

@@ -69,4 +69,3 @@ class Tree:
                 sees[index] = sees[parent]
             sees[index, self.trunk + index] = True
         return sees
-
