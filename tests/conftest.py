@@ -2,16 +2,24 @@
 
 import pytest
 import torch
+from captures import family
 from synthetic import Shape, make_run
 
-from warehouse import catalog, heads
+from warehouse import catalog, heads, models, sites
 from warehouse.lake import Lake
+from warehouse.report import write_report
 
 
 @pytest.fixture
 def lake(tmp_path) -> Lake:
     """An empty lake in a temporary warehouse."""
     return Lake(tmp_path / "lab")
+
+
+@pytest.fixture(scope="session")
+def llama() -> tuple[models.Loaded, sites.ModelSites]:
+    """A tiny random llama, and what is found in it."""
+    return family("llama")
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +37,15 @@ def two_runs(tmp_path_factory) -> tuple[Lake, str, str]:
     heads.keep(lake, "package:synthetic", head)
     catalog.sync(lake)
     return lake, *ids
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory):
+    """A page about one run and one about three, as `(one, three)`."""
+    lake = Lake(tmp_path_factory.mktemp("report") / "lab")
+    for seed, name in enumerate(("alpha", "beta", "gamma")):
+        make_run(lake, name, Shape(layers=4, steps=6, lens=True), seed=seed)
+    folder = lake.warehouse
+    return write_report(lake, ["latest"], out=folder / "one.html")[0], write_report(lake, out=folder / "three.html")[
+        0
+    ]

@@ -3,61 +3,16 @@
 import dataclasses
 import hashlib
 import json
-import signal
-import subprocess
-import sys
-import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from captures import CHAT, USER, family, make_scenario, rows, run
 
 from warehouse import capture, catalog, generate, models, scenario, sites
 from warehouse.errors import AlabError
-from warehouse.lake import Lake
 from warehouse.plan import make_plan
-
-USER = {"role": "user", "content": "Hello there"}
-CHAT = [{"role": "system", "content": "Be kind."}, USER, {"role": "assistant", "content": "Hi!"}, USER]
-
-
-def make_scenario(**changes) -> scenario.Scenario:
-    data = {
-        "name": "tiny", "model": {"id": "tiny", "dtype": "float32", "device": "cpu"},
-        "prompt": {"messages": CHAT}, "generation": {"max_new_tokens": 4},
-        "capture": {"store_dtype": "float32", "top_k_probs": 3},
-        "reference_states": [
-            {"label": "joy", "messages": [{"role": "user", "content": "Joy!"}]},
-            {"label": "calm", "messages": [{"role": "user", "content": "Joyless"}]},
-        ],
-    }  # fmt: skip
-    for key, value in changes.items():
-        data[key] = data[key] | value if isinstance(data.get(key), dict) and isinstance(value, dict) else value
-    return scenario.parse(data)
-
-
-def family(name: str) -> tuple[models.Loaded, sites.ModelSites]:
-    model = tiny.model_of(name)
-    model.config.eos_token_id = model.generation_config.eos_token_id = None
-    tokenizer = tiny.tokenizer()
-    tokenizer.eos_token = None
-    return models.Loaded(model, tokenizer, "tiny", "float32", "cpu"), sites.discover(model)
-
-
-@pytest.fixture(scope="module")
-def llama() -> tuple[models.Loaded, sites.ModelSites]:
-    return family("llama")
-
-
-def run(lake: Lake, llama, **changes) -> str:
-    return capture.capture_one(make_scenario(**changes), *llama, lake)
-
-
-def rows(lake: Lake, query: str, *values) -> list[tuple]:
-    with catalog.connect(lake) as db:
-        return db.execute(query, list(values)).fetchall()
 
 
 def test_every_pass_and_no_other(lake, llama):
@@ -335,152 +290,6 @@ def test_a_model_without_a_chat_template(lake, llama):
     assert rows(lake, "select prompt_text from prompts where run_id = ?", run_id) == [
         ("\n".join(m["content"] for m in CHAT),)
     ]
-
-
-def test_a_disk_without_room_is_seen_beforehand(lake, llama, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
-    with pytest.raises(AlabError, match=r"(?s)needs about .* GB; .* has 0.0 GB free.*--force"):
-        run(lake, llama)
-    assert not lake.root.exists()
-    assert capture.capture_one(make_scenario(), *llama, lake, force=True)
-
-
-def test_a_disk_that_fills_up_leaves_nothing(lake, llama, monkeypatch):
-    """A write that fails half-way, in the writer's thread, ends the capture with a clear error."""
-    from warehouse.pages import PageWriter
-
-    original = PageWriter._put
-    written = []
-
-    def full(self, data):
-        written.append(len(data))
-        if len(written) > 3:
-            raise OSError(28, "No space left on device")
-        original(self, data)
-
-    kept = run(lake, llama)
-    monkeypatch.setattr(PageWriter, "_put", full)
-    with pytest.raises(AlabError, match=r"(?s)No space left on device.*Nothing of this run was kept"):
-        run(lake, llama)
-    assert rows(lake, "select run_id from runs") == [(kept,)]
-    assert not [p for p in lake.staging.iterdir() if p.is_dir()]
-    assert lake.run_ids() == [kept]
-
-
-def test_an_interrupt_leaves_nothing(lake, llama):
-    def progress(what, done, total):
-        if done == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        capture.capture_one(make_scenario(), *llama, lake, progress=progress)
-    assert lake.run_ids() == []
-    assert not [p for p in lake.staging.iterdir() if p.is_dir()]
-    assert not [t for t in threading.enumerate() if t.name == "alab-writer"]
-    assert run(lake, llama)
-
-
-def test_the_hooks_are_gone_afterwards(lake, llama):
-    def hooks():
-        return [(set(m._forward_hooks), set(m._forward_pre_hooks)) for m in llama[0].model.modules()]
-
-    before = hooks()
-    run(lake, llama)
-    assert hooks() == before
-
-
-KILLED = """
-import os, signal, sys, threading
-sys.path.insert(0, {tests!r})
-import test_capture, tiny
-from warehouse import capture, models, sites
-from warehouse.lake import Lake
-model = tiny.model_of("llama")
-loaded = models.Loaded(model, tiny.tokenizer(), "tiny", "float32", "cpu")
-def progress(what, done, total):
-    if what == {at!r}:
-        os.kill(os.getpid(), signal.SIGKILL)
-print(capture.capture_one(test_capture.make_scenario(), loaded, sites.discover(model), Lake({lake!r}), progress=progress))
-"""
-
-
-@pytest.mark.parametrize("at", ["generating", "writing"])  # the latter: everything is read but not published
-def test_kill_dash_nine_leaves_earlier_runs_and_no_other(lake, llama, at):
-    kept = run(lake, llama)
-    code = KILLED.format(tests=str(Path(__file__).parent), lake=str(lake.warehouse), at=at)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert [p.name for p in lake.staging.iterdir() if p.is_dir()]
-    assert rows(lake, "select distinct run_id from activations") == [(kept,)]  # sweeps, too
-    assert not [p for p in lake.staging.iterdir() if p.is_dir()]
-    assert rows(lake, "select count(*) from runs") == [(1,)]
-
-
-def test_a_catalog_in_use_delays_registration_and_loses_nothing(lake, llama, monkeypatch):
-    first = run(lake, llama)
-    shell = [
-        sys.executable,
-        "-c",
-        "import duckdb, sys, time; c = duckdb.connect(sys.argv[1], read_only=True); print('open', flush=True); time.sleep(60)",
-        str(lake.catalog),
-    ]
-    holder = subprocess.Popen(shell, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "open\n"
-    original = catalog.sync
-    monkeypatch.setattr(catalog, "sync", lambda lake, **options: original(lake, timeout=0.2))
-    told = []
-    try:
-        second = capture.capture_one(make_scenario(), *llama, lake, progress=lambda *a: told.append(a[0]))
-        assert any("the next alab command registers it: another process holds" in what for what in told)
-        assert second in lake.run_ids()
-    finally:
-        holder.kill()
-        holder.wait()
-    assert sorted(r for (r,) in rows(lake, "select run_id from runs")) == sorted([first, second])
-
-
-def test_sampling():
-    logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
-
-    def probabilities(**options):
-        return generate.Sampler(scenario.Generation(do_sample=True, **options), 0).probabilities(logits).tolist()
-
-    assert probabilities() == pytest.approx(logits.softmax(-1).tolist())
-    assert probabilities(temperature=0.5) == pytest.approx((logits * 2).softmax(-1).tolist())
-    assert probabilities(top_k=2)[2:] == [0, 0]
-    # 0.64 does not reach 0.7: the token that crosses the threshold is kept.
-    assert [p > 0 for p in probabilities(top_p=0.7)] == [True, True, False, False]
-    assert [p > 0 for p in probabilities(top_p=0.6)] == [True, False, False, False]
-    greedy = generate.Sampler(scenario.Generation(do_sample=True, temperature=0), 0)
-    assert {greedy.choose(logits) for _ in range(5)} == {0}
-    draws = [generate.Sampler(scenario.Generation(do_sample=True), 7) for _ in range(2)]
-    assert [draws[0].choose(logits) for _ in range(20)] == [draws[1].choose(logits) for _ in range(20)]
-
-
-def test_models_that_cannot_be_found(monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no waiting for a network
-    tiny.model_of("llama").save_pretrained(tmp_path / "broken")
-    weights = tmp_path / "broken" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
-    cases = {
-        "no/such-model": "cannot find 'no/such-model'; looked for it as a directory and on the model hub",
-        "package:no_such_package": "there is no installed Python package 'no_such_package'",
-        "package:../etc": "there is no installed Python package",
-        str(tmp_path): "there is no config.json in",
-        str(tmp_path / "broken"): "cannot load the model from",
-        "./no-such-directory": "there is no directory ./no-such-directory",
-    }
-    for name, expected in cases.items():
-        with pytest.raises(AlabError, match=expected):
-            models.load(scenario.Model(id=name))
-    with pytest.raises(AlabError, match=r"(?s)there is no 'x.gguf' in .*no GGUF file"):
-        models.load(scenario.Model(id=str(tmp_path), gguf_file="x.gguf"))
-
-
-def test_a_device_that_is_not_there():
-    missing = next(d for d in ("cuda", "mps") if not getattr(torch, d, torch.backends.mps).is_available())
-    with pytest.raises(AlabError, match=f"model.device: {missing} is not available here"):
-        models.load(scenario.Model(id="x", device=missing))
 
 
 def test_metadata_is_complete(lake, llama):

@@ -2,9 +2,9 @@
 
 import json
 
+import captures
 import numpy as np
 import pytest
-import test_capture
 import tiny
 import torch
 from click.testing import CliRunner
@@ -24,7 +24,7 @@ def llama() -> models.Loaded:
 
 @pytest.fixture
 def run(lake, llama) -> str:
-    return capture.capture_one(test_capture.make_scenario(), llama, sites.discover(llama.model), lake)
+    return capture.capture_one(captures.make_scenario(), llama, sites.discover(llama.model), lake)
 
 
 def rows(lake: Lake, query: str, *values) -> list[tuple]:

@@ -249,9 +249,8 @@ def main() -> None:
         print(f"| bytes a value, {dtype} | {result['bytes'] / result['values']:.2f} | {target} |", flush=True)
     peaks = []
     for tokens in (20, 200):
-        way = Way(
-            "capture", EVERYTHING, tokens
-        )  # how full the queue gets differs from run to run: the largest counts
+        way = Way("capture", EVERYTHING, tokens)
+        # How full the queue gets differs from run to run: the largest counts.
         peaks.append(max(way.run()["memory"] for _ in range(3)))
         way.close()
     print(f"| memory over the loaded model | {max(peaks) / 1e9:.2f} GB | 1 GB |")

@@ -1,0 +1,46 @@
+"""What tests of the report share: changing a run behind alab's back, and reading a page."""
+
+import base64
+import gzip
+import json
+import re
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from warehouse import catalog
+from warehouse.lake import Lake, sha256
+from warehouse.report import write_report
+
+
+def edit(lake: Lake, run_id: str, table: str, **columns) -> None:
+    """Change text columns of a run's metadata table; each takes the rows, one by one, in turn."""
+    path = lake.dataset("metadata", run_id) / f"{table}.parquet"
+    rows = pq.read_table(path, partitioning=None)
+    for name, values in columns.items():
+        new = pa.array([values[i % len(values)] for i in range(rows.num_rows)], rows.schema.field(name).type)
+        rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), new)
+    pq.write_table(rows, path)
+    home = path.parent
+    files = pq.read_table(home / "files.parquet", partitioning=None).to_pylist()
+    for row in files:
+        if row["path"].endswith(f"/{table}.parquet"):
+            row["sha256"] = sha256(path)
+    schema = catalog.metadata_schemas()["files"]
+    pq.write_table(pa.Table.from_pylist(files, schema), home / "files.parquet")
+
+
+def edit_states(lake: Lake, run_id: str, change) -> None:
+    """Replace a run's states by what `change` makes of them."""
+    path = lake.dataset("states", run_id) / "part-0.parquet"
+    pq.write_table(change(pq.read_table(path, partitioning=None)), path)
+
+
+def unpack(html: str) -> dict[str, dict]:
+    """The tables that are packed into a page, by name."""
+    blocks = re.findall(r'<script type="text/plain" id="data-([\w-]+)">([^<]*)</script>', html)
+    return {name: json.loads(gzip.decompress(base64.b64decode(text))) for name, text in blocks}
+
+
+def written(lake: Lake, *runs: str) -> str:
+    return write_report(lake, runs)[0].read_text(encoding="utf-8")

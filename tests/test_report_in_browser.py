@@ -1,0 +1,177 @@
+"""The report in headless Chromium: what is drawn, what the switches do, and hostile text."""
+
+import browser
+import numpy as np
+import pyarrow as pa
+import pytest
+from report_pages import edit, edit_states, unpack
+from synthetic import Shape, make_run
+
+from warehouse.report import write_report
+
+HOSTILE = (
+    "</script><script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 1'>",
+    "{{ 7 * 7 }} \" ' & <b>",
+    "right\u202eto left\u2066",
+    "a\x00b\x07",
+)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if browser.executable() is None:
+        pytest.skip("no Chromium on this machine: install it, or name one in $CHROMIUM")
+    with browser.chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def open_page(chromium):
+    """Opens a report; whatever went wrong there fails the test."""
+    tabs = []
+
+    def open_(path, width=1280, **options):
+        tabs.append(browser.Tab(chromium.new_page(viewport={"width": width, "height": 900}, **options), path))
+        return tabs[-1]
+
+    yield open_
+    for tab in tabs:
+        problems = tab.problems
+        tab.page.close()
+        assert not problems
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("number", "width", "scheme"), [(0, 1280, "light"), (0, 400, "dark"), (1, 1280, "dark")])
+def test_every_chart_is_drawn_without_complaint(pages, open_page, number, width, scheme):
+    tab = open_page(pages[number], width, color_scheme=scheme)
+    states = tab.draw_all()
+    assert set(states) == {"drawn"}, states
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert (
+        tab.page.evaluate("Object.keys(window).filter((name) => /vega|alab|^(report|choices|draw)$/i.test(name))")
+        == []
+    )
+
+
+@pytest.mark.browser
+def test_charts_wait_until_they_are_seen(pages, open_page):
+    tab = open_page(pages[0])
+    tab.wait()
+    assert tab.states()[""] > 10
+    fold = tab.page.locator("#intra details").first
+    fold.locator("summary").click()
+    fold.locator("figure").first.scroll_into_view_if_needed()
+    fold.locator("figure[data-state=drawn] svg").first.wait_for(timeout=5000)
+
+
+@pytest.mark.browser
+def test_the_switches_move_the_charts(pages, open_page):
+    tab = open_page(pages[0])
+    chart = tab.page.locator("figure[data-chart=intra_layers]")
+    chart.scroll_into_view_if_needed()
+    chart.locator("svg").wait_for()
+    before = chart.locator("svg").inner_html()
+    tab.page.locator("input[value=mae]").check(force=True)
+    tab.wait()
+    after = chart.locator("svg").inner_html()
+    assert "Cosine similarity" in before
+    assert "Mean absolute error" in after
+    lines = tab.page.locator("figure[data-chart=reference_layers]").first
+    lines.scroll_into_view_if_needed()
+    lines.locator("svg").wait_for()
+    tab.page.locator("select[data-set=site]").select_option("attn_out")
+    tab.wait()
+    assert "attn_out" in lines.locator("svg").inner_html()
+
+
+@pytest.mark.browser
+def test_the_slider_and_the_tokens_choose_a_step(pages, open_page):
+    tab = open_page(pages[0])
+    table = tab.page.locator("figure[data-chart=topk]")
+    table.scroll_into_view_if_needed()
+    table.locator("th.chosen").wait_for()
+    assert table.locator("th.chosen").inner_text() == "prefill"
+    tab.page.locator("input[data-set=step]").fill("3")
+    tab.wait()
+    assert table.locator("th.chosen").inner_text() == "pass 3"
+    tab.page.locator("figure[data-chart=reply] .token").nth(1).click()
+    tab.wait()
+    assert table.locator("th.chosen").inner_text() == "pass 1"
+    assert tab.page.locator("output[data-of=step]").inner_text() == "pass 1"
+
+
+@pytest.mark.browser
+def test_a_figure_shows_the_sql_that_gives_its_rows(pages, open_page):
+    import duckdb
+
+    tab = open_page(pages[1])
+    tab.page.evaluate("document.querySelectorAll('#card-0, #pair-0').forEach((card) => { card.open = true; })")
+    tab.wait()
+    shown = tab.page.evaluate(
+        """() => Object.fromEntries([...document.querySelectorAll('figure[data-chart]')].map((figure) => {
+          figure.querySelector('.tools button').click();
+          return [figure.dataset.chart, figure.querySelector('pre').textContent];
+        }))"""
+    )
+    with duckdb.connect(str(pages[1].parent / "alab.duckdb"), read_only=True) as db:
+        for chart, text in shown.items():
+            assert db.execute(text).fetchall(), f"{chart}: {text}"
+
+
+@pytest.mark.browser
+def test_everything_is_drawn_before_printing(pages, open_page):
+    tab = open_page(pages[0], color_scheme="dark")
+    tab.page.evaluate("window.print = () => { window.printed = true; }")
+    tab.page.locator("#print").click()
+    tab.until("window.printed")
+    assert set(tab.states()) == {"drawn"}
+    tab.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert tab.page.locator("details[data-opened]").count() == 0
+
+
+@pytest.mark.browser
+def test_the_browsers_own_print_command_prints_every_chart(pages, open_page):
+    tab = open_page(pages[0], color_scheme="dark")
+    tab.until("'inflated' in document.documentElement.dataset")
+    assert len(tab.page.pdf(format="A4")) > 50_000
+    assert set(tab.states()) == {"drawn"}
+
+
+@pytest.mark.browser
+def test_hostile_text_is_only_text(lake, open_page):
+    labels = HOSTILE[:3]
+    run_id = make_run(lake, shape=Shape(labels=labels))
+    edit(lake, run_id, "messages", content=HOSTILE)
+    edit(lake, run_id, "snapshots", preview=HOSTILE)
+    edit(lake, run_id, "top_tokens", token=HOSTILE)
+    edit(lake, run_id, "steps", generated_token=HOSTILE)
+    edit(lake, run_id, "prompts", generated_text=HOSTILE)
+    tab = open_page(write_report(lake)[0])
+    assert set(tab.draw_all()) == {"drawn"}
+    assert tab.page.evaluate("window.hacked") is None
+    text = tab.page.locator("main").inner_text()
+    assert "</script><script>window.hacked = 1</script>" in text
+    assert "{{ 7 * 7 }}" in text
+    assert "a␀b" in text
+    assert "right⟨U+202E⟩to" in text
+
+
+@pytest.mark.browser
+def test_broken_numbers_are_gaps_in_a_chart(lake, open_page):
+    run_id = make_run(lake, shape=Shape(layers=6))
+
+    def spoil(table):
+        vectors = np.array(table["vector"].to_pylist(), "f4")
+        layer = np.array(table["layer"])
+        vectors[(layer == 1), 0], vectors[(layer == 3), 0], vectors[layer == 4] = np.nan, np.inf, 0
+        column = pa.array(list(vectors), table.schema.field("vector").type)
+        return table.set_column(table.schema.get_field_index("vector"), table.schema.field("vector"), column)
+
+    edit_states(lake, run_id, spoil)
+    path = write_report(lake)[0]
+    assert None in unpack(path.read_text(encoding="utf-8"))["intra"]["columns"]["cosine"]
+    tab = open_page(path)
+    assert set(tab.draw_all()) == {"drawn", "empty"}
+    assert tab.page.locator("figure[data-chart=intra_layers][data-state=drawn]").count() == 1
