@@ -5,7 +5,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from warehouse import generate, scenario, sites
 from warehouse.tree import Tree
@@ -71,7 +71,7 @@ def test_a_pass_over_a_tree_is_many_passes(family, attention):
     layer = model.get_submodule(found.layers[-1].module)
     ids, sequences = sequences_of(48)
     with torch.inference_mode():
-        reader = generate.Reader(model, trees=found.trees)
+        reader = generate.Reader(model, trees=found.trees, rewinds=found.rewinds)
         reader.read(ids)
         together, passes = last_states(model, layer, reader, sequences)
         assert passes == (len(sequences) if family in WITHOUT else SEVERAL.get(family, 1))
@@ -96,6 +96,45 @@ def test_a_sliding_window(family, length):
         alone = torch.cat([last_states(model, layer, generate.Reader(model), [s])[0] for s in sequences])
     assert passes == 1 if length == 40 else passes > 1
     assert ((together - alone).norm(dim=1) <= 1e-5 * alone.norm(dim=1)).all()
+
+
+@pytest.mark.parametrize("length", [48, 60])
+def test_a_window_that_the_cache_does_not_show(length):
+    """Local attention of GPT-Neo counts places in the pass: a tree must fit into its window of 64, with the trunk."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "gpt_neo", vocab_size=300, hidden_size=32, num_layers=2, num_heads=4, window_size=64,
+        attention_types=[[["global", "local"], 1]], max_position_embeddings=128, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    found = sites.discover(model)
+    assert found.trees
+    layer = model.get_submodule(found.layers[-1].module)
+    ids, sequences = sequences_of(length)
+    with torch.inference_mode():
+        reader = generate.Reader(model, trees=True)
+        reader.read(ids)
+        together, passes = last_states(model, layer, reader, sequences)
+        alone = torch.cat([last_states(model, layer, generate.Reader(model), [s])[0] for s in sequences])
+    assert (passes == 1) == (length == 48)
+    assert ((together - alone).norm(dim=1) <= 1e-5 * alone.norm(dim=1)).all()
+
+
+def test_a_cache_that_does_not_go_back():
+    """It says that it can and then raises; every sequence is read whole."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("minimax", **tiny._COMMON | tiny._MOE, head_dim=8, block_size=16)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    found = sites.discover(model)
+    assert (found.trees, found.rewinds) == (False, False)
+    layer = model.get_submodule(found.layers[-1].module)
+    ids, sequences = sequences_of(48)
+    with torch.inference_mode():
+        reader = generate.Reader(model, trees=False, rewinds=False)
+        reader.read(ids)
+        together, _ = last_states(model, layer, reader, sequences)
+        alone = torch.cat([last_states(model, layer, generate.Reader(model), [s])[0] for s in sequences])
+    assert torch.equal(together, alone)
 
 
 def test_a_model_that_remembers_the_longest_sequence():

@@ -172,7 +172,7 @@ class _Run:
         self.config = loaded.model.config.get_text_config()
         self.chat = Chat(loaded.tokenizer)
         self.eos = models.eos_ids(loaded.model, loaded.tokenizer)
-        self.reader = generate.Reader(loaded.model, trees=found.trees)
+        self.reader = generate.Reader(loaded.model, trees=found.trees, rewinds=found.rewinds)
         self.transfer = Transfer(loaded.model.device)
         self.rows = rows
         self.created = datetime.now(UTC).replace(tzinfo=None)

@@ -1,7 +1,6 @@
 """Runs a model over token sequences: a key-value cache that can go back, and the choice of the next token."""
 
 import inspect
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,13 +24,16 @@ class Reader:
 
     Args:
         model: a causal language model of transformers; batch size 1.
-        trees: whether it reads trees rightly, as `reads_trees` found.
+        trees: whether it reads trees rightly, as `sharing` found.
+        rewinds: whether its cache can go back to what sequences share, likewise.
     """
 
-    def __init__(self, model: Any, *, trees: bool = False):
+    def __init__(self, model: Any, *, trees: bool = False, rewinds: bool = True):
         self.model = model
         self.ids: list[int] = []
         self._trees = trees
+        self._rewinds = rewinds
+        self._window = models.window(model)
         self._cache: Any = None
         self._regimes: set[int] = set()  # rotary frequencies that the cache was filled with
         self._rotary = [module for module in model.modules() if "dynamic" in str(getattr(module, "rope_type", ""))]
@@ -86,17 +88,16 @@ class Reader:
 
     def _shareable(self, ids: list[int]) -> list[int]:
         """The tokens whose keys and values a sequence may use, as far as it begins with them."""
-        if not self._regimes <= {self._regime(ids)}:
+        if not self._rewinds or not self._regimes <= {self._regime(ids)}:
             return []
         follows = len(ids) > len(self.ids) and ids[: len(self.ids)] == self.ids
         return self.ids if follows or _can_crop(self._cache) else []
 
     def _room(self) -> float:
-        """Tokens that a tree may have: those of one pass, and no more than a sliding window has room for."""
+        """Tokens that a tree may have: those of one pass, and no more than fit into every window of the model."""
         if not (self._trees and _can_crop(self._cache)):
             return 0
-        windows = [layer.sliding_window for layer in self._cache.layers if getattr(layer, "is_sliding", False)]
-        return min(TREE_TOKENS, min(windows, default=math.inf) - len(self.ids) - 1)
+        return min(TREE_TOKENS, self._window - len(self.ids) - 1)
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens; where the cache cannot go back, all of them."""
@@ -119,7 +120,12 @@ class Reader:
         output = self.model(
             torch.tensor([ids], device=self.model.device), past_key_values=self._cache, use_cache=True, **options
         )
-        self._cache = output.past_key_values
+        self._cache = getattr(output, "past_key_values", None)
+        if self._cache is None:
+            raise AlabError(
+                f"{type(self.model).__name__} gives no key-value cache of the kind that transformers passes on",
+                "It cannot be captured token by token.",
+            )
         return output.logits[0]
 
 
@@ -136,11 +142,11 @@ def _can_crop(cache: Any) -> bool:
     return True
 
 
-def reads_trees(model: Any, layer: nn.Module, tokens: list[int], plain: Tensor | None) -> bool:
-    """Whether a model gives tokens in a tree what it gives them in a plain pass; costs two short passes.
+def sharing(model: Any, layer: nn.Module, tokens: list[int], plain: Tensor | None) -> tuple[bool, bool]:
+    """Whether a model reads trees rightly, and whether its cache goes back rightly; costs two short passes or four.
 
-    It must take a mask and positions that are not those of one sequence: alibi has no such positions, some kinds of
-    attention have no such mask. Where it ignores either, states move by a tenth of their length or more.
+    A tree needs a mask and positions that are not those of one sequence: alibi has no such positions, some kinds of
+    attention have no such mask. Where a model ignores either, states move by a tenth of their length or more.
 
     Args:
         model: a causal language model of transformers.
@@ -149,22 +155,30 @@ def reads_trees(model: Any, layer: nn.Module, tokens: list[int], plain: Tensor |
         plain: what the layer gave for them, (tokens, width).
     """
     shared, rest = tokens[:2], tokens[2:]
+    others = [*shared, *rest[::-1]], [*shared, *rest[3:], *rest[:3]]  # one in the cache, one in the tree
     outputs: list[Tensor | None] = []
     handle = layer.register_forward_hook(
         lambda module, args, output: outputs.append(as_rows(first(output), first(output).shape[-2]))
     )
+
+    def right(sequences: list[list[int]], trees: bool) -> bool:
+        try:
+            reader = Reader(model, trees=trees)
+            reader.read(others[0])
+            tree = next(reader.trees(sequences))
+            reader.read_tree(tree)
+            moved = (outputs[-1][-len(rest) :] - plain[2:]).norm(dim=1) / plain[2:].norm(dim=1)
+        except Exception:  # whatever the model's own code does with what it does not expect
+            return False
+        alike = bool((moved.float() < (1e-5 if model.dtype == torch.float32 else 0.05)).all())
+        return alike and len(tree.ends) == len(sequences) and tree.trunk == len(shared)
+
     try:
         with torch.no_grad():
-            reader = Reader(model, trees=True)
-            reader.read(shared + rest[::-1])
-            tree = next(reader.trees([shared + rest[3:] + rest[:3], tokens]))
-            reader.read_tree(tree)
-        moved = (outputs[-1][-len(rest) :] - plain[2:]).norm(dim=1) / plain[2:].norm(dim=1)
-    except Exception:  # whatever the model's own code does with what it does not expect
-        return False
+            trees = right([others[1], tokens], trees=True)
+            return trees, trees or right([tokens], trees=False)
     finally:
         handle.remove()
-    return len(tree.ends) == 2 and bool((moved.float() < (1e-5 if model.dtype == torch.float32 else 0.05)).all())
 
 
 class Sampler:

@@ -4,7 +4,9 @@ import contextlib
 import hashlib
 import importlib.util
 import logging
+import math
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -136,6 +138,13 @@ def rotary_regime(model: Any, length: int) -> int:
         if kind and "dynamic" in kind:
             return max(0, length - config.max_position_embeddings)
     return 0
+
+
+def window(model: Any) -> float:
+    """The fewest tokens that attention looks back in some layer, as the config has it; infinite without such a limit."""
+    values = model.config.get_text_config().to_dict().items()
+    names = re.compile(r"(window|window_size|chunk_size)$")
+    return min((v for name, v in values if names.search(name) and isinstance(v, int) and v > 0), default=math.inf)
 
 
 def eos_ids(model: Any, tokenizer: Any) -> set[int]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from warehouse.errors import AlabError
-from warehouse.generate import reads_trees
+from warehouse.generate import sharing
 from warehouse.lake import SITES
 from warehouse.probe import Call, record
 
@@ -85,12 +85,14 @@ class ModelSites:
         embedding: path of the token embedding.
         hidden_size: width of the residual stream.
         trees: whether it reads several sequences in one pass.
+        rewinds: whether its key-value cache can go back to what two sequences share.
     """
 
     layers: list[LayerSites]
     embedding: str
     hidden_size: int
     trees: bool
+    rewinds: bool
 
 
 def decoder_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -118,7 +120,7 @@ def decoder_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def discover(model: Any) -> ModelSites:
     """Find every site of a model that runs on its device.
 
-    Costs three passes over a few tokens, and a fourth where projections are fused.
+    Costs three to five passes over a few tokens, and one more where projections are fused.
 
     Raises:
         AlabError: the model's layers cannot be found.
@@ -144,8 +146,8 @@ def discover(model: Any) -> ModelSites:
             if name not in site.ports:
                 site.reasons.setdefault(name, "the model has no such tensor")
     names = {module: path for path, module in model.named_modules()}
-    trees = reads_trees(model, layers[-1][1], tokens[0].tolist(), ends[-1].output)
-    return ModelSites(found, names[model.get_input_embeddings()], config.hidden_size, trees)
+    shared = sharing(model, layers[-1][1], tokens[0].tolist(), ends[-1].output)
+    return ModelSites(found, names[model.get_input_embeddings()], config.hidden_size, *shared)
 
 
 def _multipliers(config: Any) -> list[float]:
