@@ -23,9 +23,9 @@ tokens = st.lists(st.integers(0, 2), min_size=1, max_size=8)
 def test_each_token_sees_its_own_sequence(cached, sequences):
     tree = Tree(cached)
     for name, ids in enumerate(sequences):
-        before = tree.size_with(ids)
+        grown = tree.grown(ids)
         tree.add(name, ids)
-        assert len(tree.tokens) == before
+        assert (tree.trunk, len(tree.tokens)) == grown
     seen = torch.tensor([*cached[: tree.trunk], *tree.tokens])
     places = torch.tensor([*range(tree.trunk), *tree.positions])
     sees = tree.mask()
@@ -34,6 +34,9 @@ def test_each_token_sees_its_own_sequence(cached, sequences):
         own = sees[tree.ends[name]]
         assert seen[own].tolist() == ids
         assert places[own].tolist() == list(range(len(ids)))
+    stem = [*cached[: tree.trunk], *tree.tokens[: tree.stem()]]
+    assert tree.positions[: tree.stem()] == list(range(tree.trunk, len(stem)))
+    assert not tree.stem() or all(ids[: len(stem)] == stem[: len(ids)] for ids in sequences)
     ways = {tuple(seen[row].tolist()) for row in sees}
     assert len(tree.tokens) <= len(ways) + len(sequences)  # twice at the most: a last token that is read again
 
@@ -52,7 +55,7 @@ def last_states(model, layer, reader: generate.Reader, sequences: list[list[int]
     passes = 0
     handle = layer.register_forward_hook(lambda m, a, out: outputs.append(out[0] if isinstance(out, tuple) else out))
     try:
-        for tree in reader.trees(sequences):
+        for tree in reader.as_trees(sequences):
             reader.read_tree(tree)
             passes += 1
             rows = outputs[-1].reshape(-1, outputs[-1].shape[-1])
@@ -120,6 +123,50 @@ def test_a_window_that_the_cache_does_not_show(length):
     assert ((together - alone).norm(dim=1) <= 1e-5 * alone.norm(dim=1)).all()
 
 
+def test_what_all_sequences_share_is_read_once(monkeypatch):
+    """References with a long common beginning that the cache does not have."""
+    monkeypatch.setattr(generate, "TREE_TOKENS", 40)
+    model = tiny.model_of("llama")
+    ids, _ = sequences_of(48)
+    beginning = ids[::-1][:30]
+    read = 0
+    with torch.inference_mode():
+        reader = generate.Reader(model, trees=True)
+        reader.read(ids)
+        for tree in reader.as_trees([[*beginning, n, n, n] for n in range(10)]):
+            read += len(tree.tokens)
+            reader.read_tree(tree)
+    assert reader.ids == beginning
+    assert read == 30 + 10 * 3
+
+
+def test_a_tree_fits_into_the_context():
+    """GPT-Neo has a mask of its own that is as long as its context."""
+    config = AutoConfig.for_model(
+        "gpt_neo", vocab_size=300, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global"], 2]],
+        max_position_embeddings=64, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    assert sites.discover(model).trees
+    ids, _ = sequences_of(60)
+    with torch.inference_mode():
+        reader = generate.Reader(model, trees=True)
+        reader.read(ids)
+        _, passes = last_states(model, model.transformer.h[-1], reader, [[*ids, n, n] for n in range(5)])
+    assert passes == 3
+
+
+def test_dynamic_scaling_of_one_kind_of_layer():
+    config = tiny.config_of("gemma3_text")
+    config.rope_parameters = {
+        "full_attention": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+    }
+    config.layer_types = ["sliding_attention", "full_attention", "full_attention"]
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    assert sites.discover(model).trees
+
+
 def test_a_cache_that_does_not_go_back():
     """It says that it can and then raises; every sequence is read whole."""
     torch.manual_seed(0)
@@ -171,7 +218,7 @@ def test_a_tree_is_no_larger_than_a_pass(monkeypatch):
     with torch.inference_mode():
         reader = generate.Reader(model, trees=True)
         reader.read(ids)
-        for tree in reader.trees(sequences):
+        for tree in reader.as_trees(sequences):
             sizes.append((list(tree.ends), len(tree.tokens)))
             reader.read_tree(tree)
     assert sizes == [([0, 1], 8), ([2, 3], 8), ([4], 4), ([5], 20), ([6, 7, 8], 3)]

@@ -223,7 +223,7 @@ class _Run:
         text = self.chat.decode(generated)
         if snapshots:
             snapshots = [*snapshots, *self._snapshot_after_reply(messages, text)]
-            # The longest first: what one needs of the cache, the next needs too.
+            # The longest first: what the next needs of the cache is mostly there.
             unread = [s for s in reversed(snapshots) if s.message_index not in inside.values()]
             self._tick("snapshots", len(snapshots) - len(unread))
             self._read_states({(prompt_id, "snapshot", s.message_index, None): s.ids for s in unread}, "snapshots")
@@ -300,8 +300,9 @@ class _Run:
     def _read_states(self, sequences: dict[Key, list[int]], what: str) -> None:
         """Read sequences for their last tokens' states alone."""
         keys = list(sequences)
-        for tree in self.reader.trees(list(sequences.values())):
-            rows = {keys[name]: row for name, row in tree.ends.items()}
+        for tree in self.reader.as_trees(list(sequences.values())):
+            # From the end: a model may compute only the last tokens in its later layers.
+            rows = {keys[name]: end - len(tree.tokens) for name, end in tree.ends.items()}
 
             def sink(tensors: LayerTensors, rows: dict[Key, int] = rows) -> None:
                 self.states.add(rows, tensors.layer, tensors.sites)

@@ -1,6 +1,7 @@
 """Runs a model over token sequences: a key-value cache that can go back, and the choice of the next token."""
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -33,10 +34,10 @@ class Reader:
         self.ids: list[int] = []
         self._trees = trees
         self._rewinds = rewinds
-        self._window = models.window(model)
+        self._reach = models.reach(model)
         self._cache: Any = None
-        self._regimes: set[int] = set()  # rotary frequencies that the cache was filled with
-        self._rotary = [module for module in model.modules() if "dynamic" in str(getattr(module, "rope_type", ""))]
+        self._regimes: set[tuple[int, ...]] = set()  # rotary frequencies that the cache was filled with
+        self._rotary = list(_dynamic_rotary(model))
         # Logits of one position instead of all, where the model can.
         self._can_limit_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -48,56 +49,58 @@ class Reader:
         """
         logits = self._forward(ids, logits=0 if all_logits else 1)
         self.ids = self.ids + list(ids)
-        self._regimes.add(self._regime(self.ids))
+        self._regimes.add(models.rotary_regime(self.model, len(self.ids)))
         return logits if all_logits else logits[-1:]
 
-    def trees(self, sequences: Sequence[list[int]]) -> Iterator[Tree]:
-        """Group whole sequences into trees of a pass each, for `read_tree`, named by their place in the list.
+    def as_trees(self, sequences: Sequence[list[int]]) -> Iterator[Tree]:
+        """Group whole sequences into trees of a pass each, named by their place in the list.
 
-        A tree has the tokens past what is in the cache when it is asked for. Where the model cannot read several
-        sequences in a pass, each is a tree of its own.
+        A tree has the tokens past what the cache holds when it is made: read each, with `read_tree`, before asking
+        for the next. Where the model cannot read several sequences in a pass, each is a tree of its own.
         """
-        tree, regime = None, 0
+        tree, regime = None, ()
         for name, ids in enumerate(sequences):
-            if tree and (self._regime(ids) != regime or tree.size_with(ids) > self._room()):
+            its = models.rotary_regime(self.model, len(ids))
+            if tree and (its != regime or not self._fits(*tree.grown(ids))):
                 yield tree
                 tree = None
             if tree is None:
-                tree, regime = Tree(self._shareable(ids)), self._regime(ids)
+                tree, regime = Tree(self._shareable(ids)), its
             tree.add(name, ids)
         if tree:
             yield tree
 
     def read_tree(self, tree: Tree) -> None:
-        """Read the sequences of a tree in one pass; a single one's tokens stay in the cache, others do not."""
+        """Read the sequences of a tree in one pass; what all of them share stays in the cache."""
         self.rewind(tree.trunk)
         if len(tree.ends) == 1:
             self.read(tree.tokens)
             return
-        sees, n = tree.mask(), len(tree.tokens)
+        sees, stem = tree.mask(), tree.stem()
         blocked = torch.zeros((1, 1, *sees.shape), dtype=self.model.dtype)
         blocked.masked_fill_(~sees, torch.finfo(self.model.dtype).min)
         self._forward(
             tree.tokens, logits=1, attention_mask=blocked.to(self.model.device),
             position_ids=torch.tensor([tree.positions], device=self.model.device),
         )  # fmt: skip
-        self._cache.crop(-n)
-
-    def _regime(self, ids: Sequence[int]) -> int:
-        return models.rotary_regime(self.model, len(ids))
+        self._regimes.add(models.rotary_regime(self.model, max(tree.positions) + 1))
+        self.ids = self.ids + tree.tokens
+        self.rewind(tree.trunk + stem)
 
     def _shareable(self, ids: list[int]) -> list[int]:
         """The tokens whose keys and values a sequence may use, as far as it begins with them."""
-        if not self._rewinds or not self._regimes <= {self._regime(ids)}:
+        if not self._rewinds or max(len(ids), len(self.ids)) > self._reach:
+            return []
+        if not self._regimes <= {models.rotary_regime(self.model, len(ids))}:
             return []
         follows = len(ids) > len(self.ids) and ids[: len(self.ids)] == self.ids
         return self.ids if follows or _can_crop(self._cache) else []
 
-    def _room(self) -> float:
-        """Tokens that a tree may have: those of one pass, and no more than fit into every window of the model."""
-        if not (self._trees and _can_crop(self._cache)):
-            return 0
-        return min(TREE_TOKENS, self._window - len(self.ids) - 1)
+    def _fits(self, trunk: int, tokens: int) -> bool:
+        """Whether a tree can be read in a pass, over no more than the model attends to alike, or at all."""
+        can = self._trees and (self._cache is None or _can_crop(self._cache))
+        most = min(self._reach - 1, models.context_length(self.model) or math.inf)
+        return can and tokens <= TREE_TOKENS and trunk + tokens <= most
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens; where the cache cannot go back, all of them."""
@@ -115,8 +118,8 @@ class Reader:
             options["logits_to_keep"] = logits
         if self._cache is None:  # dynamic scaling remembers the longest sequence until it sees a short one
             nothing = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
-            for module in self._rotary:
-                module(nothing[..., None].to(self.model.dtype), nothing)
+            for module, kind in self._rotary:
+                module(nothing[..., None].to(self.model.dtype), nothing, **kind)
         output = self.model(
             torch.tensor([ids], device=self.model.device), past_key_values=self._cache, use_cache=True, **options
         )
@@ -127,6 +130,15 @@ class Reader:
                 "It cannot be captured token by token.",
             )
         return output.logits[0]
+
+
+def _dynamic_rotary(model: nn.Module) -> Iterator[tuple[nn.Module, dict[str, str]]]:
+    """Rotary embeddings whose frequencies grow with the sequence, and how each is told for which kind of layer."""
+    for module in model.modules():
+        kinds = getattr(module, "rope_type", None)
+        for layer_type, kind in (kinds if isinstance(kinds, dict) else {None: kinds}).items():
+            if isinstance(kind, str) and "dynamic" in kind:
+                yield module, {} if layer_type is None else {"layer_type": layer_type}
 
 
 def _can_crop(cache: Any) -> bool:
@@ -146,7 +158,7 @@ def sharing(model: Any, layer: nn.Module, tokens: list[int], plain: Tensor | Non
     """Whether a model reads trees rightly, and whether its cache goes back rightly; costs two short passes or four.
 
     A tree needs a mask and positions that are not those of one sequence: alibi has no such positions, some kinds of
-    attention have no such mask. Where a model ignores either, states move by a tenth of their length or more.
+    attention have no such mask. Where a model ignores either, some token's state moves by far more than rounding.
 
     Args:
         model: a causal language model of transformers.
@@ -165,12 +177,12 @@ def sharing(model: Any, layer: nn.Module, tokens: list[int], plain: Tensor | Non
         try:
             reader = Reader(model, trees=trees)
             reader.read(others[0])
-            tree = next(reader.trees(sequences))
+            tree = next(reader.as_trees(sequences))
             reader.read_tree(tree)
             moved = (outputs[-1][-len(rest) :] - plain[2:]).norm(dim=1) / plain[2:].norm(dim=1)
         except Exception:  # whatever the model's own code does with what it does not expect
             return False
-        alike = bool((moved.float() < (1e-5 if model.dtype == torch.float32 else 0.05)).all())
+        alike = bool((moved.float() < (1e-5 if torch.finfo(model.dtype).eps < 1e-6 else 0.05)).all())
         return alike and len(tree.ends) == len(sequences) and tree.trunk == len(shared)
 
     try:

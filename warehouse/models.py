@@ -123,27 +123,32 @@ def context_length(model: Any) -> int | None:
     return None
 
 
-def rotary_regime(model: Any, length: int) -> int:
-    """Which rotary frequencies a model has for a sequence of so many tokens: equal numbers, equal frequencies.
+def rotary_regime(model: Any, length: int) -> tuple[int, ...]:
+    """Which rotary frequencies a model has for a sequence of so many tokens: equal values, equal frequencies.
 
     Some models turn keys otherwise in long sequences, so that what a long one left in a cache is wrong for a short
     one: `longrope` has a second set past the length of the pretraining, `dynamic` scaling one for each beyond it.
     """
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
+    regimes = []
     for parameters in (rope, *rope.values()):  # one for all layers, or one for each kind of layer
         kind = parameters.get("rope_type") if isinstance(parameters, dict) else None
         if kind == "longrope":
-            return int(length > parameters["original_max_position_embeddings"])
-        if kind and "dynamic" in kind:
-            return max(0, length - config.max_position_embeddings)
-    return 0
+            regimes.append(int(length > parameters["original_max_position_embeddings"]))
+        elif kind and "dynamic" in kind:
+            regimes.append(max(0, length - config.max_position_embeddings))
+    return tuple(regimes)
 
 
-def window(model: Any) -> float:
-    """The fewest tokens that attention looks back in some layer, as the config has it; infinite without such a limit."""
+def reach(model: Any) -> float:
+    """Tokens up to which every layer attends to all of them alike, as the config says; infinite where it does not.
+
+    Beyond, there are windows, chunks, a choice of keys (DeepSeek's `index_topk`) or other scales (Llama 4's
+    `floor_scale`), which some models count in places of the pass or of the cache instead of positions.
+    """
     values = model.config.get_text_config().to_dict().items()
-    names = re.compile(r"(window|window_size|chunk_size)$")
+    names = re.compile(r"(window|window_size|chunk_size|index_topk|floor_scale)$")
     return min((v for name, v in values if names.search(name) and isinstance(v, int) and v > 0), default=math.inf)
 
 

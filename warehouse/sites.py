@@ -126,6 +126,10 @@ def discover(model: Any) -> ModelSites:
         AlabError: the model's layers cannot be found.
     """
     config = model.config.get_text_config()
+    if not getattr(config, "num_attention_heads", 0):
+        raise AlabError(
+            f"{type(model).__name__} has no attention", "alab captures transformers, and hybrids with some."
+        )
     layers = decoder_layers(model)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, config.vocab_size, (1, _PROBE_TOKENS), generator=generator)
@@ -329,7 +333,7 @@ def _split_fused(model: Any, config: Any, found: list[LayerSites], fused: dict[i
 
             handles.append(call.module.register_forward_hook(hook))
         with torch.no_grad():
-            cache = model(tokens.to(model.device), use_cache=True).past_key_values
+            cache = getattr(model(tokens.to(model.device), use_cache=True), "past_key_values", None)
     finally:
         for handle in handles:
             handle.remove()

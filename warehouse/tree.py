@@ -2,7 +2,8 @@
 
 A pass over a few tokens costs nearly what one over many does, since it reads every weight. Sequences that begin alike
 meet in a tree: each token follows its parent, sees its ancestors alone, and stands as deep as in its own sequence.
-That is *tree attention* (SpecInfer, arXiv 2305.09781); a causal model gives a token in a tree what it gives it alone.
+That is *tree attention* (SpecInfer, arXiv 2305.09781); a causal model that takes its mask and positions from outside
+gives a token in a tree what it gives it alone.
 """
 
 from collections.abc import Sequence
@@ -47,9 +48,10 @@ class Tree:
             self.positions.append(position)
         self.ends[name] = node
 
-    def size_with(self, ids: Sequence[int]) -> int:
-        """Tokens that the tree would have with one more sequence."""
-        return len(self.tokens) + len(self._follow(ids)[2])
+    def grown(self, ids: Sequence[int]) -> tuple[int, int]:
+        """The trunk and the number of tokens that the tree would have with one more sequence."""
+        shared, _, rest = self._follow(ids)
+        return max(self.trunk, shared), len(self.tokens) + len(rest)
 
     def _follow(self, ids: Sequence[int]) -> tuple[int, int, Sequence[int]]:
         """How much of a sequence the cache has, the tree's node up to which it is known, and what comes after."""
@@ -58,6 +60,11 @@ class Tree:
         while at < len(ids) and (node, ids[at]) in self._children:
             node, at = self._children[node, ids[at]], at + 1
         return shared, node, ids[at:]
+
+    def stem(self) -> int:
+        """How many of the first tokens are in every branch, one after the other."""
+        forks = (parent + 1 for i, parent in enumerate(self._parents) if i and parent != i - 1)
+        return max(0, min(forks, default=len(self.tokens)))
 
     def mask(self) -> Tensor:
         """Which of the trunk and then of the tree each token sees: (tokens, trunk + tokens) booleans."""
