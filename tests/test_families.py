@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from captures import loaded
 
-from warehouse import capture, catalog, models, scenario, sites
+from warehouse import capture, catalog, scenario, sites
 from warehouse.lake import Lake
 
 MESSAGES = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi é!"}]
@@ -36,14 +37,6 @@ def scenario_for(**capture_options) -> scenario.Scenario:
         "capture": {"store_dtype": "float32", "top_k_probs": 3} | capture_options,
         "reference_states": [{"label": "joy", "messages": [{"role": "user", "content": "Joy!"}]}],
     })  # fmt: skip
-
-
-def loaded(model) -> models.Loaded:
-    model.generation_config.eos_token_id = None  # random models end anywhere; these tests want every step
-    model.config.eos_token_id = None
-    tokenizer = tiny.tokenizer()
-    tokenizer.eos_token = None
-    return models.Loaded(model, tokenizer, "tiny", "float32", "cpu")
 
 
 @pytest.fixture(scope="module")

@@ -65,24 +65,33 @@ def last_states(model, layer, reader: generate.Reader, sequences: list[list[int]
     return torch.stack([found[name] for name in range(len(sequences))]), passes
 
 
+def together_and_alone(model, found: sites.ModelSites, length: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """States of sequences read off a conversation's cache, of each read alone, and how many passes the former took."""
+    layer = model.get_submodule(found.layers[-1].module)
+    ids, sequences = sequences_of(length)
+    with torch.inference_mode():
+        reader = generate.Reader(model, trees=found.trees, rewinds=found.rewinds)
+        reader.read(ids)
+        together, passes = last_states(model, layer, reader, sequences)
+        again, _ = last_states(model, layer, reader, sequences)  # the cache is as it was, or as short as they need it
+        alone = torch.cat([last_states(model, layer, generate.Reader(model), [s])[0] for s in sequences])
+    close(again, alone)
+    return together, alone, passes
+
+
+def close(states: torch.Tensor, expected: torch.Tensor) -> None:
+    assert ((states - expected).norm(dim=1) <= 1e-5 * expected.norm(dim=1)).all()
+
+
 @pytest.mark.parametrize("attention", ["eager", None])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_pass_over_a_tree_is_many_passes(family, attention):
     model = tiny.model_of(family, attention)
     found = sites.discover(model)
     assert found.trees == (family not in WITHOUT)
-    layer = model.get_submodule(found.layers[-1].module)
-    ids, sequences = sequences_of(48)
-    with torch.inference_mode():
-        reader = generate.Reader(model, trees=found.trees, rewinds=found.rewinds)
-        reader.read(ids)
-        together, passes = last_states(model, layer, reader, sequences)
-        assert passes == (len(sequences) if family in WITHOUT else SEVERAL.get(family, 1))
-        again, _ = last_states(model, layer, reader, sequences)  # the cache is as it was
-        alone = torch.cat([last_states(model, layer, generate.Reader(model), [s])[0] for s in sequences])
-    scale = alone.norm(dim=1)
-    assert ((together - alone).norm(dim=1) <= 1e-5 * scale).all()
-    assert ((again - alone).norm(dim=1) <= 1e-5 * scale).all()
+    together, alone, passes = together_and_alone(model, found, 48)
+    assert passes == (len(alone) if family in WITHOUT else SEVERAL.get(family, 1))
+    close(together, alone)
 
 
 @pytest.mark.parametrize("length", [40, 62, 100])
@@ -90,15 +99,9 @@ def test_a_pass_over_a_tree_is_many_passes(family, attention):
 def test_a_sliding_window(family, length):
     """A tree that would not fit into the window of 64, or a window that has moved on: one after the other, rightly."""
     model = tiny.model_of(family)
-    layer = model.get_submodule(sites.discover(model).layers[-1].module)
-    ids, sequences = sequences_of(length)
-    with torch.inference_mode():
-        reader = generate.Reader(model, trees=True)
-        reader.read(ids)
-        together, passes = last_states(model, layer, reader, sequences)
-        alone = torch.cat([last_states(model, layer, generate.Reader(model), [s])[0] for s in sequences])
+    together, alone, passes = together_and_alone(model, sites.discover(model), length)
     assert passes == 1 if length == 40 else passes > 1
-    assert ((together - alone).norm(dim=1) <= 1e-5 * alone.norm(dim=1)).all()
+    close(together, alone)
 
 
 @pytest.mark.parametrize("length", [48, 60])
@@ -112,15 +115,9 @@ def test_a_window_that_the_cache_does_not_show(length):
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     found = sites.discover(model)
     assert found.trees
-    layer = model.get_submodule(found.layers[-1].module)
-    ids, sequences = sequences_of(length)
-    with torch.inference_mode():
-        reader = generate.Reader(model, trees=True)
-        reader.read(ids)
-        together, passes = last_states(model, layer, reader, sequences)
-        alone = torch.cat([last_states(model, layer, generate.Reader(model), [s])[0] for s in sequences])
+    together, alone, passes = together_and_alone(model, found, length)
     assert (passes == 1) == (length == 48)
-    assert ((together - alone).norm(dim=1) <= 1e-5 * alone.norm(dim=1)).all()
+    close(together, alone)
 
 
 def test_what_all_sequences_share_is_read_once(monkeypatch):
@@ -174,13 +171,7 @@ def test_a_cache_that_does_not_go_back():
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     found = sites.discover(model)
     assert (found.trees, found.rewinds) == (False, False)
-    layer = model.get_submodule(found.layers[-1].module)
-    ids, sequences = sequences_of(48)
-    with torch.inference_mode():
-        reader = generate.Reader(model, trees=False, rewinds=False)
-        reader.read(ids)
-        together, _ = last_states(model, layer, reader, sequences)
-        alone = torch.cat([last_states(model, layer, generate.Reader(model), [s])[0] for s in sequences])
+    together, alone, _ = together_and_alone(model, found, 48)
     assert torch.equal(together, alone)
 
 
@@ -203,8 +194,7 @@ def test_a_model_that_remembers_the_longest_sequence():
         reader.read(ids)
         together, passes = last_states(model, model.model.layers[-1], reader, sequences)
     assert passes < len(sequences)
-    expected = torch.cat(states)
-    assert ((together - expected).norm(dim=1) <= 1e-5 * expected.norm(dim=1)).all()
+    close(together, torch.cat(states))
 
 
 def test_a_tree_is_no_larger_than_a_pass(monkeypatch):

@@ -211,22 +211,27 @@ class _Run:
         """Prefill, decode, then the snapshots, longest first, off the same cache."""
         messages, rendered, snapshots = self.plan.prompts[prompt_id]
         ids = rendered.ids
-        # A prefix that ends where the next message begins is read off the prefill itself.
         regime = partial(models.rotary_regime, self.loaded.model)
-        inside = {
-            len(s.ids) - 1: s.message_index for s in snapshots
+
+        def key(snapshot: Snapshot) -> Key:
+            return prompt_id, "snapshot", snapshot.message_index, None
+
+        # A prefix that ends where the next message begins is read off the prefill itself.
+        rows: dict[Key, int] = {(prompt_id, "initial", 0, None): -1}
+        rows |= {
+            key(s): len(s.ids) - 1 for s in snapshots
             if s.ids == ids[: len(s.ids)] and regime(len(s.ids)) == regime(len(ids))
         }  # fmt: skip
-        generated, stop = self._generate(prompt_id, ids, inside)
+        generated, stop = self._generate(prompt_id, ids, rows)
         if prompt_id == len(self.plan.prompts) - 1:
             self.writer.flush()
         text = self.chat.decode(generated)
         if snapshots:
             snapshots = [*snapshots, *self._snapshot_after_reply(messages, text)]
             # The longest first: what the next needs of the cache is mostly there.
-            unread = [s for s in reversed(snapshots) if s.message_index not in inside.values()]
+            unread = {key(s): s.ids for s in reversed(snapshots) if key(s) not in rows}
             self._tick("snapshots", len(snapshots) - len(unread))
-            self._read_states({(prompt_id, "snapshot", s.message_index, None): s.ids for s in unread}, "snapshots")
+            self._read_states(unread, "snapshots")
         self.states.flush()
         self._prompt_rows(prompt_id, messages, rendered, snapshots, generated, text, stop)
 
@@ -238,8 +243,13 @@ class _Run:
             return []
         return [Snapshot(len(messages), "assistant", preview(text), ids, is_generated=True)]
 
-    def _generate(self, prompt_id: int, ids: list[int], inside: dict[int, int]) -> tuple[list[int], str]:
+    def _generate(self, prompt_id: int, ids: list[int], rows: dict[Key, int]) -> tuple[list[int], str]:
         """The prefill and the decode steps, each recorded whole.
+
+        Args:
+            prompt_id: the conversation.
+            ids: its tokens.
+            rows: states that are read off the prefill, and which token's each is.
 
         Returns:
             The generated tokens and why they ended.
@@ -250,7 +260,7 @@ class _Run:
         generated: list[int] = []
         unread = ids
         for step in range(options.max_new_tokens):
-            logits = self._step(prompt_id, step, unread, inside)
+            logits = self._step(prompt_id, step, unread, rows)
             token = sampler.choose(logits)
             row, top = step_rows(self.chat, logits, self.scenario.capture.top_k_probs)
             at = {"prompt_id": prompt_id, "step": step}
@@ -266,20 +276,18 @@ class _Run:
                 return generated, "eos"
         return generated, "length"
 
-    def _step(self, prompt_id: int, step: int, ids: list[int], inside: dict[int, int]) -> Tensor:
+    def _step(self, prompt_id: int, step: int, ids: list[int], rows: dict[Key, int]) -> Tensor:
         """One recorded forward pass; gives the last token's (vocabulary,) logits."""
         kind = "decode" if step else "prefill"
         position = len(self.reader.ids)
-        rows: dict[Key, int] = {(prompt_id, "initial", 0, None): -1}
-        rows |= {(prompt_id, "snapshot", message_index, None): row for row, message_index in inside.items()}
 
         def sink(tensors: LayerTensors) -> None:
             host, ready = self.transfer(tensors)
             self.writer.put(Rows(prompt_id, step, kind, position, host.layer, host.sites, host.attention, ready))
             if step:
                 self.states.hold((prompt_id, "final", step, None), tensors.layer, tensors.sites)
-                return
-            self.states.add(rows, tensors.layer, tensors.sites)
+            else:
+                self.states.add(rows, tensors.layer, tensors.sites)
 
         # One token's pass with eager attention gave the same bits with one thread less in every family that was tried
         # (1,536 wide, float32 and bfloat16); the faster kinds of attention do not.

@@ -93,8 +93,7 @@ class Reader:
             return []
         if not self._regimes <= {models.rotary_regime(self.model, len(ids))}:
             return []
-        follows = len(ids) > len(self.ids) and ids[: len(self.ids)] == self.ids
-        return self.ids if follows or _can_crop(self._cache) else []
+        return self.ids if _can_crop(self._cache) else []
 
     def _fits(self, trunk: int, tokens: int) -> bool:
         """Whether a tree can be read in a pass, over no more than the model attends to alike, or at all."""

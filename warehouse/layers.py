@@ -39,7 +39,7 @@ def describe(model_id: str, gguf_file: str | None = None, *, run_probe: bool = F
         config = _config(spec)
         model, how = stand_in(config), "a stand-in with random weights"
         config = config.get_text_config()
-    found = sites.discover(model)
+    found = sites.discover(model, sharing=False)
     head = (
         f"{model_id}: {type(model).__name__}, {config.num_hidden_layers} layers × {config.hidden_size}, "
         f"{config.num_attention_heads} heads, vocabulary {config.vocab_size}; probed {how}"

@@ -105,7 +105,7 @@ def recording(
         model, tokenizer, name, capture or {}, prompt={"messages": [{"role": "user", "content": ""}]}
     )
     wanted = wanted.model_copy(update={"prompt": []})  # the passes come from the caller
-    found = sites.discover(model)
+    found = sites.discover(model, sharing=False)
     plan = make_plan(wanted, loaded, found)
     vocabulary = model.config.get_text_config().vocab_size
     with publishing(Lake(warehouse), name) as (staged, rows):

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from warehouse import generate
 from warehouse.errors import AlabError
-from warehouse.generate import sharing
 from warehouse.lake import SITES
 from warehouse.probe import Call, record
 
@@ -84,8 +84,8 @@ class ModelSites:
         layers: its decoder layers in order.
         embedding: path of the token embedding.
         hidden_size: width of the residual stream.
-        trees: whether it reads several sequences in one pass.
-        rewinds: whether its key-value cache can go back to what two sequences share.
+        trees: whether it was found to read several sequences in one pass.
+        rewinds: whether its key-value cache was found to go back to what two sequences share.
     """
 
     layers: list[LayerSites]
@@ -117,10 +117,14 @@ def decoder_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(f"{path}.{i}", layer) for i, layer in enumerate(layers)]
 
 
-def discover(model: Any) -> ModelSites:
+def discover(model: Any, *, sharing: bool = True) -> ModelSites:
     """Find every site of a model that runs on its device.
 
-    Costs three to five passes over a few tokens, and one more where projections are fused.
+    Costs one pass over a few tokens, and a second where projections are fused.
+
+    Args:
+        model: a causal language model of transformers.
+        sharing: whether to find out what its sequences can share, for two to four passes more.
 
     Raises:
         AlabError: the model's layers cannot be found.
@@ -150,8 +154,10 @@ def discover(model: Any) -> ModelSites:
             if name not in site.ports:
                 site.reasons.setdefault(name, "the model has no such tensor")
     names = {module: path for path, module in model.named_modules()}
-    shared = sharing(model, layers[-1][1], tokens[0].tolist(), ends[-1].output)
-    return ModelSites(found, names[model.get_input_embeddings()], config.hidden_size, *shared)
+    trees = rewinds = False
+    if sharing:
+        trees, rewinds = generate.sharing(model, layers[-1][1], tokens[0].tolist(), ends[-1].output)
+    return ModelSites(found, names[model.get_input_embeddings()], config.hidden_size, trees, rewinds)
 
 
 def _multipliers(config: Any) -> list[float]:
