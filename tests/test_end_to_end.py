@@ -84,8 +84,8 @@ def test_logits_are_the_bare_models_bit_for_bit(tmp_path, weights):
     bare, cache = [], None
     with torch.inference_mode():
         for read in [ids[: len(kept[0])], *([token] for token in ids[len(kept[0]) : -1])]:
-            output = loaded.model(torch.tensor([read]), past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
+            output = loaded.model(torch.tensor([read]), use_cache=True, **{models.cache_name(loaded.model): cache})
+            cache = models.cache_in(output)
             bare.append(output.logits[0].numpy())
     assert len(bare) == len(kept) == 8
     assert all(np.array_equal(found, expected) for found, expected in zip(kept, bare, strict=True))

@@ -100,7 +100,9 @@ def test_logits_are_the_bare_models(captured, family):
         output = model(torch.tensor([data["ids"][:n]]), use_cache=True)
         logits = [output.logits[0]]
         for token in data["ids"][n:]:
-            output = model(torch.tensor([[token]]), past_key_values=output.past_key_values, use_cache=True)
+            output = model(
+                torch.tensor([[token]]), use_cache=True, **{models.cache_name(model): models.cache_in(output)}
+            )
             logits.append(output.logits[0])
     bare = torch.cat(logits).numpy()
     assert len(bare) == n + NEW_TOKENS - 1
@@ -146,7 +148,7 @@ def test_keys_and_values_are_those_the_model_caches(captured, family):
     """Every token's v is what the cache holds; k too where no rotation and no norm stands between."""
     model, found, data = captured(family)
     with torch.inference_mode():
-        cache = model(torch.tensor([data["ids"]]), use_cache=True).past_key_values
+        cache = models.cache_in(model(torch.tensor([data["ids"]]), use_cache=True))
     for layer in range(len(found.layers)):
         if (layer, "v") not in data:
             continue

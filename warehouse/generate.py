@@ -37,6 +37,7 @@ class Reader:
         self._reach = models.reach(model)
         self._cache: Any = None
         self._regimes: set[tuple[int, ...]] = set()  # rotary frequencies that the cache was filled with
+        self._cache_name = models.cache_name(model)
         self._rotary = list(_dynamic_rotary(model))
         # Logits of one position instead of all, where the model can.
         self._can_limit_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -120,9 +121,12 @@ class Reader:
             for module, kind in self._rotary:
                 module(nothing[..., None].to(self.model.dtype), nothing, **kind)
         output = self.model(
-            torch.tensor([ids], device=self.model.device), past_key_values=self._cache, use_cache=True, **options
+            torch.tensor([ids], device=self.model.device),
+            use_cache=True,
+            **{self._cache_name: self._cache},
+            **options,
         )
-        self._cache = getattr(output, "past_key_values", None)
+        self._cache = models.cache_in(output)
         if self._cache is None:
             raise AlabError(
                 f"{type(self.model).__name__} gives no key-value cache of the kind that transformers passes on",

@@ -168,7 +168,7 @@ class Recording:
         mask = kwargs.get("attention_mask")
         if isinstance(mask, Tensor) and mask.ndim == 2 and not bool(mask.all()):
             raise AlabError("a pass masks tokens; padded sequences cannot be recorded", "Give the sequence unpadded.")
-        cache = kwargs.get("past_key_values")
+        cache = models.cache_in(kwargs)
         past = int(cache.get_seq_length()) if cache is not None else 0
         if past and (past != len(self._ids) or self._cache is None or self._cache() is not cache):
             raise AlabError(
@@ -213,7 +213,7 @@ class Recording:
     def after(self, module: Any, args: tuple, kwargs: dict, output: Any) -> None:
         """Called after each forward pass, with what it returns."""
         logits = (output.logits if hasattr(output, "logits") else output[0])[0].detach()
-        parts = [kwargs.get("past_key_values"), *(output.values() if hasattr(output, "values") else output)]
+        parts = [models.cache_in(kwargs), *(output.values() if hasattr(output, "values") else output)]
         cache = next((part for part in parts if hasattr(part, "get_seq_length")), None)
         self._cache = None if cache is None else weakref.ref(cache)
         row, top = step_rows(self._chat, logits[-1], self._wanted.top_k_probs)

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import importlib.util
+import inspect
 import logging
 import math
 import os
@@ -121,6 +122,17 @@ def context_length(model: Any) -> int | None:
         if isinstance(value, int) and value > 0:
             return value
     return None
+
+
+def cache_name(model: Any) -> str:
+    """The argument by which a model takes its key-value cache: `cache` from transformers 5.24 on."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def cache_in(values: Any) -> Any:
+    """The key-value cache among a model's named arguments, or in what it returned, under either name; or None."""
+    found = (values.get(name) for name in ("cache", "past_key_values"))
+    return next((cache for cache in found if cache is not None), None)
 
 
 def rotary_regime(model: Any, length: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from warehouse import generate
+from warehouse import generate, models
 from warehouse.errors import AlabError
 from warehouse.lake import SITES
 from warehouse.probe import Call, record
@@ -339,7 +339,7 @@ def _split_fused(model: Any, config: Any, found: list[LayerSites], fused: dict[i
 
             handles.append(call.module.register_forward_hook(hook))
         with torch.no_grad():
-            cache = getattr(model(tokens.to(model.device), use_cache=True), "past_key_values", None)
+            cache = models.cache_in(model(tokens.to(model.device), use_cache=True))
     finally:
         for handle in handles:
             handle.remove()

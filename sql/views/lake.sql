@@ -21,13 +21,13 @@
 -- @column mlp_act the same tensor as mlp_down_in: the MLP's neurons after the activation
 -- @example select count(*) from activations
 CREATE OR REPLACE VIEW activations AS
-SELECT run AS run_id, prompt_id, step, kind, position, layer,
-       hidden_in, hidden_out, q, k, v, attn_out, mlp_gate, mlp_up, mlp_down_in, mlp_down_out,
-       mlp_down_in AS mlp_act
+SELECT f.run AS run_id, f.prompt_id, f.step, f.kind, f.position, f.layer,
+       f.hidden_in, f.hidden_out, f.q, f.k, f.v, f.attn_out, f.mlp_gate, f.mlp_up, f.mlp_down_in, f.mlp_down_out,
+       f.mlp_down_in AS mlp_act
 FROM read_parquet(_files_of_all('activations', '/steps=*/layer=*/*.parquet'),
                   hive_partitioning = true,
-                  hive_types = {'run': VARCHAR, 'steps': VARCHAR, 'layer': INTEGER})
-WHERE _has('activations', run);
+                  hive_types = {'run': VARCHAR, 'steps': VARCHAR, 'layer': INTEGER}) AS f
+WHERE _has('activations', f.run);
 
 -- Attention weights: one row per head and query position.
 -- @column run_id id of the run
@@ -39,11 +39,11 @@ WHERE _has('activations', run);
 -- @column weights weight of each key position 0 … position
 -- @example select count(*) from attention
 CREATE OR REPLACE VIEW attention AS
-SELECT run AS run_id, prompt_id, step, layer, head, position, weights
+SELECT f.run AS run_id, f.prompt_id, f.step, f.layer, f.head, f.position, f.weights
 FROM read_parquet(_files_of_all('attention', '/steps=*/layer=*/*.parquet'),
                   hive_partitioning = true,
-                  hive_types = {'run': VARCHAR, 'steps': VARCHAR, 'layer': INTEGER})
-WHERE _has('attention', run);
+                  hive_types = {'run': VARCHAR, 'steps': VARCHAR, 'layer': INTEGER}) AS f
+WHERE _has('attention', f.run);
 
 -- Token embeddings and logits: one row per token and forward pass.
 -- @column run_id id of the run
@@ -54,11 +54,11 @@ WHERE _has('attention', run);
 -- @column logits scores over the vocabulary for the next token; NULL where not captured
 -- @example select count(*) from outputs
 CREATE OR REPLACE VIEW outputs AS
-SELECT run AS run_id, prompt_id, step, position, embeddings, logits
+SELECT f.run AS run_id, f.prompt_id, f.step, f.position, f.embeddings, f.logits
 FROM read_parquet(_files_of_all('outputs', '/steps=*/*.parquet'),
                   hive_partitioning = true,
-                  hive_types = {'run': VARCHAR, 'steps': VARCHAR})
-WHERE _has('outputs', run);
+                  hive_types = {'run': VARCHAR, 'steps': VARCHAR}) AS f
+WHERE _has('outputs', f.run);
 
 -- Last-token states: the small dataset that every comparison reads.
 --
@@ -73,7 +73,7 @@ WHERE _has('outputs', run);
 -- @column vector the state, as wide as the residual stream
 -- @example select count(*) from states
 CREATE OR REPLACE VIEW states AS
-SELECT run AS run_id, prompt_id, state, state_index, label, layer, site, vector
+SELECT f.run AS run_id, f.prompt_id, f.state, f.state_index, f.label, f.layer, f.site, f.vector
 FROM read_parquet(_files_of_all('states', '/*.parquet'),
-                  hive_partitioning = true, hive_types = {'run': VARCHAR})
-WHERE _has('states', run);
+                  hive_partitioning = true, hive_types = {'run': VARCHAR}) AS f
+WHERE _has('states', f.run);

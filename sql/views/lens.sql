@@ -18,8 +18,8 @@
 -- @column next_logprob log-probability of that token in the layer's distribution, nats
 -- @example select layer, token, logprob, kl from logit_lens where run_id = 'a_run' and step = 0 and rank = 0
 CREATE OR REPLACE VIEW logit_lens AS
-SELECT run AS run_id, prompt_id, step, position, layer, rank, token_id, token, logprob, kl, site,
-       next_token_id, next_rank, next_logprob
+SELECT f.run AS run_id, f.prompt_id, f.step, f.position, f.layer, f.rank, f.token_id, f.token, f.logprob, f.kl,
+       f.site, f.next_token_id, f.next_rank, f.next_logprob
 FROM read_parquet(_files_of_all('logit_lens', '/*.parquet'),
-                  hive_partitioning = true, hive_types = {'run': VARCHAR})
-WHERE _has('logit_lens', run);
+                  hive_partitioning = true, hive_types = {'run': VARCHAR}) AS f
+WHERE _has('logit_lens', f.run);
