@@ -10,7 +10,7 @@ import tiny
 import torch
 from captures import loaded
 
-from warehouse import capture, catalog, scenario, sites
+from warehouse import capture, catalog, models, scenario, sites
 from warehouse.lake import Lake
 
 MESSAGES = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi é!"}]
