@@ -27,8 +27,8 @@ ALL_DRAWN = (
     "[...document.querySelectorAll('figure[data-chart]')].every((f) => f.dataset.state || !f.checkVisibility())"
 )
 SCROLL_THROUGH = """async () => {
-  for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight) {
-    scrollTo(0, y);
+  for (const figure of document.querySelectorAll('figure[data-chart]:not([data-state])')) {
+    figure.scrollIntoView({block: 'center'});
     await new Promise((done) => setTimeout(done, 40));
   }
 }"""
