@@ -193,14 +193,25 @@ def metadata(run_id: str, name: str, shape: Shape, model_id: str, seed: int, log
             "logprob": float(last[s, order[s, r]]),
         } for s in range(shape.steps) for r in range(5)],
         "reference_states": [run | {
-            "label": label, "ref_index": i, "n_tokens": 5,
+            "label": label, "ref_index": i, "n_tokens": 5, "n": 1,
             "messages": json.dumps([{"role": "user", "content": label}]),
         } for i, label in enumerate(shape.labels)],
         "snapshots": [one | {
             "message_index": k, "role": "assistant" if k == shape.messages else roles[k], "preview": f"message {k}",
             "n_tokens": (k + 1) * per, "is_generated": k == shape.messages,
         } for k in range(shape.messages + 1)],
-        "layers": [run | {"layer": n, "module": f"layers.{n}", "residual_error": 0.0} for n in range(shape.layers)],
+        "state_tokens": [row | {
+            "n_tokens": n, "position": n - 1, "token_id": (n - 1) % shape.vocab, "token": f"t{(n - 1) % shape.vocab}",
+            "role": "assistant", "is_template": row["state"] != "final", "is_generated": row["state"] == "final",
+        } for row, n in [
+            (one | {"state": "initial", "state_index": 0}, n_prompt),
+            (one | {"state": "final", "state_index": shape.steps - 1}, sequence - 1),
+            *((one | {"state": "snapshot", "state_index": k}, (k + 1) * per) for k in range(shape.messages + 1)),
+            *((run | {"state": "reference", "state_index": i, "label": label}, 5)
+              for i, label in enumerate(shape.labels)),
+        ]],
+        "layers": [run | {"layer": n, "module": f"layers.{n}", "residual_error": 0.0, "continuity_error": 0.0, "changed": 0.0}
+                   for n in range(shape.layers)],
         "sites": [run | {
             "layer": n, "site": site, "module": f"layers.{n}.{site}" if site in shape.sites else None,
             "width": shape.site_width(site) if site in shape.sites else None,

@@ -323,7 +323,10 @@ def _register(db: duckdb.DuckDBPyConnection, lake: Lake, versions: dict[str, int
     for table in table_names() if sound else []:
         paths = [_glob_escaped(path) for folder in folders if (path := folder / f"{table}.parquet").exists()]
         if paths and table != "files":
-            insert = Template("INSERT INTO $table BY NAME SELECT * FROM read_parquet(?, hive_partitioning = false)")
+            insert = Template(
+                "INSERT INTO $table BY NAME SELECT * FROM "
+                "read_parquet(?, hive_partitioning = false, union_by_name = true)"  # older runs lack newer columns
+            )
             db.execute(insert.substitute(table=table), [paths])
     # A run that is being amended just now is looked at again by the next command.
     broken = [run_id for run_id in versions if run_id not in sound and not (lake.staging / run_id).exists()]

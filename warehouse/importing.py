@@ -304,6 +304,7 @@ def _metadata(source: Directory, run_id: str, scenario: str, states: _States) ->
         "steps": [one.row | {
             "prompt_id": one.prompt_id, "seq_len": one.end, "kind": one.kind} for one in source.passes],
         "tokens": told["tokens"],
+        "state_tokens": told["state_tokens"],
         "top_tokens": [
             {"prompt_id": one.prompt_id, "step": one.step} | entry
             for one in source.passes for entry in one.row.get("top_tokens") or []

@@ -35,7 +35,7 @@ from warehouse.arrays import SUFFIXES, ArrayWriter, Spec
 from warehouse.reading import KEYS, Pass, Run, Selection, Source, blocks, sources
 
 #: Tables that `run.json` holds as lists.
-RUN_TABLES = ("prompts", "messages", "tokens", "layers", "sites", "warnings")
+RUN_TABLES = ("prompts", "messages", "tokens", "state_tokens", "layers", "sites", "warnings")
 #: Folder of each kind of state.
 FOLDERS = {"snapshot": "conversation_snapshots", "reference": "references", "initial": "states", "final": "states"}
 #: Files that are open at once; a run with more passes is written in several rounds.

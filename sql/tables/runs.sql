@@ -3,6 +3,9 @@ CREATE TABLE IF NOT EXISTS runs (
   run_id VARCHAR PRIMARY KEY,   -- id of the run: `<scenario name>_<UTC timestamp>`
   scenario VARCHAR,             -- name of the scenario
   model_id VARCHAR,             -- model as the scenario names it: hub id, directory or `package:NAME`
+  revision VARCHAR,             -- commit of the hub that was loaded; NULL for other models
+  adapter VARCHAR,              -- adapter that was loaded on top, as the scenario names it; NULL without one
+  weights_hash VARCHAR,         -- fingerprint of the weights that ran, adapter included; NULL in runs of older alabs and in imported ones
   arch VARCHAR,                 -- model class, such as LlamaForCausalLM
   num_layers INTEGER,           -- decoder blocks in the model
   hidden_size INTEGER,          -- width of the residual stream
