@@ -16,7 +16,7 @@ from torch import Tensor
 
 from warehouse import catalog, generate, models, sites
 from warehouse.chat import Chat, Rendered
-from warehouse.describe import describe, step_rows
+from warehouse.describe import conclude, step_rows
 from warehouse.errors import AlabError
 from warehouse.gather import Rows
 from warehouse.lake import Lake, StagedRun
@@ -148,16 +148,14 @@ def publishing(
         progress(f"{staged.run_id} is in the lake; the next alab command registers it: {problem}", 0, 0)
 
 
-def site_widths(
-    plan: Plan, found: sites.ModelSites, wanted: Any, vocabulary: int
-) -> dict[int | None, dict[str, int]]:
+def site_widths(plan: Plan, found: sites.ModelSites, wanted: Any) -> dict[int | None, dict[str, int]]:
     """Width of each site that a plan captures, per layer; None for embeddings and logits."""
     widths: dict[int | None, dict[str, int]] = {
         n: {site: port.width for site, port in found.layers[n].ports.items() if site in plan.sites}
         for n in plan.layers
     }
-    widths[None] = {"embeddings": found.hidden_size} if wanted.hidden_states else {}
-    widths[None] |= {"logits": vocabulary} if wanted.logits else {}
+    widths[None] = {"embeddings": found.embedding_width} if wanted.hidden_states else {}
+    widths[None] |= {"logits": found.vocabulary} if wanted.logits else {}
     return widths
 
 
@@ -169,7 +167,6 @@ class _Run:
         staged: StagedRun, rows: dict[str, list[dict]], progress: Progress,
     ):  # fmt: skip
         self.scenario, self.loaded, self.found, self.plan, self.staged = scenario, loaded, found, plan, staged
-        self.config = loaded.model.config.get_text_config()
         self.chat = Chat(loaded.tokenizer)
         self.eos = models.eos_ids(loaded.model, loaded.tokenizer)
         self.reader = generate.Reader(loaded.model, trees=found.trees, rewinds=found.rewinds)
@@ -185,7 +182,7 @@ class _Run:
     def record(self) -> None:
         """Run every pass; everything but the metadata is on disk afterwards, and that is in the rows."""
         wanted = self.scenario.capture
-        widths = site_widths(self.plan, self.found, wanted, self.config.vocab_size)
+        widths = site_widths(self.plan, self.found, wanted)
         self.states = StateFile(self.staged, self.found.hidden_size, wanted.store_dtype)
         with (
             Recorder(
@@ -200,8 +197,10 @@ class _Run:
                 self._references()
             self._progress("writing", self._total, self._total)
             self.states.close()
-        about = describe(self.scenario, self.loaded, self.found, self.plan, self.writer.stats, self.created)
-        self.rows |= about
+        self.rows |= conclude(
+            self.staged, self.scenario, self.loaded, self.found, self.plan, self.recorder.note(self.writer.stats),
+            self.created,
+        )  # fmt: skip
 
     def _tick(self, what: str, count: int = 1) -> None:
         self._done += count

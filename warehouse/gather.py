@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from warehouse.rounding import Rounding, Stats, residual_error
+from warehouse.errors import AlabError
+from warehouse.recorder import BLOCK_OUT
+from warehouse.rounding import Rounding, Stats, change, residual_error
 
 #: Rows of activations that are compressed together; the last token of a prefill is read without the rest.
 GROUP_ROWS = 128
@@ -144,7 +146,12 @@ class Gather:
         self._attention: dict[int, _AttentionGather] = {}
 
     def take(self, rows: Rows) -> Iterator[RowGroup | AttentionGroup]:
-        """Take the rows of a layer and pass; gives the row groups that are full."""
+        """Take the rows of a layer and pass; gives the row groups that are full.
+
+        Raises:
+            AlabError: a tensor has not the width that the file's schema says, or not a row for each token.
+        """
+        self._check(rows)
         if rows.sites:
             if rows.layer not in self._rows:
                 self._rows[rows.layer] = _RowGather(rows.layer, self._group(rows.layer), self._round, self.stats)
@@ -158,6 +165,26 @@ class Gather:
         """What is left when no more rows come."""
         for gather in (*self._rows.values(), *self._attention.values()):
             yield from gather.rest()
+
+    def _check(self, rows: Rows) -> None:
+        counts = {site: len(tensor) for site, tensor in rows.sites.items()}
+        counts |= {} if rows.attention is None else {"attention": rows.attention.shape[1]}
+        if len(set(counts.values())) > 1:
+            raise AlabError(f"tensors of layer {rows.layer} are of different numbers of tokens: {counts}")
+        for site, tensor in rows.sites.items():
+            known = self._widths[rows.layer].get(site)
+            if site != BLOCK_OUT and (tensor.ndim != 2 or tensor.shape[1] != known):
+                where = f" of layer {rows.layer}" if rows.layer is not None else ""
+                raise AlabError(
+                    f"{site}{where} is shaped {tuple(tensor.shape)}; the probe pass had vectors of {known}",
+                    "The model changed while it was captured.",
+                )
+        if rows.attention is not None and rows.attention.shape[2] > rows.position + rows.attention.shape[1]:
+            seen, there = rows.attention.shape[2], rows.position + rows.attention.shape[1]
+            raise AlabError(
+                f"attention of layer {rows.layer} has {seen} keys for a sequence of {there} tokens",
+                "Virtual tokens and static caches cannot be captured.",
+            )
 
     def _group(self, layer: int | None) -> int:
         """Rows in a row group: fewer for a wide model, since each layer keeps up to a group of decode rows."""
@@ -218,11 +245,14 @@ class _RowGather:
         self._count += end - start
 
     def _rounded(self, sites: dict[str, Tensor]) -> dict[str, Tensor]:
-        error = residual_error(sites)
-        if error is not None:
-            before = self._stats.residual.get(self._layer, (0.0, 0.0))
-            self._stats.residual[self._layer] = max(before[0], error[0]), max(before[1], error[1])
-        return {site: self._round(tensor, self._stats.site(self._layer, site)) for site, tensor in sites.items()}
+        if self._layer is not None:
+            for seen, value in ((self._stats.residual, residual_error(sites)), (self._stats.changed, change(sites))):
+                if value is not None:
+                    seen[self._layer] = max(seen.get(self._layer, 0.0), value)
+        return {
+            site: self._round(tensor, self._stats.site(self._layer, site))
+            for site, tensor in sites.items() if site != BLOCK_OUT
+        }  # fmt: skip
 
 
 class _AttentionGather:

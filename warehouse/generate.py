@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from warehouse import models, scenario
 from warehouse.errors import AlabError
-from warehouse.probe import as_rows, first
+from warehouse.probe import as_rows, first, unwrapped
 from warehouse.tree import Tree
 
 #: Tokens of a tree that are read in one pass: a longer pass is no faster, and its attention grows with the square.
@@ -37,10 +37,10 @@ class Reader:
         self._reach = models.reach(model)
         self._cache: Any = None
         self._regimes: set[tuple[int, ...]] = set()  # rotary frequencies that the cache was filled with
-        self._cache_name = models.cache_name(model)
+        self._cache_name = models.cache_name(unwrapped(model))
         self._rotary = list(_dynamic_rotary(model))
         # Logits of one position instead of all, where the model can.
-        self._can_limit_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._can_limit_logits = "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
 
     def read(self, ids: list[int], *, all_logits: bool = False) -> Tensor:
         """Read tokens that follow those read so far, in one forward pass.

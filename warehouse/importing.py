@@ -21,7 +21,7 @@ from warehouse.directory import Directory, Pass
 from warehouse.errors import AlabError
 from warehouse.lake import SITES, STATE_SITES, Lake, StagedRun
 from warehouse.layout import RUN_TABLES
-from warehouse.pages import PageWriter
+from warehouse.pages import PageWriter, plain
 
 #: Rows, and values of attention and outputs, that are compressed together.
 GROUP_ROWS, GROUP_VALUES = 128, 1 << 20
@@ -151,7 +151,7 @@ def _write_bulk(path: Path, schema: pa.Schema, tables: Iterator[pa.Table], limit
         for table in _grouped(tables, limit):
             for part in _all_or_none(table):
                 writer.write(
-                    part.num_rows, {name: _plain(part.column(name).combine_chunks()) for name in schema.names}
+                    part.num_rows, {name: plain(part.column(name).combine_chunks()) for name in schema.names}
                 )
         writer.close()
     except BaseException:
@@ -177,17 +177,6 @@ def _all_or_none(table: pa.Table) -> Iterator[pa.Table]:
     edges = {0, table.num_rows, *(int(edge) + 1 for mask in missing for edge in np.flatnonzero(np.diff(mask)))}
     ends = sorted(edges)
     yield from (table.slice(start, end - start) for start, end in pairwise(ends))
-
-
-def _plain(column: pa.Array) -> Any:
-    """A column as `PageWriter` takes it."""
-    if column.null_count:
-        return None
-    if pa.types.is_fixed_size_list(column.type):
-        return column.flatten().to_numpy().reshape(len(column), -1)
-    if pa.types.is_list(column.type):
-        return column.flatten().to_numpy(), column.value_lengths().to_numpy()
-    return column.to_pylist() if pa.types.is_string(column.type) else column.to_numpy()
 
 
 def _vectors(source: Directory, one: Pass, layer: int | None, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:

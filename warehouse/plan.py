@@ -51,10 +51,9 @@ def make_plan(scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites
     Raises:
         AlabError: with exit code 2; names the key of the scenario that does not fit the model.
     """
-    config = loaded.model.config.get_text_config()
     wanted = scenario.capture
-    _at_most("generation.top_k", scenario.generation.top_k or 0, config.vocab_size)
-    _at_most("capture.top_k_probs", wanted.top_k_probs, config.vocab_size)
+    _at_most("generation.top_k", scenario.generation.top_k or 0, found.vocabulary)
+    _at_most("capture.top_k_probs", wanted.top_k_probs, found.vocabulary)
     count = len(found.layers)
     layers = list(range(count)) if wanted.layers == "all" else sorted(set(wanted.layers))
     if layers[-1] >= count:
@@ -125,9 +124,9 @@ def estimate_bytes(scenario: Scenario, plan: Plan, found: sites.ModelSites, conf
         port.width for n in plan.layers for site, port in found.layers[n].ports.items() if site in plan.sites
     )
     if scenario.capture.hidden_states:
-        per_token += found.hidden_size
+        per_token += found.embedding_width
     if scenario.capture.logits:
-        per_token += config.vocab_size
+        per_token += found.vocabulary
     total = 0
     for _, rendered, snapshots in plan.prompts:
         tokens = len(rendered.ids) + scenario.generation.max_new_tokens - 1
