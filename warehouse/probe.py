@@ -22,9 +22,9 @@ class Call:
         path: path of the module in the model.
         module: the module.
         began, ended: when, counted in calls that began or ended; a call inside another lies between its two.
-        inputs: its first input; None where that is not one vector per token.
+        inputs: its first input, after the hooks on it; None where that is not one vector per token.
         output: its first output, after the hooks on it; likewise.
-        own: its first output before the hooks of others on it; likewise.
+        given, own: the same before the hooks of others on it.
         weights: whether it returns attention weights.
         changed: sides (`input`, `output`) whose tensor the model changed in place later.
     """
@@ -35,6 +35,7 @@ class Call:
     ended: int = -1
     inputs: Tensor | None = None
     output: Tensor | None = None
+    given: Tensor | None = None
     own: Tensor | None = None
     weights: bool = False
     changed: set[str] = field(default_factory=set)
@@ -122,41 +123,43 @@ class _Notes:
     def watch(self, path: str, module: nn.Module) -> list[Any]:
         """Put hooks on a module, the last of all and, where others are on it, the first too; gives their handles."""
 
+        def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            self._open.append(Call(path, module, self._tick(), given=self._copy(first_input(args, kwargs))))
+
         def begin(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            call = Call(path, module, self._tick())
+            call = self._open[-1]
             call.inputs = self._rows(call, "input", first_input(args, kwargs))
-            self._open.append(call)
 
         def own(module: nn.Module, args: tuple, output: Any) -> None:
-            rows = as_rows(first(output), self._count)
-            self._open[-1].own = None if rows is None else self._copy(rows)
+            self._open[-1].own = self._copy(output)
 
         def end(module: nn.Module, args: tuple, output: Any) -> None:
             call = self._open.pop()
             call.ended = self._tick()
             call.output = self._rows(call, "output", output)
-            call.own = call.output if call.own is None else call.own
             call.weights = _has_weights(output, self._heads, self._count)
             self.calls.append(call)
 
-        others = bool(module._forward_hooks)
-        handles = [module.register_forward_pre_hook(begin, with_kwargs=True), module.register_forward_hook(end)]
-        return handles + ([module.register_forward_hook(own, prepend=True)] if others else [])
+        return [
+            module.register_forward_pre_hook(enter, with_kwargs=True, prepend=True),
+            module.register_forward_pre_hook(begin, with_kwargs=True),
+            module.register_forward_hook(own, prepend=True),
+            module.register_forward_hook(end),
+        ]
 
     def _tick(self) -> int:
         self._clock += 1
         return self._clock
 
     def _rows(self, call: Call, side: str, value: Any) -> Tensor | None:
-        raw = first(value)
-        rows = as_rows(raw, self._count)
-        if rows is None:
-            return None
-        self.raw.append((call, side, raw, copy := self._copy(rows)))
+        """A copy of a tensor, which is compared with it once the pass is over."""
+        if (copy := self._copy(value)) is not None:
+            self.raw.append((call, side, first(value), copy))
         return copy
 
-    def _copy(self, rows: Tensor) -> Tensor:
-        return rows.detach().to(self._device, copy=True)
+    def _copy(self, value: Any) -> Tensor | None:
+        rows = as_rows(first(value), self._count)
+        return None if rows is None else rows.detach().to(self._device, copy=True)
 
 
 def run(model: Any, tokens: Tensor, **options: Any) -> Any:

@@ -5,6 +5,7 @@ the head's input comes, whatever a config says and however many towers stand bes
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,7 @@ def find_stack(model: Any, seen: Trace) -> Stack:
         raise refused(model, "its token embedding does not give one vector for each token")
     last = layers[-1]
     readers = (c for c in sorted(seen.calls, key=lambda call: call.began) if c.began > last.ended)
-    reader = next((c for c in readers if c.inputs is not None and torch.equal(c.inputs, last.output)), None)
+    reader = next((c for c in readers if c.given is not None and torch.equal(c.given, last.output)), None)
     return Stack(layers, embedding[0], head, logits, reader)
 
 
@@ -124,8 +125,9 @@ def check_causal(model: Any, seen: Trace, stack: Stack) -> None:
         rows = as_rows(value, tokens.numel())
         if rows is None or not alike(rows, expected)[:-1].all():
             raise refused(model, "a later token changes what it computes for earlier ones")
-    cache = models.cache_in(output)
-    length = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
+    length = 0
+    with suppress(AttributeError, ValueError):  # no cache, or one of recurrent states alone
+        length = models.cache_in(output).get_seq_length()
     if length > tokens.numel():
         raise refused(
             model, f"its cache holds {length} tokens after {tokens.numel()} were read (virtual tokens of an adapter?)"
@@ -197,7 +199,7 @@ def _broken(path: str, calls: list[list[Call]]) -> str | None:
             return f"{path}.{index} {times} in a pass over text"
         if of[0].inputs is None or of[0].output is None:
             return f"what {path}.{index} reads or gives is not one vector for each token"
-        if index and not torch.equal(of[0].inputs, calls[index - 1][0].output):
+        if index and not torch.equal(of[0].given, calls[index - 1][0].output):
             return f"{path}.{index} does not read what {path}.{index - 1} gives"
     return None
 

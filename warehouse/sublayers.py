@@ -185,13 +185,14 @@ Columns = tuple[Call, slice | None]
 
 def _down_projection(calls: list[Call], linears: list[Call], contribution: Call) -> Call | None:
     """The linear map that gives the contribution: itself, or behind a norm, a dropout, or both."""
-    target, source = contribution.output, contribution
+    target, source = contribution.own, contribution
     for _ in range(3):
         down = next((c for c in reversed(linears) if torch.equal(c.output, target)), None)
         if down is not None or any(True for _ in source.module.children()) or source.inputs is None:
             return down
-        target = source.inputs
+        target = source.given
         source = next((c for c in reversed(calls) if c.output is not None and torch.equal(c.output, target)), source)
+        target = source.own if torch.equal(source.output, target) else target
     return None
 
 
