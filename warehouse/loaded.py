@@ -102,6 +102,7 @@ def recording(
     >>> lab.sql("SELECT step, kind, seq_len FROM steps WHERE run_id = $run ORDER BY step", run=kept.run_id).fetchall()
     [(0, 'prefill', 3), (1, 'decode', 4), (2, 'decode', 5), (3, 'decode', 6)]
     """
+    check_kind(model)
     if model.training:
         raise AlabError("the model is in training mode: dropout makes its tensors random", "Call model.eval() first.")
     wanted, loaded = _request(
