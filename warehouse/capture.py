@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +242,8 @@ class _Run:
         chat, k = chat_of(self.loaded.tokenizer, self.scenario.prompt[prompt_id]), len(rendered.messages)
         tail = chat.after_reply(rendered.messages)
         marks = self.eos | self.chat.spelling.marks
-        ids = [*rendered.ids, *replies.continued(generated, tail or [], self.eos, marks)]
+        blank = len(list(takewhile(lambda i: self.chat.token_text(i).isspace(), tail or [])))
+        ids = [*rendered.ids, *replies.continued(generated, tail or [], self.eos, marks, blank)]
         limit = models.context_length(self.loaded.model)
         if tail is None:
             reason = "what the chat template writes after a reply there is not known"

@@ -221,14 +221,14 @@ class Chat:
 
     def _encode(self, text: str) -> tuple[list[int], int, list[tuple[int, int]]]:
         """Token ids of a text, how many of them the tokenizer adds before it, and the characters of the others."""
-        ids = list(self.ids(text))
         exact = bool(getattr(self.tokenizer, "is_fast", False))
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=exact)
         own = list(encoding["input_ids"])
+        ids = own if self.has_template else list(self.ids(text))
         first = next((n for n in range(len(ids) - len(own) + 1) if ids[n : n + len(own)] == own), None)
         if first is None:  # what is added changes the rest: no token is told from it
             return ids, 0, self.spelling.ranges(text, ids)
-        return ids, first, encoding["offset_mapping"] if exact else self.spelling.ranges(text, own)
+        return ids, first, self.spelling.ranges(text, own, encoding["offset_mapping"] if exact else None)
 
     def _ids_after(self, text: str) -> list[int]:
         """Token ids of a text that follows a word, without what a tokenizer puts before its first word."""

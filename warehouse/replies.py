@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 
 def continued(
-    generated: Sequence[int], tail: Sequence[int], ends: Collection[int], marks: Collection[int]
+    generated: Sequence[int], tail: Sequence[int], ends: Collection[int], marks: Collection[int], blank: int = 0
 ) -> list[int]:
     """The generated tokens and then the template's tail.
 
@@ -16,18 +16,23 @@ def continued(
         tail: tokens that the template writes after a reply, the next generation prompt included.
         ends: end-of-sequence tokens.
         marks: tokens that are no text, such as `<|im_end|>`.
+        blank: how many tokens of white space the tail begins with; a reply that has ended needs none.
 
-    >>> end, stop, header = 1, 2, 3
+    >>> end, stop, header, space = 1, 2, 3, 4
     >>> continued([7, 8, end], [end, header], {end, stop}, {end, stop, header})
     [7, 8, 1, 3]
     >>> continued([7, 8, end, stop], [end, header], {stop}, {end, stop, header})
     [7, 8, 1, 3]
     >>> continued([7, 8], [end, header], {stop}, {end, stop, header})
     [7, 8, 1, 3]
+    >>> continued([7, 8, stop], [space, stop, header], {stop}, {stop, header}, blank=1)
+    [7, 8, 2, 3]
+    >>> continued([7, 8], [space, stop, header], {stop}, {stop, header}, blank=1)
+    [7, 8, 4, 2, 3]
     """
-    reply = list(generated)
-    if reply and reply[-1] in ends and (not tail or reply[-1] != tail[0]):
+    reply, begun = list(generated), list(tail[blank:])
+    if reply and reply[-1] in ends and reply[-1:] != begun[:1]:
         reply.pop()
-    most = min(len(reply), len(tail)) if tail and tail[0] in marks else 0
-    shared = next((n for n in range(most, 0, -1) if reply[-n:] == list(tail[:n])), 0)
-    return [*reply, *tail[shared:]]
+    most = min(len(reply), len(begun)) if begun and begun[0] in marks else 0
+    shared = next((n for n in range(most, 0, -1) if reply[-n:] == begun[:n]), 0)
+    return [*reply, *(begun[shared:] if shared else tail)]

@@ -10,6 +10,7 @@ with a mark more; a mark that changes something else is noticed, and tried at an
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from warehouse.spelling import common_start
 
@@ -222,7 +223,7 @@ def _pairs(starts: list[int], ends: list[int], upto: int) -> list[Piece] | None:
 
 def _characters_not_in(taken: set[str]) -> Iterator[str]:
     """Characters that no text has a use for: those that Unicode leaves to private use."""
-    return (chr(n) for n in (*range(0xE000, 0xF900), *range(0xF0000, 0x10FFFE)) if chr(n) not in taken)
+    return (chr(n) for n in chain(range(0xE000, 0xF900), range(0xF0000, 0x10FFFE)) if chr(n) not in taken)
 
 
 def segments(messages: Sequence[dict], text: str, found: Found, render: Render, split: bool = True) -> list[Segment]:

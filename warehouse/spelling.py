@@ -62,6 +62,7 @@ class Spelling:
         added = getattr(tokenizer, "added_tokens_decoder", None) or {}
         self._added = {int(i) for i in added}
         self.marks = {int(i) for i, token in added.items() if str(token).strip()}
+        self._raws: dict[int, bytes | None] = {}
         self._kind = self._kind_of_pieces()
 
     def text(self, token_id: int) -> str:
@@ -77,33 +78,35 @@ class Spelling:
 
     def raw(self, token_id: int) -> bytes | None:
         """The bytes that one id writes; None where its piece does not tell."""
-        piece = self._tokenizer.convert_ids_to_tokens(token_id)
-        if not isinstance(piece, str):
-            return None
-        return piece.encode() if token_id in self._added else _bytes_of(piece, self._kind)
+        if token_id not in self._raws:
+            piece = self._tokenizer.convert_ids_to_tokens(token_id)
+            literal = token_id in self._added and isinstance(piece, str)
+            self._raws[token_id] = piece.encode() if literal else _bytes_of(piece, self._kind)
+        return self._raws[token_id]
 
     def whole(self, ids: Sequence[int]) -> str:
         """The text of ids that have no text of their own: what their texts join to."""
         return joined([self.text(token_id) for token_id in ids])
 
-    def ranges(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
-        """First and one past the last character of each token of a text, for a tokenizer that does not tell them.
+    def ranges(
+        self, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]] | None = None
+    ) -> list[tuple[int, int]]:
+        """First and one past the last character of each token of a text.
 
-        From the tokens' bytes, where they are the text's; else from how long the decoded beginnings are.
+        From the tokens' bytes, where they are the text's; else as the tokenizer tells, where it does; else from how
+        long the decoded beginnings are.
         """
-        raws = [self.raw(token_id) for token_id in ids]
-        data = text.encode()
-        if None not in raws:
-            written = b"".join(raws)
-            extra = len(written) - len(data)  # a space that SentencePiece puts before the text
-            if extra in (0, 1) and written == b" " * extra + data:
-                return list(_characters(text, raws, extra))
+        raws = self._bytes_of_text(text, ids)
+        if raws is not None:
+            return list(_characters(text, raws))
+        if offsets is not None:
+            return list(offsets)
         ends, end = [], 0
         for n in range(1, len(ids) + 1):
             so_far = self._tokenizer.decode(ids[:n], skip_special_tokens=False, clean_up_tokenization_spaces=False)
             end = max(end, common_start(so_far, text))
             ends.append(end)
-        return list(zip([0, *ends[:-1]], ends, strict=True))
+        return list(zip([0, *ends[:-1]], ends, strict=False))
 
     def texts(self, text: str, ids: Sequence[int], ranges: Sequence[tuple[int, int]]) -> list[str]:
         """Text of each token of a text; they join to it, whatever the tokenizer made of white space.
@@ -114,6 +117,9 @@ class Spelling:
             ranges: first and one past the last character of each, as tokenizers give them: white space may be between
                 two, and tokens that make one character together have the same.
         """
+        raws = self._bytes_of_text(text, ids)
+        if raws is not None:
+            return [raw.decode("utf-8", "alab") for raw in raws]
         texts: list[str] = []
         end = 0
         for group in _sharing(ranges):
@@ -125,12 +131,22 @@ class Spelling:
 
     def _shared(self, text: str, ids: list[int]) -> list[str]:
         """Texts of tokens some of which make a character together."""
+        raws = self._bytes_of_text(text, ids)
+        if raws is None:  # one character that the tokenizer rewrote as several
+            return [""] * (len(ids) - 1) + [text]
+        return [raw.decode("utf-8", "alab") for raw in raws]
+
+    def _bytes_of_text(self, text: str, ids: Sequence[int]) -> list[bytes] | None:
+        """The bytes of each token, where together they are those of the text; a space before it is left out."""
         raws = [self.raw(token_id) for token_id in ids]
-        if None not in raws and raws[0][:1] == b" " and b"".join(raws)[1:] == text.encode():
-            raws[0] = raws[0][1:]
-        if None not in raws and b"".join(raws) == text.encode():
-            return [raw.decode("utf-8", "alab") for raw in raws]
-        return [""] * (len(ids) - 1) + [text]  # one character that the tokenizer rewrote as several
+        if None in raws:
+            return None
+        written, data = b"".join(raws), text.encode()
+        if written == b" " + data:
+            first = next(i for i, raw in enumerate(raws) if raw)
+            raws[first] = raws[first][1:]
+            return raws
+        return raws if written == data else None
 
     def _kind_of_pieces(self) -> str | None:
         for probe in ("a b", "the cat"):
@@ -146,8 +162,10 @@ class Spelling:
         return None
 
 
-def _bytes_of(piece: str, kind: str | None) -> bytes | None:
-    """The bytes that a piece of the vocabulary spells."""
+def _bytes_of(piece: Any, kind: str | None) -> bytes | None:
+    """The bytes that a piece of the vocabulary spells; None where that is not known."""
+    if not isinstance(piece, str):
+        return None
     if kind == "letters":
         return bytes(_LETTERS[letter] for letter in piece) if all(letter in _LETTERS for letter in piece) else None
     if kind == "spaces":
@@ -156,14 +174,16 @@ def _bytes_of(piece: str, kind: str | None) -> bytes | None:
     return None
 
 
-def _characters(text: str, raws: Sequence[bytes], before: int) -> Iterator[tuple[int, int]]:
-    """Characters of a text that each of its tokens has a byte of; the first `before` bytes are not of the text."""
-    owner = [n for n, letter in enumerate(text) for _ in letter.encode()]  # character of each byte
-    at = -before
+def _characters(text: str, raws: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+    """Characters of a text that each of its tokens has a byte of."""
+    owner: Sequence[int] = range(len(text))  # character of each byte
+    if not text.isascii():
+        owner = [n for n, letter in enumerate(text) for _ in letter.encode()]
+    at = 0
     for raw in raws:
-        first, at = max(0, at), at + len(raw)
+        first, at = at, at + len(raw)
         start = owner[first] if first < len(owner) else len(text)
-        yield start, owner[at - 1] + 1 if at > first else start
+        yield start, owner[at - 1] + 1 if raw else start
 
 
 def _sharing(ranges: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
