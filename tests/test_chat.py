@@ -74,10 +74,10 @@ def test_without_a_template_contents_are_joined_by_newlines():
     assert [o[0] for o in rendered.owners] == [0, 0, 1, 1]
 
 
-def test_tokens_that_are_no_text_alone_keep_the_vocabularys_spelling():
+def test_tokens_that_are_no_text_alone_are_spelled_as_bytes():
     chat = Chat(tiny.tokenizer())
     ids = chat.ids("é")
-    assert [chat.token_text(i) for i in ids] == ["Ã", "©"]
+    assert [chat.token_text(i) for i in ids] == ["<0xC3>", "<0xA9>"]
     assert chat.decode(ids) == "é"
 
 
@@ -89,9 +89,9 @@ def test_a_role_order_that_the_template_rejects_names_the_message():
     )
     user = {"role": "user", "content": "a"}
     with pytest.raises(AlabError, match=r"prompt.messages\[1\] \(role user\).*roles must alternate") as caught:
-        Chat(tokenizer).check([user, user], "prompt")
+        Chat(tokenizer).conversation([user, user], "prompt")
     assert caught.value.exit_code == 2
-    Chat(tokenizer).check([user], "prompt")
+    Chat(tokenizer).conversation([user], "prompt")
 
 
 @given(st.lists(st.integers(0, 3)), st.lists(st.integers(0, 3)))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from warehouse import generate, scenario, sites
+from warehouse import generate, sites
 from warehouse.tree import Tree
 
 #: Families that cannot: alibi counts places in the pass, and a recurrent state has no branches.
@@ -212,21 +212,3 @@ def test_a_tree_is_no_larger_than_a_pass(monkeypatch):
             sizes.append((list(tree.ends), len(tree.tokens)))
             reader.read_tree(tree)
     assert sizes == [([0, 1], 8), ([2, 3], 8), ([4], 4), ([5], 20), ([6, 7, 8], 3)]
-
-
-def test_sampling():
-    logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
-
-    def probabilities(**options):
-        return generate.Sampler(scenario.Generation(do_sample=True, **options), 0).probabilities(logits).tolist()
-
-    assert probabilities() == pytest.approx(logits.softmax(-1).tolist())
-    assert probabilities(temperature=0.5) == pytest.approx((logits * 2).softmax(-1).tolist())
-    assert probabilities(top_k=2)[2:] == [0, 0]
-    # 0.64 does not reach 0.7: the token that crosses the threshold is kept.
-    assert [p > 0 for p in probabilities(top_p=0.7)] == [True, True, False, False]
-    assert [p > 0 for p in probabilities(top_p=0.6)] == [True, False, False, False]
-    greedy = generate.Sampler(scenario.Generation(do_sample=True, temperature=0), 0)
-    assert {greedy.choose(logits) for _ in range(5)} == {0}
-    draws = [generate.Sampler(scenario.Generation(do_sample=True), 7) for _ in range(2)]
-    assert [draws[0].choose(logits) for _ in range(20)] == [draws[1].choose(logits) for _ in range(20)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from warehouse import catalog, generate, models, sites
+from warehouse import catalog, generate, models, replies, sampler, sites, state_tokens
 from warehouse.chat import Chat, Rendered
 from warehouse.describe import conclude, step_rows
 from warehouse.errors import AlabError
 from warehouse.gather import Rows
 from warehouse.lake import Lake, StagedRun
-from warehouse.plan import Plan, Snapshot, check_room, make_plan, preview
+from warehouse.plan import Plan, Snapshot, chat_of, check_room, make_plan, preview
+from warehouse.prompt_rows import prompt_rows
 from warehouse.recorder import LayerTensors, Recorder
 from warehouse.scenario import Scenario, find, load
 from warehouse.states import Key, StateFile
@@ -224,23 +225,39 @@ class _Run:
         generated, stop = self._generate(prompt_id, ids, rows)
         if prompt_id == len(self.plan.prompts) - 1:
             self.writer.flush()
-        text = self.chat.decode(generated)
         if snapshots:
-            snapshots = [*snapshots, *self._snapshot_after_reply(messages, text)]
+            snapshots = [*snapshots, *self._snapshot_after_reply(prompt_id, rendered, generated)]
             # The longest first: what the next needs of the cache is mostly there.
             unread = {key(s): s.ids for s in reversed(snapshots) if key(s) not in rows}
             self._tick("snapshots", len(snapshots) - len(unread))
             self._read_states(unread, "snapshots")
         self.states.flush()
-        self._prompt_rows(prompt_id, messages, rendered, snapshots, generated, text, stop)
+        kept = snapshots if self.scenario.capture.hidden_states else None
+        for table, rows_of in prompt_rows(prompt_id, self.chat, messages, rendered, generated, stop, kept).items():
+            self.rows[table] += rows_of
 
-    def _snapshot_after_reply(self, messages: list[dict], text: str) -> list[Snapshot]:
-        replied = self.chat.prefix([*messages, {"role": "assistant", "content": text}])
-        ids = self.chat.ids(replied) if replied else []
+    def _snapshot_after_reply(self, prompt_id: int, rendered: Rendered, generated: list[int]) -> list[Snapshot]:
+        """The state after the reply: its own tokens and what the template writes after it; else a warning."""
+        chat, k = chat_of(self.loaded.tokenizer, self.scenario.prompt[prompt_id]), len(rendered.messages)
+        tail = chat.after_reply(rendered.messages)
+        marks = self.eos | self.chat.spelling.marks
+        blank = len(list(takewhile(lambda i: self.chat.token_text(i).isspace(), tail or [])))
+        ids = [*rendered.ids, *replies.continued(generated, tail or [], self.eos, marks, blank)]
         limit = models.context_length(self.loaded.model)
-        if not ids or (limit is not None and len(ids) > limit):
-            return []
-        return [Snapshot(len(messages), "assistant", preview(text), ids, is_generated=True)]
+        if tail is None:
+            reason = "what the chat template writes after a reply there is not known"
+        elif limit is not None and len(ids) > limit:
+            reason = f"with what the chat template writes after it, it is longer than the model's context of {limit}"
+        else:
+            written = len(rendered.ids) + len(generated) >= len(ids) and not tail
+            owner = (k if written else None, "assistant", not written)
+            row = state_tokens.row(
+                (prompt_id, "snapshot", k, None), ids, self.chat.token_text(ids[-1]), owner, generated=written
+            )
+            return [Snapshot(k, "assistant", preview(self.chat.decode(generated)), ids, row, is_generated=True)]
+        reason = f"the reply has no snapshot: {reason}"
+        self.plan.warnings.append({"prompt_id": prompt_id, "code": "no_snapshot", "message": reason})
+        return []
 
     def _generate(self, prompt_id: int, ids: list[int], rows: dict[Key, int]) -> tuple[list[int], str]:
         """The prefill and the decode steps, each recorded whole.
@@ -254,13 +271,14 @@ class _Run:
             The generated tokens and why they ended.
         """
         options = self.scenario.generation
-        sampler = generate.Sampler(options, options.seed + prompt_id)
+        asked = sampler.processors(self.loaded.model, len(ids), options.max_new_tokens, self.eos)
+        chooser = sampler.Sampler(options, options.seed + prompt_id, asked)
         self.reader.rewind(0)
         generated: list[int] = []
         unread = ids
         for step in range(options.max_new_tokens):
             logits = self._step(prompt_id, step, unread, rows)
-            token = sampler.choose(logits)
+            token = chooser.choose(logits, self.reader.ids)
             row, top = step_rows(self.chat, logits, self.scenario.capture.top_k_probs)
             at = {"prompt_id": prompt_id, "step": step}
             self.rows["steps"].append(row | at | {
@@ -328,36 +346,5 @@ class _Run:
              "n_tokens": len(ids)}
             for index, (label, messages, ids) in enumerate(references)
         ]  # fmt: skip
+        self.rows["state_tokens"] += self.plan.reference_tokens
         self.states.flush()
-
-    def _prompt_rows(
-        self, prompt_id: int, messages: list[dict], rendered: Rendered, snapshots: list[Snapshot],
-        generated: list[int], text: str, stop: str,
-    ) -> None:  # fmt: skip
-        at = {"prompt_id": prompt_id}
-        n = len(rendered.ids)
-        self.rows["prompts"].append(at | {
-            "n_prompt_tokens": n, "n_generated": len(generated), "stop_reason": stop,
-            "prompt_text": rendered.text, "generated_text": text,
-        })  # fmt: skip
-        owners = [(*owner, False) for owner in rendered.owners]
-        owners += [(len(messages), "assistant", False, True)] * len(generated)
-        for position, (token_id, owner) in enumerate(zip([*rendered.ids, *generated], owners, strict=True)):
-            step = 0 if position < n else position - n + 1
-            self.rows["tokens"].append(at | {
-                "step": step if position < n + len(generated) - 1 else None, "position": position,
-                "token_id": token_id, "token": self.chat.token_text(token_id), "message_index": owner[0],
-                "role": owner[1], "is_template": owner[2], "is_generated": owner[3],
-            })  # fmt: skip
-        for k, message in enumerate([*messages, {"role": "assistant", "content": text}]):
-            positions = [position for position, owner in enumerate(owners) if owner[0] == k]
-            self.rows["messages"].append(at | {
-                "message_index": k, "role": message["role"], "content": message["content"],
-                "first_position": min(positions, default=None), "last_position": max(positions, default=None),
-                "is_generated": k == len(messages),
-            })  # fmt: skip
-        self.rows["snapshots"] += [
-            at | {"message_index": s.message_index, "role": s.role, "preview": s.preview, "n_tokens": len(s.ids),
-                  "is_generated": s.is_generated}
-            for s in snapshots
-        ]  # fmt: skip

@@ -1,30 +1,18 @@
 """Turns messages into tokens, and knows which message each token belongs to."""
 
 import json
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from warehouse import spans
 from warehouse.errors import AlabError
+from warehouse.spelling import Spelling
 
-#: Stands in for a message's content while the template's own text around it is found out.
-_SENTINEL = "\ue000alab\ue001"
-
-
-@dataclass(frozen=True)
-class Span:
-    """Where one message stands in a rendered conversation, in characters.
-
-    Attributes:
-        start: first character, template text included.
-        content_start: first character of the content.
-        content_end: one past the last character of the content.
-        end: one past the last character, template text included.
-    """
-
-    start: int
-    content_start: int
-    content_end: int
-    end: int
+#: Whom a token belongs to: message_index, role and is_template. The index is None for the generation prompt, the role
+#: too for special tokens that the tokenizer adds.
+Owner = tuple[int | None, str | None, bool]
 
 
 @dataclass
@@ -33,13 +21,26 @@ class Rendered:
 
     Attributes:
         text: the rendered text.
-        ids: its token ids.
-        owners: per token (message_index or None, role, is_template).
+        ids: its token ids, special tokens that the tokenizer adds included.
+        owners: whom each token belongs to.
+        texts: text of each token; but for special tokens that the tokenizer adds they join to `text`.
+        messages: the conversation as the template was given it.
+        absent: messages whose words the text has not.
+        partial: messages of whose words it has some only, or others.
     """
 
     text: str
     ids: list[int]
-    owners: list[tuple[int | None, str, bool]]
+    owners: list[Owner]
+    texts: list[str]
+    messages: list[dict]
+    absent: list[int] = field(default_factory=list)
+    partial: list[int] = field(default_factory=list)
+
+    @property
+    def parts(self) -> list[int]:
+        """Messages whose content was given as content parts."""
+        return [k for k, message in enumerate(self.messages) if not isinstance(message["content"], str)]
 
 
 class Chat:
@@ -50,96 +51,110 @@ class Chat:
 
     Args:
         tokenizer: a transformers tokenizer.
+        options: what the chat template is told beside the messages, such as `{"enable_thinking": False}`.
+        generation_prompt: whether the header of the next reply is written.
+        plain: read contents as they are, without the template.
     """
 
-    def __init__(self, tokenizer: Any):
+    def __init__(
+        self, tokenizer: Any, options: dict | None = None, *, generation_prompt: bool = True, plain: bool = False
+    ):
         self.tokenizer = tokenizer
-        self.has_template = bool(getattr(tokenizer, "chat_template", None))
+        self.has_template = not plain and bool(getattr(tokenizer, "chat_template", None))
+        self._options = options or {}
+        self._generation_prompt = generation_prompt
+        self._spelling: Spelling | None = None  # probed when the first token is spelled
 
-    def text(self, messages: list[dict], *, generation_prompt: bool = True) -> str:
+    @property
+    def spelling(self) -> Spelling:
+        """How the tokenizer's ids write text."""
+        if self._spelling is None:
+            self._spelling = Spelling(self.tokenizer)
+        return self._spelling
+
+    def text(self, messages: Sequence[dict], *, generation_prompt: bool | None = None) -> str:
         """Render messages as text; raises what the template raises."""
         if not self.has_template:
-            return "\n".join(message["content"] for message in messages)
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
+            return "\n".join(map(spans.words, messages))
+        wanted = self._generation_prompt if generation_prompt is None else generation_prompt
+        return self.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, **self._options | {"add_generation_prompt": wanted}
+        )
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a rendered text. The template writes its own special tokens: none are added twice."""
         return self.tokenizer(text, add_special_tokens=not self.has_template)["input_ids"]
 
-    def check(self, messages: list[dict], where: str) -> None:
-        """Make sure that the template takes the conversation.
+    def conversation(self, messages: list[dict], where: str) -> Rendered:
+        """Render a conversation that is asked for.
+
+        Args:
+            messages: the conversation, contents strings.
+            where: what errors call it.
 
         Raises:
-            AlabError: with exit code 2; names the first message that the template rejects.
+            AlabError: with exit code 2; the template rejects it, or has a place for none of the user's words.
         """
-        reason = self._rejection(messages)
-        if reason is None:
-            return
-        for k in range(len(messages)):
-            if self._rejection(messages[: k + 1]) is not None and (k + 1 == len(messages) or k > 0):
-                role = messages[k]["role"]
-                raise AlabError(
-                    f"{where}.messages[{k}] (role {role}): the chat template rejects the conversation: {reason}",
-                    "Change the roles or their order.",
-                    2,
-                )
-        raise AlabError(
-            f"{where}.messages: the model's chat template rejects the conversation: {reason}", exit_code=2
-        )
-
-    def prefix(self, messages: list[dict]) -> str | None:
-        """Render a prefix of a conversation; None where the template takes the whole but not this part."""
-        return None if self._rejection(messages) is not None else self.text(messages)
+        self._check_options(where)
+        rendered = self._rendered(messages)
+        if isinstance(rendered, str):
+            raise self._rejected(messages, where, rendered)
+        asked = [k for k, message in enumerate(messages) if message["role"] == "user" and message["content"].strip()]
+        asked = asked or [k for k, message in enumerate(messages) if message["content"].strip()]
+        if asked and set(asked) <= set(rendered.absent):
+            k = asked[0]
+            raise AlabError(
+                f"{where}.messages[{k}] (role {messages[k]['role']}): the chat template leaves out its words, "
+                f"as a text and as content parts: it renders {_short(rendered.text)!r}",
+                "Change the roles, or give prompt.text, which is read without a template.",
+                2,
+            )
+        return rendered
 
     def render(self, messages: list[dict]) -> Rendered:
-        """Render a conversation and find the message of each token."""
-        text = self.text(messages)
-        spans = self.spans(messages, text)
-        encoding = self.tokenizer(
-            text, add_special_tokens=not self.has_template,
-            return_offsets_mapping=bool(getattr(self.tokenizer, "is_fast", False)),
-        )  # fmt: skip
-        ids = encoding["input_ids"]
-        offsets = encoding.get("offset_mapping")
-        if offsets is None:
-            offsets = self._offsets_from_prefixes(text, ids)
-        return Rendered(text, ids, [self._owner(span, spans, messages) for span in offsets])
+        """Render a conversation and find the message of each token.
 
-    def spans(self, messages: list[dict], text: str) -> list[Span]:
-        """Where each message stands in the rendered text.
-
-        Found from the renderings of the prefixes. A sentinel in place of the content tells what the template
-        writes before and after it, so a content that looks like template text, or stands there twice, is found too.
-        Where a template rewrites earlier turns, only as much of them as still agrees is marked.
+        Raises:
+            ValueError: the template rejects it.
         """
-        spans, start, sentinel = [], 0, _SENTINEL
-        while any(sentinel in message["content"] for message in messages):
-            sentinel += _SENTINEL
-        for k, message in enumerate(messages):
-            through = self._without_prompt(messages[: k + 1])
-            marked = self._without_prompt([*messages[:k], message | {"content": sentinel}])
-            end = max(start, len(_common_prefix(through, text)) if through is not None else start)
-            if k + 1 == len(messages) and not self.has_template:
-                end = len(text)
-            content_start = content_end = end
-            at = marked.find(sentinel) if marked is not None else -1
-            if at >= 0 and through is not None:
-                suffix = len(marked) - at - len(sentinel)
-                inside = through[at : len(through) - suffix]
-                # Round trip: what was found must be the content, give or take the white space a template trims.
-                if inside.strip() == message["content"].strip() and text[at : at + len(inside)] == inside:
-                    content_start, content_end = at, at + len(inside)
-            spans.append(Span(start, content_start, content_end, end))
-            start = end
-        return spans
+        rendered = self._rendered(messages)
+        if isinstance(rendered, str):
+            raise ValueError(rendered)
+        return rendered
+
+    def prefix(self, messages: list[dict]) -> Rendered | None:
+        """A part of a conversation that was rendered, as it was given; None where the template does not take it.
+
+        Of the owners only the last token's is exact: text between messages is not shared out.
+        """
+        text = self._try(messages)
+        return None if text is None else self._read(messages, text, split=False)
+
+    def after_reply(self, messages: list[dict]) -> list[int] | None:
+        """Tokens that the template writes after a reply's words, the next generation prompt included.
+
+        They do not depend on the reply, which is not rendered: a stand-in is.
+
+        Args:
+            messages: the conversation before the reply, as it was given.
+
+        Returns:
+            None where the template takes no reply there, or leaves it out.
+        """
+        if not self.has_template:
+            return []
+        mark = next(c for c in map(chr, range(0xE000, 0xF900)) if not any(c in spans.words(m) for m in messages))
+        reply = {"role": "assistant", "content": mark}
+        kinds = [reply, reply | {"content": [{"type": "text", "text": mark}]}]
+        for stand_in in kinds:
+            text = self._try([*messages, stand_in])
+            if text is not None and text.count(mark) == 1 and not _shows_parts(text, messages):
+                return self._ids_after(text.partition(mark)[2])
+        return None
 
     def token_text(self, token_id: int) -> str:
-        """Text of one token; the vocabulary's own spelling where its bytes are not valid UTF-8 alone."""
-        text = self.tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        if "\ufffd" in text or text == "":
-            raw = self.tokenizer.convert_ids_to_tokens(token_id)
-            return raw if isinstance(raw, str) else text
-        return text
+        """Text of one token, a leading space included; bytes that are not valid UTF-8 alone as `<0xE2>`."""
+        return self.spelling.text(token_id)
 
     def decode(self, ids: list[int]) -> str:
         """Text of a reply: all ids together, special tokens dropped."""
@@ -154,53 +169,129 @@ class Chat:
             "chat_template": getattr(self.tokenizer, "chat_template", None),
         })  # fmt: skip
 
-    def _rejection(self, messages: list[dict]) -> str | None:
-        """Why the template rejects messages; None where it takes them."""
-        from jinja2 import TemplateError
+    def _rendered(self, messages: list[dict]) -> Rendered | str:
+        """The conversation with contents as strings, or as parts where strings vanish; or why it is rejected."""
+        best: Rendered | None = None
+        reason: str | None = None
+        for given in self._ways(messages):
+            given = given(best)
+            text = self._try(given) if given is not None else None
+            if given is not None and text is None and reason is None:
+                reason = self._rejection(given)
+            if text is None or _shows_parts(text, messages):
+                continue
+            rendered = self._read(given, text)
+            if best is None or len(rendered.absent) < len(best.absent):
+                best = rendered
+            if not best.absent:
+                break
+        return best or reason or "it renders nothing"
 
+    def _ways(self, messages: list[dict]) -> list[Any]:
+        """Ways of giving contents to the template, each told the best one so far."""
+        parts = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages]
+
+        def where_they_vanish(best: Rendered | None) -> list[dict] | None:
+            absent = best.absent if best else []
+            return [parts[k] if k in absent else message for k, message in enumerate(messages)] if absent else None
+
+        ways = [lambda _: messages, where_they_vanish, lambda _: parts]
+        return ways if self.has_template else ways[:1]
+
+    def _read(self, messages: list[dict], text: str, *, split: bool = True) -> Rendered:
+        """Tokens of a rendering and whom they belong to."""
+        found = spans.find(messages, text, self._try)
+        parts = spans.segments(messages, text, found, self._without_prompt, split)
+        ids, first, ranges = self._encode(text)
+        inside = ids[first : first + len(ranges)]
+        texts = self.spelling.texts(text, inside, ranges)
+        owners: list[Owner] = []
+        end = 0
+        for start, stop in ranges:
+            message, is_template = spans.owner((min(start, end), max(end, stop)), text, parts)
+            end = max(end, stop)
+            owners.append((message, "assistant" if message is None else messages[message]["role"], is_template))
+        around = ids[:first], ids[first + len(ranges) :]
+        added: list[list[Owner]] = [[(None, None, True)] * len(some) for some in around]
+        names = [[self.token_text(i) for i in some] for some in around]
+        return Rendered(
+            text, ids, [*added[0], *owners, *added[1]], [*names[0], *texts, *names[1]], messages,
+            found.absent, found.partial,
+        )  # fmt: skip
+
+    def _encode(self, text: str) -> tuple[list[int], int, list[tuple[int, int]]]:
+        """Token ids of a text, how many of them the tokenizer adds before it, and the characters of the others."""
+        exact = bool(getattr(self.tokenizer, "is_fast", False))
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=exact)
+        own = list(encoding["input_ids"])
+        ids = own if self.has_template else list(self.ids(text))
+        first = next((n for n in range(len(ids) - len(own) + 1) if ids[n : n + len(own)] == own), None)
+        if first is None:  # what is added changes the rest: no token is told from it
+            return ids, 0, self.spelling.ranges(text, ids)
+        return ids, first, self.spelling.ranges(text, own, encoding["offset_mapping"] if exact else None)
+
+    def _ids_after(self, text: str) -> list[int]:
+        """Token ids of a text that follows a word, without what a tokenizer puts before its first word."""
+        ids, first, ranges = self._encode("a" + text)
+        ids = ids[first:]
+        if ranges and ranges[0] == (0, 1) and all(start >= 1 for start, _ in ranges[1:]):
+            return ids[1:]
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _check_options(self, where: str) -> None:
+        """Refuse options that the template does not read, so that a slip of the pen is no silent one."""
+        if not self._options:
+            return
+        if not self.has_template:
+            raise AlabError(f"{where}.template: the model's tokenizer has no chat template to give options to", "", 2)
+        source = self.tokenizer.chat_template
+        source = "\n".join(source.values()) if isinstance(source, dict) else source
+        for name in self._options:
+            if name != "chat_template" and not re.search(rf"\b{re.escape(name)}\b", source):
+                known = sorted(set(re.findall(r"\b([a-z]+(?:_[a-z]+)+) is (?:not )?(?:defined|true|false)", source)))
+                raise AlabError(
+                    f"{where}.template: the model's chat template has no option {name!r}",
+                    f"It asks for: {', '.join(known)}" if known else "", 2,
+                )  # fmt: skip
+
+    def _rejected(self, messages: list[dict], where: str, reason: str) -> AlabError:
+        """The error for a conversation that the template rejects: names the message from which on it does."""
+        reasons = [self._rejection(messages[: k + 1]) for k in range(len(messages))]
+        taken = max((k for k, why in enumerate(reasons) if why is None), default=-1)
+        k = next((k for k in range(taken + 1, len(messages)) if reasons[k] == reason), len(messages) - 1)
+        return AlabError(
+            f"{where}.messages[{k}] (role {messages[k]['role']}): the chat template rejects the conversation: "
+            + reason,
+            "Change the roles or their order.",
+            2,
+        )
+
+    def _rejection(self, messages: Sequence[dict]) -> str | None:
+        """Why the template rejects messages; None where it takes them."""
         try:
             self.text(messages)
-        except (TemplateError, ValueError, TypeError, KeyError) as error:
-            return str(error) or type(error).__name__
+        except Exception as error:  # whatever the template does
+            return " ".join(str(error).split()) or type(error).__name__
         return None
 
-    def _without_prompt(self, messages: list[dict]) -> str | None:
-        from jinja2 import TemplateError
-
+    def _try(self, messages: Sequence[dict], generation_prompt: bool | None = None) -> str | None:
         try:
-            return self.text(messages, generation_prompt=False)
-        except (TemplateError, ValueError, TypeError, KeyError):
+            return self.text(messages, generation_prompt=generation_prompt)
+        except Exception:  # whatever the template does
             return None
 
-    def _owner(
-        self, offset: tuple[int, int], spans: list[Span], messages: list[dict]
-    ) -> tuple[int | None, str, bool]:
-        first, last = offset
-        if self.has_template or last > first:
-            for k, span in enumerate(spans):
-                if first < span.end and (first >= span.start or last > span.start):
-                    is_template = not (first < span.content_end and last > span.content_start)
-                    return k, messages[k]["role"], is_template
-        return None, "assistant" if self.has_template else messages[0]["role"], True
-
-    def _offsets_from_prefixes(self, text: str, ids: list[int]) -> list[tuple[int, int]]:
-        """Characters of each token for a tokenizer that does not tell them: lengths of decoded prefixes."""
-        ends = [
-            len(_common_prefix(self.tokenizer.decode(ids[: i + 1], skip_special_tokens=False), text))
-            for i in range(len(ids))
-        ]
-        return list(zip([0, *ends[:-1]], ends, strict=True))
+    def _without_prompt(self, messages: Sequence[dict]) -> str | None:
+        return self._try(messages, generation_prompt=False)
 
 
-def _common_prefix(a: str, b: str) -> str:
-    low, high = 0, min(len(a), len(b))
-    while low < high:  # binary search over string comparisons, which run in C
-        middle = (low + high + 1) // 2
-        if a[:middle] == b[:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return a[:low]
+def _shows_parts(text: str, messages: Sequence[dict]) -> bool:
+    """Whether a template wrote content parts as they are spelled in a program, in place of their words."""
+    said = "".join(map(spans.words, messages))
+    return any(text.count(sign) > said.count(sign) for sign in ("'type': 'text'", '"type": "text"'))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def common_length(a: list[int], b: list[int]) -> int:

@@ -1,4 +1,4 @@
-"""Runs a model over token sequences: a key-value cache that can go back, and the choice of the next token."""
+"""Runs a model over token sequences: a key-value cache that can go back."""
 
 import inspect
 import math
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from warehouse import models, scenario
+from warehouse import models
 from warehouse.errors import AlabError
 from warehouse.probe import as_rows, first, unwrapped
 from warehouse.tree import Tree
@@ -194,43 +194,3 @@ def sharing(model: Any, layer: nn.Module, tokens: list[int], plain: Tensor | Non
             return trees, trees or right([tokens], trees=False)
     finally:
         handle.remove()
-
-
-class Sampler:
-    """Chooses the next token: the most likely one, or a draw from a generator on the CPU.
-
-    Args:
-        options: the scenario's `generation`.
-        seed: seed of the draw; equal seeds give equal tokens on equal logits, whatever the device.
-    """
-
-    def __init__(self, options: scenario.Generation, seed: int):
-        self._options = options
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def choose(self, logits: Tensor) -> int:
-        """The next token for (vocabulary,) logits."""
-        options = self._options
-        if options.greedy:
-            return int(logits.argmax())
-        probabilities = self.probabilities(logits)
-        if not probabilities.isfinite().all():
-            raise AlabError("no token can be drawn: the model's logits are not finite", "Use do_sample: false.")
-        return int(torch.multinomial(probabilities, 1, generator=self._generator))
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """The distribution that is drawn from: temperature, then top_k, then top_p.
-
-        `top_p` keeps the most likely tokens up to and including the one that crosses the threshold.
-        """
-        options = self._options
-        scores = logits.float().cpu() / options.temperature
-        if options.top_k is not None:
-            floor = scores.topk(min(options.top_k, len(scores))).values[-1]
-            scores = scores.masked_fill(scores < floor, -torch.inf)
-        probabilities = scores.softmax(-1)
-        if options.top_p is not None:
-            ordered, order = probabilities.sort(descending=True)
-            before = ordered.cumsum(-1) - ordered
-            probabilities[order[before >= options.top_p]] = 0.0
-        return probabilities / probabilities.sum()

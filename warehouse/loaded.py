@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from warehouse import models, scenario, sites
+from warehouse import models, scenario, sites, state_tokens
 from warehouse.capture import capture_one, publishing, site_widths
 from warehouse.chat import Chat
 from warehouse.describe import conclude, step_rows
@@ -29,7 +29,8 @@ from warehouse.writer import TensorWriter
 def record(
     model: Any, tokenizer: Any, messages: Sequence[dict[str, str]], *, warehouse: Path | str = "lab",
     name: str = "recorded", generation: dict | None = None, capture: dict | None = None,
-    reference_states: Sequence[dict] = (), force: bool = False,
+    reference_states: Sequence[dict] = (), force: bool = False, template: dict | None = None,
+    add_generation_prompt: bool = True,
 ) -> str:  # fmt: skip
     """Run a conversation through a loaded model and keep every tensor.
 
@@ -44,6 +45,8 @@ def record(
             eager attention, unless this says otherwise.
         reference_states: as in a scenario, each with `label` and `messages`.
         force: run although the disk looks too small.
+        template: options for the chat template, such as `{"enable_thinking": False}`.
+        add_generation_prompt: whether the header of the next reply is written.
 
     Returns:
         The run's id.
@@ -59,8 +62,10 @@ def record(
     (1, 32)
     """
     wanted, loaded = _request(
-        model, tokenizer, name, capture or {}, prompt={"messages": list(messages)}, generation=generation or {},
-        reference_states=list(reference_states),
+        model, tokenizer, name, capture or {}, generation=generation or {}, reference_states=list(reference_states),
+        prompt={
+            "messages": list(messages), "template": template or {}, "add_generation_prompt": add_generation_prompt,
+        },
     )  # fmt: skip
     training = model.training
     model.eval()
@@ -278,8 +283,10 @@ class Recording:
             given, reply = ([row["token_id"] for row in read if row["is_generated"] == of] for of in (False, True))
             prompt |= {
                 "n_prompt_tokens": len(given), "n_generated": len(reply), "stop_reason": None,
-                "prompt_text": self._chat.tokenizer.decode(given), "generated_text": self._chat.decode(reply),
+                "prompt_text": self._chat.spelling.whole(given), "generated_text": self._chat.decode(reply),
             }  # fmt: skip
+            if self._wanted.hidden_states:
+                self.rows["state_tokens"] += state_tokens.recorded_rows(prompt["prompt_id"], read)
 
     def _begin(self) -> None:
         self.states.flush()

@@ -4,12 +4,12 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
-from warehouse import models, sites
+from warehouse import models, sampler, sites, spans, state_tokens
 from warehouse.chat import Chat, Rendered
 from warehouse.errors import AlabError
 from warehouse.lake import STATE_SITES, Lake
 from warehouse.recorder import FLAGS
-from warehouse.scenario import Scenario
+from warehouse.scenario import Prompt, Scenario
 
 #: Bytes that a stored value takes on disk, measured on real activations, rounded up.
 _BYTES_PER_VALUE = {"float16": 1.8, "bfloat16": 1.45, "float32": 3.6}
@@ -23,6 +23,7 @@ class Snapshot:
     role: str
     preview: str
     ids: list[int]
+    token: dict  # row of `state_tokens`
     is_generated: bool = False
 
 
@@ -33,6 +34,7 @@ class Plan:
     Attributes:
         prompts: per prompt, its messages, its rendering and its snapshots.
         references: per reference, (label, messages, token ids).
+        reference_tokens: per reference, its row of `state_tokens`.
         layers: layers to capture.
         sites: sites to capture.
         warnings: rows of the table `warnings`, without the run's id.
@@ -40,6 +42,7 @@ class Plan:
 
     prompts: list[tuple[list[dict], Rendered, list[Snapshot]]]
     references: list[tuple[str, list[dict], list[int]]]
+    reference_tokens: list[dict]
     layers: list[int]
     sites: set[str]
     warnings: list[dict]
@@ -58,41 +61,82 @@ def make_plan(scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites
     layers = list(range(count)) if wanted.layers == "all" else sorted(set(wanted.layers))
     if layers[-1] >= count:
         raise AlabError(f"capture.layers: there is no layer {layers[-1]}; the model has 0 to {count - 1}", "", 2)
-    chat = Chat(loaded.tokenizer)
-    warnings = [{"code": code, "message": message} for code, message in loaded.notes]
+    warnings = [{"code": code, "message": message} for code, message in [*loaded.notes, *sampler.notes(loaded.model)]]
     prompts = []
     for p, prompt in enumerate(scenario.prompt):
-        messages = [message.model_dump() for message in prompt.messages]
         where = "prompt" if len(scenario.prompt) == 1 else f"prompt[{p}]"
-        chat.check(messages, where)
-        rendered = chat.render(messages)
+        chat = chat_of(loaded.tokenizer, prompt)
+        rendered = chat.conversation(prompt.turns, where)
         _check_length(rendered.ids, scenario.generation.max_new_tokens, loaded, where)
-        prompts.append((messages, rendered, _snapshots(chat, messages, rendered, p, warnings)))
-    references = []
+        told = {"prompt_id": p}
+        warnings += [told | warning for warning in _rendering_warnings(rendered, "message")]
+        prompts.append((prompt.turns, rendered, _snapshots(chat, rendered, p, warnings)))
+    if scenario.prompt:
+        eos = models.eos_ids(loaded.model, loaded.tokenizer)
+        sampler.processors(loaded.model, 1, scenario.generation.max_new_tokens, eos)  # refused here if at all
+    references, reference_tokens = [], []
+    chat = _references_chat(scenario, loaded)
     for i, reference in enumerate(scenario.reference_states):
         messages = [message.model_dump() for message in reference.messages]
-        chat.check(messages, f"reference_states[{i}]")
-        ids = chat.ids(chat.text(messages))
-        _check_length(ids, 0, loaded, f"reference_states[{i}]")
-        references.append((reference.label, messages, ids))
+        rendered = chat.conversation(messages, f"reference_states[{i}]")
+        _check_length(rendered.ids, 0, loaded, f"reference_states[{i}]")
+        told = _rendering_warnings(rendered, f"reference_states[{i}] ({reference.label}): message")
+        warnings += [warning for warning in told if warning["code"] != "content_parts"]  # the prompt's says it
+        references.append((reference.label, messages, rendered.ids))
+        reference_tokens.append(state_tokens.row_of((None, "reference", i, reference.label), rendered))
     if not wanted.hidden_states:
         for _, _, snapshots in prompts:
             snapshots.clear()
         warnings.append({"code": "no_states", "message": "capture.hidden_states is off: the run has no states"})
     names = {site for flag, names in FLAGS.items() if getattr(wanted, flag) for site in names}
-    return Plan(prompts, references, layers, names, warnings)
+    return Plan(prompts, references, reference_tokens, layers, names, warnings)
 
 
-def _snapshots(chat: Chat, messages: list[dict], rendered: Rendered, p: int, warnings: list[dict]) -> list[Snapshot]:
+def chat_of(tokenizer: Any, prompt: Prompt) -> Chat:
+    """How a prompt is written: by the chat template with the prompt's options, or as it is."""
+    return Chat(
+        tokenizer, prompt.template, generation_prompt=prompt.add_generation_prompt, plain=prompt.text is not None
+    )
+
+
+def _references_chat(scenario: Scenario, loaded: models.Loaded) -> Chat:
+    """How references are written: as the first prompt that has messages, with whose states theirs are compared."""
+    first = next((prompt for prompt in scenario.prompt if prompt.messages), None)
+    return chat_of(loaded.tokenizer, first) if first else Chat(loaded.tokenizer)
+
+
+def _rendering_warnings(rendered: Rendered, what: str) -> list[dict]:
+    """What the reader should know of a rendering: words that it lacks or has otherwise, and content parts."""
+
+    def warning(code: str, indices: list[int], sentence: str) -> list[dict]:
+        named = ", ".join(f"{k} ({rendered.messages[k]['role']})" for k in indices)
+        return [{"code": code, "message": f"{what} {named}: {sentence}"}] if indices else []
+
+    return [
+        *warning("not_rendered", rendered.absent, "the chat template leaves out the words; no snapshot"),
+        *warning("rewritten", rendered.partial, "the chat template keeps a part of the words, or writes others"),
+        *warning("content_parts", rendered.parts, "given to the chat template as content parts: it drops texts"),
+    ]  # fmt: skip
+
+
+def _snapshots(chat: Chat, rendered: Rendered, p: int, warnings: list[dict]) -> list[Snapshot]:
+    """The states after each message that is rendered, where the rendering up to it has what the whole one has."""
     snapshots = []
-    for k, message in enumerate(messages):
-        text = rendered.text if k + 1 == len(messages) else chat.prefix(messages[: k + 1])
-        ids = chat.ids(text) if text else []
-        if ids:
-            snapshots.append(Snapshot(k, message["role"], preview(message["content"]), ids))
-        else:
+    for k, message in enumerate(rendered.messages):
+        if k in rendered.absent:
+            continue
+        prefix = rendered if k + 1 == len(rendered.messages) else chat.prefix(rendered.messages[: k + 1])
+        if prefix is None:
             reason = f"the chat template does not take messages 0 to {k} alone; they have no snapshot"
-            warnings.append({"prompt_id": p, "code": "no_snapshot", "message": reason})
+        elif lost := sorted(set(prefix.absent) - set(rendered.absent)):
+            reason = f"rendered alone, messages 0 to {k} lack the words of message {lost[0]}; they have no snapshot"
+        elif not prefix.ids:
+            reason = f"messages 0 to {k} have no tokens; they have no snapshot"
+        else:
+            row = state_tokens.row_of((p, "snapshot", k, None), prefix)
+            snapshots.append(Snapshot(k, message["role"], preview(spans.words(message)), prefix.ids, row))
+            continue
+        warnings.append({"prompt_id": p, "code": "no_snapshot", "message": reason})
     return snapshots
 
 

@@ -5,7 +5,7 @@ import json
 import re
 from math import inf
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -47,15 +47,58 @@ Text = Annotated[str, AfterValidator(_encodable)]
 class Message(_Strict):
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool", "developer"]
     content: Text
 
 
+#: Options of `apply_chat_template` that are alab's own business.
+_OURS = frozenset({
+    "conversation", "messages", "add_generation_prompt", "continue_final_message", "tokenize", "padding",
+    "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs",
+    "sanitize_control_tokens",
+})  # fmt: skip
+
+
 class Prompt(_Strict):
-    """A conversation to run."""
+    """A conversation to run, or a text."""
 
     run_at_each_message: bool = Field(False, description="one run for each message prefix, instead of one run")
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], Field(min_length=1)] | None = Field(
+        None, description="the conversation, which the model's chat template renders"
+    )
+    text: Annotated[Text, StringConstraints(min_length=1)] | None = Field(
+        None, description="a text instead of messages, read as it is, without a template"
+    )
+    template: dict[str, Any] = Field({}, description="options for the chat template, such as enable_thinking: false")
+    add_generation_prompt: bool = Field(True, description="whether the header of the next reply is written")
+
+    @field_validator("template")
+    @classmethod
+    def _options_of_the_template(cls, value: dict[str, Any]) -> dict[str, Any]:
+        ours = sorted(_OURS & set(value))
+        if ours == ["add_generation_prompt"]:
+            raise ValueError("add_generation_prompt is a key of prompt itself; write it beside template")
+        if ours:
+            raise ValueError(f"{ours[0]} is no option of the chat template, and alab sets it")
+        return value
+
+    @model_validator(mode="after")
+    def _messages_or_text(self):
+        if (self.messages is None) == (self.text is None):
+            both = "has messages and text" if self.messages else "has neither messages nor text"
+            raise ValueError(f"{both}; give one of them")
+        alone = {"run_at_each_message": False, "template": {}, "add_generation_prompt": True}
+        idle = [key for key, usual in alone.items() if getattr(self, key) != usual]
+        if self.text is not None and idle:
+            raise ValueError(f"{idle[0]} is about messages; a text is read as it is, without a template")
+        return self
+
+    @property
+    def turns(self) -> list[dict]:
+        """The messages as plain data; a text is one, of no speaker's role but `text`."""
+        if self.messages is None:
+            return [{"role": "text", "content": self.text}]
+        return [message.model_dump() for message in self.messages]
 
 
 class Model(_Strict):
@@ -155,12 +198,14 @@ class Scenario(_Strict):
             self.model_copy(
                 update={
                     "name": f"{self.name}-{'' if len(self.prompt) == 1 else f'p{i:02d}'}m{k:02d}",
-                    "prompt": [Prompt(messages=prompt.messages[: k + 1])],
+                    "prompt": [
+                        prompt.model_copy(update={"messages": prompt.messages[: k + 1], "run_at_each_message": False})
+                    ],
                 }
             )
             for i, prompt in enumerate(self.prompt)
             if prompt.run_at_each_message
-            for k in range(len(prompt.messages))
+            for k in range(len(prompt.messages or []))
         ]
 
 

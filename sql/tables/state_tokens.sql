@@ -10,7 +10,7 @@ CREATE TABLE IF NOT EXISTS state_tokens (
   position INTEGER,           -- 0-based place of the state's token in its own sequence
   token_id INTEGER,           -- id in the tokenizer's vocabulary
   token VARCHAR,              -- text of the token
-  role VARCHAR,               -- role of the message that the token belongs to; assistant for the generation prompt
+  role VARCHAR,               -- role of the message that the token belongs to; assistant for the generation prompt, NULL where the caller made the passes
   is_template BOOLEAN,        -- true for a token that the chat template adds around the content
   is_generated BOOLEAN        -- true for a token that the model generated in this run
 );

@@ -5,8 +5,8 @@ CREATE TABLE IF NOT EXISTS steps (
   step INTEGER,                   -- 0-based forward pass of the conversation
   kind VARCHAR,                   -- prefill or decode
   seq_len INTEGER,                -- tokens in the sequence, this step's input included
-  generated_token_id INTEGER,     -- token chosen from this step's distribution
-  generated_token VARCHAR,        -- text of that token
+  generated_token_id INTEGER,     -- token that was chosen, after what the model's generation_config asks for
+  generated_token VARCHAR,        -- text of that token, spelled as in `tokens`
   argmax_token_id INTEGER,        -- most likely token
   argmax_logprob DOUBLE,          -- its log-probability, nats
   entropy DOUBLE,                 -- entropy of the next-token distribution, nats

@@ -5,6 +5,6 @@ CREATE TABLE IF NOT EXISTS top_tokens (
   step INTEGER,         -- 0-based forward pass
   rank INTEGER,         -- 0 for the most likely token
   token_id INTEGER,     -- id in the tokenizer's vocabulary
-  token VARCHAR,        -- text of the token
+  token VARCHAR,        -- text of the token, a leading space included; bytes that are no text alone as `<0xE2>`
   logprob DOUBLE        -- log-probability, nats
 );
