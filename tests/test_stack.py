@@ -196,6 +196,16 @@ def test_widths_are_those_of_the_tensors(tmp_path, make, widths):
     assert warehouse.check.check(lab._lake, deep=True) == []
 
 
+def test_a_token_that_the_model_does_not_embed_is_refused(tmp_path):
+    """A padded head whose padding wins."""
+    model = padded_head()
+    model.lm_head.weight.data[310] = 100 * model.lm_head.weight.data[3]
+    model.lm_head.weight.data[311] = -model.lm_head.weight.data[310]
+    with pytest.raises(AlabError, match=r"token 31[01] cannot be read: the model embeds 300 tokens"):
+        warehouse.record(model, tiny.tokenizer(), [{"role": "user", "content": "Hi"}], warehouse=tmp_path)
+    assert warehouse.open(tmp_path).runs().fetchall() == []
+
+
 def test_a_module_that_is_replaced_is_said(tmp_path):
     """Another module in the place of one that was probed: its site is NULL from there on, and not another's."""
     model = copy.deepcopy(tiny.model_of("llama"))
