@@ -29,7 +29,7 @@ def test_doctests(two_runs, tmp_path, monkeypatch):
     assert results.failed == 0
 
 
-@pytest.mark.parametrize("module", ["comparison", "reading", "storage"])
+@pytest.mark.parametrize("module", ["comparison", "reading", "replies", "spelling", "storage"])
 def test_doctests_elsewhere(module):
     imported = __import__(f"warehouse.{module}", fromlist=[module])
     results = doctest.testmod(imported)

@@ -58,6 +58,17 @@ def test_a_list_of_prompts_and_one_run_per_message():
     ({"name": "a b"}, "is not a name"),
     ({"model": "gpt2"}, "model: expected a mapping, got 'gpt2'.*Its keys: id"),
     ({"prompt": {"messages": []}}, "prompt.messages is empty"),
+    ({"prompt": {}}, "prompt: has neither messages nor text; give one of them"),
+    ({"prompt": [BASE["prompt"], {"messages": [MESSAGE], "text": "x"}]}, r"prompt\[1\]: has messages and text"),
+    ({"prompt": {"text": ""}}, "prompt.text is empty"),
+    ({"prompt": {"text": "a\ud800"}}, "prompt.text: .*surrogate"),
+    ({"prompt": {"text": "x", "template": {"a": 1}}}, "prompt: template is about messages"),
+    ({"prompt": {"text": "x", "run_at_each_message": True}}, "prompt: run_at_each_message is about messages"),
+    ({"prompt": {"text": "x", "add_generation_prompt": False}}, "prompt: add_generation_prompt is about messages"),
+    ({"prompt": {"messages": [MESSAGE], "template": {"tokenize": True}}}, "prompt.template: tokenize is no option"),
+    ({"prompt": {"messages": [MESSAGE], "template": {"add_generation_prompt": False}}}, "is a key of prompt itself"),
+    ({"prompt": {"messages": [MESSAGE], "template": "x"}}, "prompt.template: .*dictionary"),
+    ({"prompt": {"messages": [MESSAGE], "chat_template_kwargs": {}}}, "unknown key.*Did you mean 'template'"),
     ({"prompt": []}, "prompt is empty"),
     ({"prompt": [BASE["prompt"], {"messages": [{"role": "robot", "content": "x"}]}]}, r"prompt\[1\].messages\[0\].role"),
     ({"prompt": {"messages": [{"role": "user", "content": "\ud800"}]}}, "surrogate"),
@@ -80,6 +91,21 @@ def test_errors_say_what_and_where(change, expected):
     assert str(caught.value).startswith("file.yaml")
     assert caught.value.exit_code == 2
     assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_texts_and_options_of_the_template():
+    own = {"messages": [MESSAGE] * 2, "template": {"enable_thinking": False}, "add_generation_prompt": False}
+    s = scenario.parse(BASE | {"prompt": [{"text": "Once"}, own | {"run_at_each_message": True}]})
+    assert s.prompt[0].turns == [{"role": "text", "content": "Once"}]
+    text, *runs = s.at_each_message()
+    assert (text.name, text.prompt[0].text, [r.name for r in runs]) == ("a", "Once", ["a-p01m00", "a-p01m01"])
+    assert all(r.prompt[0].template == {"enable_thinking": False} for r in runs)
+    assert not any(r.prompt[0].add_generation_prompt or r.prompt[0].run_at_each_message for r in runs)
+    assert [len(r.prompt[0].turns) for r in runs] == [1, 2]
+    assert scenario.parse(json.loads(s.model_dump_json())) == s
+    roles = ["system", "developer", "user", "assistant", "tool"]
+    several = {"messages": [{"role": role, "content": "x"} for role in roles]}
+    assert [m.role for m in scenario.parse(BASE | {"prompt": several}).prompt[0].messages] == roles
 
 
 def test_a_missing_key():

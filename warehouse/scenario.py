@@ -308,6 +308,8 @@ def _explain(problem: dict, data: object) -> tuple[str, str]:
         return f"{key}: expected a mapping, got {problem['input']!r}", f"Its keys: {', '.join(_keys_at(place))}"
     if kind == "too_short" and problem["ctx"]["field_type"] == "List":
         return f"{key} is empty; at least one is needed", ""
+    if kind in ("too_short", "string_too_short") and not problem["input"]:
+        return f"{key} is empty", ""
     if kind == "value_error":
         return f"{key}: {problem['ctx']['error']}", ""
     if key == "capture.layers":
