@@ -27,8 +27,9 @@ def attach(model: Any, adapter: str, model_id: str, commit: str | None = None) -
         AlabError: PEFT is not installed, or the adapter cannot be read, does not fit, or changes more than weights.
     """
     peft = _peft()
-    folder = str(Path(adapter).expanduser()) if Path(adapter).expanduser().is_dir() else adapter
-    if folder == adapter and adapter.startswith((".", "/", "~")):
+    local = Path(adapter).expanduser()
+    folder = str(local) if local.is_dir() else adapter
+    if not local.is_dir() and adapter.startswith((".", "/", "~")):
         raise AlabError(f"model.adapter: there is no directory {adapter}")
     try:
         config = peft.PeftConfig.from_pretrained(folder)

@@ -95,9 +95,9 @@ def _adapters(path: str, name: str, layer: Any, names: dict[str, str | None]) ->
             value = parts[adapter]
             if order is not None and not isinstance(value, Tensor | nn.Module):  # such as the scaling, the rank
                 yield f"{name}.{container}.{order}", repr(value)
-    scaling = getattr(layer, "scaling", {})
+    scaling = getattr(layer, "scaling", None)
     for order, adapter in enumerate(active):
-        if adapter in scaling:
+        if isinstance(scaling, dict) and adapter in scaling:
             yield f"{name}.scaling.{order}", scaling[adapter]
 
 

@@ -149,7 +149,7 @@ def _head(lake: Lake, run: Run, model: Any, progress: Callable[[str, int, int], 
     spec = json.loads(row["scenario_json"] or "{}").get("model") or {"id": row["model_id"], "dtype": "float32"}
     full = "/".join(filter(None, [row["model_id"], spec.get("gguf_file")]))
     if head is None:
-        model = model or _loaded(row, spec, progress)
+        model = model or _loaded(run.run_id, row, spec, progress)
         head = heads.find(model.model)
         head.model = full
         if model.tokenizer is not None:
@@ -166,7 +166,7 @@ def _head(lake: Lake, run: Run, model: Any, progress: Callable[[str, int, int], 
     return head
 
 
-def _loaded(row: dict[str, Any], spec: dict[str, Any], progress: Callable[[str, int, int], None]) -> Any:
+def _loaded(run_id: str, row: dict[str, Any], spec: dict[str, Any], progress: Callable) -> Any:
     """The model of a run, loaded again as it ran.
 
     Raises:
@@ -182,7 +182,7 @@ def _loaded(row: dict[str, Any], spec: dict[str, Any], progress: Callable[[str, 
     model = models.load(scenario.Model(**wanted), attention_weights=False, exact_dtype=exact)
     if exact and model.weights_hash != row["weights_hash"]:
         raise AlabError(
-            f"{row['model_id']} has other weights by now than {row['run_id']} was captured with "
+            f"{row['model_id']} has other weights by now than {run_id} was captured with "
             f"({row['weights_hash']} then, {model.weights_hash} now)",
             "From Python, give the model as it was then: open(...).logit_lens(RUN, model=..., tokenizer=...)",
         )

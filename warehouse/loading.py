@@ -98,13 +98,17 @@ def strictly(load: Callable[[], tuple[Any, dict[str, Any]]]) -> tuple[Any, dict[
     quiet = re.compile("|".join(f"({pattern})" for pattern in patterns))
     if all(_is_constant(value) for name, value in model.state_dict().items() if quiet.search(name)):
         return model, report
-    made = type(model)
+    name = "_keys_to_ignore_on_load_missing"
+    quiet_ones = {type(module): getattr(type(module), name, None) for module in model.modules()}
+    quiet_ones = {made: kept for made, kept in quiet_ones.items() if kept}
     del model
-    made._keys_to_ignore_on_load_missing = None
+    for made in quiet_ones:
+        setattr(made, name, None)
     try:
         return load()
     finally:
-        made._keys_to_ignore_on_load_missing = patterns
+        for made, kept in quiet_ones.items():
+            setattr(made, name, kept)
 
 
 def _not_loaded(model: nn.Module, report: dict[str, Any]) -> set[str]:
