@@ -107,7 +107,7 @@ def _make(path: Path, folder: Path) -> dict[str, Any]:
         path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True,
         ignore_mismatched_sizes=True, **_dense(),
     ))  # fmt: skip
-    notes = loading.check(model, report, str(path)) + _unread(path, report)
+    notes = loading.check(model, report, str(path)) + _unread(path, model)
     # The weights are plain float32 now, but transformers refuses to save a model that was quantised.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
@@ -128,5 +128,23 @@ def _dense() -> dict[str, Any]:
     return {"quantization_config": GgufConfig(dequantize=True)}
 
 
-def _unread(path: Path, report: dict[str, Any]) -> list[tuple[str, str]]:
+def _unread(path: Path, model: Any) -> list[tuple[str, str]]:
+    """A note about tensors of the file that transformers has no place for, where it does not report them itself."""
+    from gguf import GGUFReader
+    from transformers import modeling_gguf_pytorch_utils as gguf_reader
+
+    try:
+        from transformers.integrations.gguf.utils import is_gguf_arch_supported as is_reported
+    except ImportError:  # a transformers that reports none
+        is_reported = lambda arch: False  # noqa: E731
+    file = GGUFReader(path)
+    arch = file.fields["general.architecture"].contents()
+    with contextlib.suppress(Exception):  # its own tables, which change with its version
+        if not is_reported(arch):
+            rules = gguf_reader.TENSOR_PROCESSORS.get(arch, gguf_reader.TensorProcessor)(config={})
+            known = gguf_reader.get_gguf_hf_weights_map(model, rules)
+            unread = [tensor.name for tensor in file.tensors if tensor.name not in known]
+            if unread:
+                return [("unexpected_weights", f"{len(unread)} weights of {path.name} fit nowhere in "
+                         f"{type(model).__name__} and were left out: {loading.listed(unread)}")]  # fmt: skip
     return []

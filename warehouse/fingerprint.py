@@ -27,6 +27,7 @@ def fingerprint(model: nn.Module) -> str:
     computed, and hooks. The precision counts: weights loaded in float16 and in float32 are other numbers.
     """
     digest = hashlib.sha256()
+    stay = {value.data_ptr() for value in (*model.parameters(), *model.buffers()) if not value.is_meta} - {0}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         lines, known = [], {}
         for name, value in _values(model):
@@ -34,9 +35,10 @@ def fingerprint(model: nn.Module) -> str:
                 lines.append(f"{name} {value!r}")
                 continue
             key = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
-            if not value.data_ptr() or key not in known:  # tied weights are hashed once
-                known[key] = _digest(value, pool)
-            lines.append(f"{name} {value.dtype} {tuple(value.shape)} {known[key]}")
+            found = known.get(key) or _digest(value, pool)
+            if value.data_ptr() in stay:  # tied weights are hashed once; an offloaded one leaves its place
+                known[key] = found
+            lines.append(f"{name} {value.dtype} {tuple(value.shape)} {found}")
     for line in sorted(lines):
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()[:32]
