@@ -37,7 +37,7 @@ def write(path: Path, *, without: set[str] = frozenset(), more: dict[str, np.nda
     ):  # fmt: skip
         add(value)
     tokens = [token for token, _ in sorted(tiny.tokenizer().get_vocab().items(), key=lambda item: item[1])]
-    tokens.append("ab")  # what the merge makes
+    tokens += ["ab", "<|endoftext|>"]  # what the merge makes, and what transformers would add
     tokens += [f"<x{n}>" for n in range(tiny.VOCAB - len(tokens))]
     out.add_token_list(tokens)
     out.add_token_types([3 if token.startswith("<") and len(token) > 1 else 1 for token in tokens])

@@ -28,6 +28,8 @@ _SAFETENSORS = {"float16": "F16", "float32": "F32", "float64": "F64"}
 _OTHERS = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8,
            "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "C64": 8}  # fmt: skip
 _MAX_HEADER = 100 << 20
+#: Bytes of an array that is stored column by column, which has to be read whole.
+_MAX_BY_COLUMN = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -159,8 +161,10 @@ class ArrayReader:
         shape, fortran, dtype = read(file)
         if dtype.hasobject:
             raise ValueError(f"{key} holds pickled objects, which are never opened")
-        by_column = fortran and sum(length > 1 for length in shape) > 1
-        self._add(key, Spec(dtype, shape, by_column=by_column), file.tell(), size - file.tell())
+        spec = Spec(dtype, shape, by_column=fortran and sum(length > 1 for length in shape) > 1)
+        if spec.by_column and spec.nbytes > _MAX_BY_COLUMN:
+            raise ValueError(f"{key} is stored column by column and too large to be turned ({spec.nbytes} bytes)")
+        self._add(key, spec, file.tell(), size - file.tell())
 
     def _open_zip(self) -> None:
         self._zip = zipfile.ZipFile(self.path)
