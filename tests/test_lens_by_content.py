@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from accelerate import cpu_offload, disk_offload
 
 import warehouse
 from warehouse import capture, heads, lens, models, sites
@@ -135,3 +136,37 @@ def test_a_run_in_half_precision_gets_the_numbers_that_ran(place):
     lab.logit_lens(run)
     ((vector,),) = lab.sql("SELECT vector FROM unembedding_of($run) WHERE token_id = 7", run=run).fetchall()
     assert vector == model.lm_head.weight[7].tolist()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("where", ["cpu", "disk"])
+def test_a_head_whose_parameters_lie_elsewhere(tmp_path, where, tied):
+    """Moved off by accelerate, whole or as from_pretrained does it: the same head as of the model on hand."""
+    config = tiny.config_of("llama")
+    config.tie_word_embeddings = tied
+    tiny.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "m")
+    load = tiny.AutoModelForCausalLM.from_pretrained
+    expected = heads.find(load(tmp_path / "m").eval())
+    moved = load(tmp_path / "m").eval()
+    if where == "disk":
+        disk_offload(moved, str(tmp_path / "off"), execution_device="cpu")
+    else:
+        cpu_offload(moved, execution_device="cpu")
+    parts = {
+        "model.embed_tokens": "cpu",
+        "model.layers": "disk",
+        "model.norm": "disk",
+        "lm_head": "disk",
+        "model.rotary_emb": "cpu",
+    }
+    parts |= {"model.embed_tokens": "disk"} if tied else {}
+    mapped = load(tmp_path / "m", device_map=parts, offload_folder=tmp_path / "map") if where == "disk" else moved
+    for model in (moved, mapped.eval()):
+        assert model.model.norm.weight.is_meta
+        found = heads.find(model)
+        for name in ("unembedding", "bias", "weight", "shift"):
+            assert torch.equal(getattr(found, name), getattr(expected, name))
+        assert (
+            models.Loaded(model, None, "", "", "").weights_hash
+            == models.Loaded(load(tmp_path / "m"), None, "", "", "").weights_hash
+        )

@@ -4,11 +4,12 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from warehouse.offload import on_hand
 
 #: Bytes that one thread hashes at a time.
 _PIECE = 1 << 25
@@ -65,7 +66,7 @@ def _values(model: nn.Module) -> Iterator[tuple[str, Any]]:
             continue
         if hasattr(module, "adapter_layer_names"):
             yield from _adapters(path, name, module, names)
-        with _on_hand(module):
+        with on_hand(module):
             own: dict[str, Any] = {}
             module._save_to_state_dict(own, f"{path}." if path else "", False)
             for key, value in own.items():
@@ -116,12 +117,3 @@ def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _parts(f"{name}.{part}", getattr(value, part))
     else:
         yield name, value
-
-
-def _on_hand(module: nn.Module) -> Any:
-    """A context in which the parameters of a module that accelerate keeps elsewhere are there."""
-    if getattr(module, "_hf_hook", None) is None:
-        return nullcontext()
-    from accelerate.utils import align_module_device
-
-    return align_module_device(module, torch.device("cpu"))

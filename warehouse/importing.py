@@ -383,11 +383,14 @@ def _prompts(source: Directory) -> list[dict]:
 
 def _sites(source: Directory) -> list[dict]:
     keys = [(layer, site) for layer in source.layers for site in SITES]
+    attention = {layer for layer, column in source.passes[0].keys if column == "attn_weights"}
+    keys += [(layer, "attention") for layer in sorted(attention)]
     keys += [(None, site) for site in ("embeddings", "logits") if (None, site) in source.widths]
+    there = source.widths.keys() | {(layer, "attention") for layer in attention}
     return [
         {
             "layer": layer, "site": site, "module": None, "width": source.widths.get((layer, site)),
-            "reason": None if (layer, site) in source.widths else "not in the imported directory",
+            "reason": None if (layer, site) in there else "not in the imported directory",
             "n_out_of_range": 0, "n_nonfinite": 0,
         }
         for layer, site in keys

