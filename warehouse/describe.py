@@ -95,7 +95,8 @@ def _run_row(scenario: Scenario, loaded: Loaded, found: ModelSites, created: dat
     keys = next((layer.ports["k"].width for layer in found.layers if "k" in layer.ports), 0)
     kv_heads = keys // head_dim or getattr(config, "num_key_value_heads", None) or heads  # not all configs say it
     return {
-        "scenario": scenario.name, "model_id": loaded.model_id, "arch": type(loaded.model).__name__,
+        "scenario": scenario.name, "model_id": loaded.model_id, "revision": loaded.revision,
+        "adapter": loaded.adapter, "weights_hash": loaded.weights_hash, "arch": type(loaded.model).__name__,
         "num_layers": len(found.layers), "hidden_size": found.hidden_size, "num_heads": heads,
         "num_kv_heads": kv_heads, "head_dim": head_dim,
         "vocab_size": found.vocabulary, "dtype": loaded.dtype, "device": loaded.device,

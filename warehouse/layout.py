@@ -127,7 +127,9 @@ def _write_lens(run: Run, out: Path, wanted: Selection, model: str) -> list[str]
     """Write a JSON file per site of the logit lens; gives their folder where there are any."""
     if not (paths := run.files.get(("logit_lens", None))):
         return []
-    names = dict(run.db.execute("SELECT token_id, token FROM unembedding_of(?)", [model]).fetchall())
+    kept = run.db.execute("SELECT _has('models', _weights_key(?))", [run.run_id]).fetchone()[0]
+    texts = "SELECT token_id, token FROM unembedding_of(?)"
+    names = dict(run.db.execute(texts, [run.run_id]).fetchall()) if kept else {}
     (out / "logit_lens").mkdir()
     for path in paths:
         rows = [row for row in lens_json.rows_of(path) if wanted.step(row["step"]) and wanted.layer(row["layer"])]

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
-from warehouse import models, sampler, sites, spans, state_tokens
+from warehouse import loading, models, sampler, sites, spans, state_tokens
 from warehouse.chat import Chat, Rendered
 from warehouse.errors import AlabError
 from warehouse.lake import STATE_SITES, Lake
@@ -152,6 +152,7 @@ def _at_most(key: str, value: int, limit: int) -> None:
 
 def _check_length(ids: list[int], new: int, loaded: models.Loaded, where: str) -> None:
     limit = models.context_length(loaded.model)
+    loading.check_ids(ids, loaded.model, where)
     if not ids:
         raise AlabError(f"{where}.messages: the conversation has no tokens", "Give at least one message content.", 2)
     if limit is not None and len(ids) + new > limit:

@@ -108,6 +108,8 @@ class Model(_Strict):
     dtype: Dtype = Field("float16", description="precision to compute in; on a CPU float16 is computed in float32")
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     gguf_file: str | None = Field(None, description="file to dequantise, in the model's directory")
+    revision: str | None = Field(None, min_length=1, description="branch, tag or commit of a hub id")
+    adapter: str | None = Field(None, min_length=1, description="PEFT adapter to put on: directory or hub id")
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
 
 
