@@ -180,7 +180,7 @@ class _Run:
         self._done = 0
         new = scenario.generation.max_new_tokens
         passes = sum(new + (len(snapshots) + 1 if snapshots else 0) for _, _, snapshots in plan.prompts)
-        self._total = passes + len(plan.references) * scenario.capture.hidden_states
+        self._total = passes + len(plan.references)
 
     def record(self) -> None:
         """Run every pass; everything but the metadata is on disk afterwards, and that is in the rows."""
@@ -189,15 +189,14 @@ class _Run:
         self.states = StateFile(self.staged, self.found.hidden_size, wanted.store_dtype)
         with (
             Recorder(
-                self.loaded.model, self.found, sites=self.plan.sites, layers=self.plan.layers,
+                self.loaded.model, self.found, sites=self.plan.read, layers=self.plan.layers,
                 attention=wanted.attention_weights,
             ) as self.recorder,
             TensorWriter(self.staged, widths, wanted.store_dtype) as self.writer,
         ):  # fmt: skip
             for prompt_id in range(len(self.plan.prompts)):
                 self._prompt(prompt_id)
-            if wanted.hidden_states:
-                self._references()
+            self._references()
             self._progress("writing", self._total, self._total)
             self.states.close()
         about = describe(self.scenario, self.loaded, self.found, self.plan, self.writer.stats, self.created)
@@ -282,8 +281,10 @@ class _Run:
         position = len(self.reader.ids)
 
         def sink(tensors: LayerTensors) -> None:
-            host, ready = self.transfer(tensors)
+            host, ready = self.transfer(tensors.only(self.plan.sites))
             self.writer.put(Rows(prompt_id, step, kind, position, host.layer, host.sites, host.attention, ready))
+            if not self.plan.states:
+                return
             if step:
                 self.states.hold((prompt_id, "final", step, None), tensors.layer, tensors.sites)
             else:

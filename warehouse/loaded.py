@@ -16,7 +16,7 @@ from warehouse.describe import describe, step_rows
 from warehouse.errors import AlabError
 from warehouse.gather import Rows
 from warehouse.lake import Lake
-from warehouse.plan import make_plan
+from warehouse.plan import Plan, make_plan
 from warehouse.recorder import LayerTensors, Recorder
 from warehouse.states import StateFile
 from warehouse.transfer import Transfer
@@ -109,12 +109,12 @@ def recording(
     plan = make_plan(wanted, loaded, found)
     vocabulary = model.config.get_text_config().vocab_size
     with publishing(Lake(warehouse), name) as (staged, rows):
-        kept = Recording(wanted, loaded, rows, staged.run_id)
+        kept = Recording(wanted, loaded, plan, rows, staged.run_id)
         kept.states = StateFile(staged, found.hidden_size, wanted.capture.store_dtype)
         with (
             TensorWriter(staged, site_widths(plan, found, wanted.capture, vocabulary), wanted.capture.store_dtype)
             as kept.writer,
-            Recorder(model, found, sites=plan.sites, layers=plan.layers, attention=wanted.capture.attention_weights)
+            Recorder(model, found, sites=plan.read, layers=plan.layers, attention=wanted.capture.attention_weights)
             as kept.recorder,
             kept.recorder.recording(kept.on_layer),
             _hooks(model, kept),
@@ -137,11 +137,13 @@ class Recording:
     recorder: Recorder
     states: StateFile
 
-    def __init__(self, wanted: scenario.Scenario, loaded: models.Loaded, rows: dict[str, list[dict]], run_id: str):
+    def __init__(
+        self, wanted: scenario.Scenario, loaded: models.Loaded, plan: Plan, rows: dict[str, list[dict]], run_id: str
+    ):
         self.run_id = run_id
         self.rows = rows
         self.created = datetime.now(UTC).replace(tzinfo=None)
-        self._wanted = wanted.capture
+        self._wanted, self._plan = wanted.capture, plan
         self._model = loaded.model
         self._chat = Chat(loaded.tokenizer)
         self._transfer = Transfer(loaded.model.device)
@@ -204,11 +206,11 @@ class Recording:
                 "Use the dynamic cache, transformers' default.",
             )
         detached = {site: self._own(tensor.detach()) for site, tensor in tensors.sites.items()}
-        if self._step:
+        if self._plan.states and self._step:
             self.states.hold((self._prompt_id, "final", self._step, None), tensors.layer, detached)
-        else:
+        elif self._plan.states:
             self.states.add({(self._prompt_id, "initial", 0, None): -1}, tensors.layer, detached)
-        self._put(LayerTensors(tensors.layer, detached, attention), self._position)
+        self._put(LayerTensors(tensors.layer, detached, attention).only(self._plan.sites), self._position)
 
     def after(self, module: Any, args: tuple, kwargs: dict, output: Any) -> None:
         """Called after each forward pass, with what it returns."""

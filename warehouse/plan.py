@@ -34,7 +34,8 @@ class Plan:
         prompts: per prompt, its messages, its rendering and its snapshots.
         references: per reference, (label, messages, token ids).
         layers: layers to capture.
-        sites: sites to capture.
+        sites: sites to keep of every token.
+        states: whether to keep last-token states.
         warnings: rows of the table `warnings`, without the run's id.
     """
 
@@ -42,7 +43,13 @@ class Plan:
     references: list[tuple[str, list[dict], list[int]]]
     layers: list[int]
     sites: set[str]
+    states: bool
     warnings: list[dict]
+
+    @property
+    def read(self) -> set[str]:
+        """Sites to take from the model: those that are kept, and those that states need."""
+        return self.sites | set(STATE_SITES) if self.states else self.sites
 
 
 def make_plan(scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites) -> Plan:
@@ -55,10 +62,7 @@ def make_plan(scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites
     wanted = scenario.capture
     _at_most("generation.top_k", scenario.generation.top_k or 0, config.vocab_size)
     _at_most("capture.top_k_probs", wanted.top_k_probs, config.vocab_size)
-    count = len(found.layers)
-    layers = list(range(count)) if wanted.layers == "all" else sorted(set(wanted.layers))
-    if layers[-1] >= count:
-        raise AlabError(f"capture.layers: there is no layer {layers[-1]}; the model has 0 to {count - 1}", "", 2)
+    layers = _layers(wanted.layers, len(found.layers))
     chat = Chat(loaded.tokenizer)
     warnings = [{"code": code, "message": message} for code, message in loaded.notes]
     prompts = []
@@ -76,12 +80,32 @@ def make_plan(scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites
         ids = chat.ids(chat.text(messages))
         _check_length(ids, 0, loaded, f"reference_states[{i}]")
         references.append((reference.label, messages, ids))
-    if not wanted.hidden_states:
+    if not wanted.states:
         for _, _, snapshots in prompts:
             snapshots.clear()
-        warnings.append({"code": "no_states", "message": "capture.hidden_states is off: the run has no states"})
+        warnings.append({"code": "no_states", "message": "capture.states is off: the run has no states"})
     names = {site for flag, names in FLAGS.items() if getattr(wanted, flag) for site in names}
-    return Plan(prompts, references, layers, names, warnings)
+    return Plan(prompts, references, layers, names, wanted.states, warnings)
+
+
+def _layers(wanted: list[int] | str, count: int) -> list[int]:
+    """The layers that `capture.layers` means, ascending; negative ones count from the end.
+
+    Raises:
+        AlabError: the model has no such layer, or one is named twice.
+    """
+    if wanted == "all":
+        return list(range(count))
+    asked: dict[int, int] = {}
+    for layer in wanted:
+        if not -count <= layer < count:
+            there = f"the model has 0 to {count - 1}, or from the end -1 to -{count}"
+            raise AlabError(f"capture.layers: there is no layer {layer}; {there}", "", 2)
+        if layer % count in asked:
+            which = f"as {asked[layer % count]} and as {layer}"
+            raise AlabError(f"capture.layers names layer {layer % count} twice, {which}", "Name it once.", 2)
+        asked[layer % count] = layer
+    return sorted(asked)
 
 
 def _snapshots(chat: Chat, messages: list[dict], rendered: Rendered, p: int, warnings: list[dict]) -> list[Snapshot]:
@@ -134,7 +158,8 @@ def estimate_bytes(scenario: Scenario, plan: Plan, found: sites.ModelSites, conf
         total += tokens * per_token
         if scenario.capture.attention_weights:
             total += tokens * tokens // 2 * config.num_attention_heads * len(plan.layers)
-        total += (len(snapshots) + 3) * len(plan.layers) * len(STATE_SITES) * found.hidden_size
+        if plan.states:
+            total += (len(snapshots) + 3) * len(plan.layers) * len(STATE_SITES) * found.hidden_size
     return int(total * _BYTES_PER_VALUE[scenario.capture.store_dtype])
 
 

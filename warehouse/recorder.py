@@ -32,6 +32,11 @@ class LayerTensors:
     sites: dict[str, Tensor]
     attention: Tensor | None = None
 
+    def only(self, sites: set[str]) -> "LayerTensors":
+        """The same without other sites."""
+        kept = {site: tensor for site, tensor in self.sites.items() if site in sites}
+        return LayerTensors(self.layer, kept, self.attention)
+
 
 class Recorder:
     """Registers its hooks once, and records the forward passes made inside `recording`.

@@ -2,7 +2,7 @@
 -- and of both contributions, and how well each contribution points along the state that leaves the layer.
 --
 -- Reads the activations of the four sites. Where a run's activations were dropped it falls back on the states,
--- which have the first and the last pass. No rows without `capture.hidden_states`.
+-- which have the first and the last pass. No rows without `capture.states`.
 -- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run
