@@ -17,6 +17,7 @@ from torch import Tensor
 from warehouse import catalog, generate, models, sites
 from warehouse.chat import Chat, Rendered
 from warehouse.describe import describe, step_rows
+from warehouse.ending import ending, next_command
 from warehouse.errors import AlabError
 from warehouse.gather import Rows
 from warehouse.lake import Lake, StagedRun
@@ -27,13 +28,13 @@ from warehouse.states import Key, StateFile
 from warehouse.transfer import Transfer
 from warehouse.writer import TensorWriter, leave_a_core
 
-#: Told of progress: (what is happening, passes done, passes in all).
+#: Told of progress: (what is happening, passes done, passes in all); of many prompts, prompts instead of passes.
 Progress = Callable[[str, int, int], None]
 
 
 def capture_files(
     paths: Sequence[Path | str], warehouse: Path | str | None = None, *, force: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | None = None, tell: Callable[[str], None] | None = None,
 ) -> Iterator[str]:  # fmt: skip
     """Run scenario files, or all those in a directory, one after the other.
 
@@ -44,6 +45,7 @@ def capture_files(
         warehouse: where the runs go; else each scenario's `output.dir`, else `./lab`.
         force: run although the disk looks too small.
         progress: told of each forward pass.
+        tell: told each reply and where it ended, after its run's id was given, and what to do next.
 
     Yields:
         Ids of the new runs, each as soon as it is published.
@@ -51,17 +53,20 @@ def capture_files(
     Raises:
         AlabError: a scenario is invalid or cannot be run; nothing of it is kept, earlier ones are.
     """
-    scenarios = [load(path) for path in find(list(paths))]
-    for scenario in scenarios:
+    files = find(list(paths))
+    scenarios = [load(path) for path in files]
+    for path, scenario in zip(files, scenarios, strict=True):
+        models.check_device(scenario.model, str(path))
         if scenario.output.format != "parquet" and progress:
             progress("output.format: alab writes Parquet; alab export --format npz gives the json+npz layout", 0, 0)
     lakes = [Lake(warehouse or scenario.output.dir or "lab") for scenario in scenarios]
-    yield from capture(scenarios, lakes, force=force, progress=progress)
+    yield from capture(scenarios, lakes, force=force, progress=progress, tell=tell)
 
 
 def capture(
-    scenarios: list[Scenario], lakes: list[Lake], *, force: bool = False, progress: Progress | None = None
-) -> Iterator[str]:
+    scenarios: list[Scenario], lakes: list[Lake], *, force: bool = False, progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Iterator[str]:  # fmt: skip
     """Run scenarios and publish their runs.
 
     Models are loaded once for neighbouring scenarios that share one, and freed before the next.
@@ -71,6 +76,7 @@ def capture(
         lakes: where each goes.
         force: run although the disk looks too small.
         progress: told of each forward pass.
+        tell: as in `capture_files`.
 
     Yields:
         Ids of the new runs, each as soon as it is published.
@@ -79,6 +85,7 @@ def capture(
         AlabError: a scenario cannot be run; nothing of it is kept, earlier ones are.
     """
     pairs = list(zip(scenarios, lakes, strict=True))
+    ended: list[tuple[Lake, str]] = []
     for (spec, eager), group in groupby(pairs, key=lambda pair: (pair[0].model, pair[0].capture.attention_weights)):
         report = progress or (lambda *_: None)
         report(f"loading {spec.id}", 0, 0)
@@ -86,11 +93,16 @@ def capture(
         found = sites.discover(loaded.model)
         for scenario, lake in group:
             for single in scenario.at_each_message():
-                yield capture_one(single, loaded, found, lake, force=force, progress=report)
+                ended.append((lake, capture_one(single, loaded, found, lake, force=force, progress=report)))
+                yield ended[-1][1]
+                if tell:
+                    tell(ending(*ended[-1]))
         del loaded, found
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+    if tell:
+        tell(next_command(ended))
 
 
 def capture_one(
@@ -180,7 +192,8 @@ class _Run:
         self._done = 0
         new = scenario.generation.max_new_tokens
         passes = sum(new + (len(snapshots) + 1 if snapshots else 0) for _, _, snapshots in plan.prompts)
-        self._total = passes + len(plan.references)
+        self._many = len(plan.prompts) > 1  # then prompts are counted, else passes
+        self._total = len(plan.prompts) if self._many else passes + len(plan.references)
 
     def record(self) -> None:
         """Run every pass; everything but the metadata is on disk afterwards, and that is in the rows."""
@@ -196,6 +209,7 @@ class _Run:
         ):  # fmt: skip
             for prompt_id in range(len(self.plan.prompts)):
                 self._prompt(prompt_id)
+                self._done += self._many
             self._references()
             self._progress("writing", self._total, self._total)
             self.states.close()
@@ -203,7 +217,10 @@ class _Run:
         self.rows |= about
 
     def _tick(self, what: str, count: int = 1) -> None:
-        self._done += count
+        if self._many:
+            what = what if what == "references" else "prompts"
+        else:
+            self._done += count
         self._progress(what, min(self._done, self._total), self._total)
 
     def _prompt(self, prompt_id: int) -> None:
@@ -271,7 +288,7 @@ class _Run:
             generated.append(token)
             unread = [token]
             if token in self.eos:
-                self._done += options.max_new_tokens - len(generated)
+                self._done += 0 if self._many else options.max_new_tokens - len(generated)
                 return generated, "eos"
         return generated, "length"
 

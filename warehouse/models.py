@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from warehouse import scenario
+from warehouse import extras, scenario
 from warehouse.errors import AlabError, first_line
 
 
@@ -78,6 +78,15 @@ def load(spec: scenario.Model, *, attention_weights: bool = True) -> Loaded:
     except Exception as error:  # whatever the model's own code and files do
         raise _not_loaded(spec, source, error) from error
     return Loaded(model, tokenizer, spec.id, dtype, device, notes)
+
+
+def check_device(spec: scenario.Model, where: str) -> None:
+    """Refuse a device that is not here, before anything is loaded; `where` names the scenario."""
+    if spec.device not in ("auto", "cpu"):
+        try:
+            _device(spec.device)
+        except AlabError as error:
+            raise AlabError(f"{where}: {error.message}", error.hint, error.exit_code) from None
 
 
 def resolve(spec: scenario.Model) -> tuple[str, str | None]:
@@ -197,6 +206,9 @@ def _device(wanted: str) -> str:
 
 
 def _not_loaded(spec: scenario.Model, source: str, error: Exception) -> AlabError:
+    if isinstance(error, ImportError):
+        what = f"model.id: {spec.id} needs a package that is not installed: {first_line(error)}"
+        return AlabError(what, extras.of_model(error))
     if spec.id.startswith("package:") or Path(source).is_dir():
         return AlabError(f"model.id: cannot load the model from {source}: {first_line(error)}", "More of it: --debug")
     if "trust_remote_code" in str(error):
