@@ -3,11 +3,27 @@
 import pytest
 import torch
 from captures import family
+from ready_catalog import FROM_NOTHING, Ready
 from synthetic import Shape, make_run
 
 from warehouse import catalog, heads, models, sites
 from warehouse.lake import Lake
 from warehouse.report import write_report
+
+
+@pytest.fixture(scope="session")
+def ready_catalog(tmp_path_factory) -> Ready:
+    """What new catalogs begin with; made by the first test that needs one."""
+    return Ready(tmp_path_factory.mktemp("ready"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def new_catalogs_are_ready(request, ready_catalog):
+    """Begin every new catalog with the SQL library in it, but for tests about how it gets there."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__.rpartition(".")[2] not in FROM_NOTHING:
+            patch.setattr(catalog, "open_file", ready_catalog)
+        yield
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 import gc
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,44 +22,13 @@ from warehouse.gather import Rows
 from warehouse.lake import Lake, StagedRun
 from warehouse.plan import Plan, Snapshot, check_room, make_plan, preview
 from warehouse.recorder import LayerTensors, Recorder
-from warehouse.scenario import Scenario, find, load
+from warehouse.scenario import Scenario
 from warehouse.states import Key, StateFile
 from warehouse.transfer import Transfer
 from warehouse.writer import TensorWriter, leave_a_core
 
 #: Told of progress: (what is happening, passes done, passes in all); of many prompts, prompts instead of passes.
 Progress = Callable[[str, int, int], None]
-
-
-def capture_files(
-    paths: Sequence[Path | str], warehouse: Path | str | None = None, *, force: bool = False,
-    progress: Progress | None = None, tell: Callable[[str], None] | None = None,
-) -> Iterator[str]:  # fmt: skip
-    """Run scenario files, or all those in a directory, one after the other.
-
-    All of them are read and checked before the first model is loaded.
-
-    Args:
-        paths: files and directories.
-        warehouse: where the runs go; else each scenario's `output.dir`, else `./lab`.
-        force: run although the disk looks too small.
-        progress: told of each forward pass.
-        tell: told each reply and where it ended, after its run's id was given, and what to do next.
-
-    Yields:
-        Ids of the new runs, each as soon as it is published.
-
-    Raises:
-        AlabError: a scenario is invalid or cannot be run; nothing of it is kept, earlier ones are.
-    """
-    files = find(list(paths))
-    scenarios = [load(path) for path in files]
-    for path, scenario in zip(files, scenarios, strict=True):
-        models.check_device(scenario.model, str(path))
-        if scenario.output.format != "parquet" and progress:
-            progress("output.format: alab writes Parquet; alab export --format npz gives the json+npz layout", 0, 0)
-    lakes = [Lake(warehouse or scenario.output.dir or "lab") for scenario in scenarios]
-    yield from capture(scenarios, lakes, force=force, progress=progress, tell=tell)
 
 
 def capture(
@@ -76,7 +44,7 @@ def capture(
         lakes: where each goes.
         force: run although the disk looks too small.
         progress: told of each forward pass.
-        tell: as in `capture_files`.
+        tell: told each reply and where it ended, after its run's id was given, and what to do next.
 
     Yields:
         Ids of the new runs, each as soon as it is published.

@@ -55,7 +55,7 @@ def capture(ctx: click.Context, scenarios: tuple[Path, ...], force: bool) -> Non
     \b
     alab capture scenarios/quickstart.yaml
     """
-    from warehouse.capture import capture_files
+    from warehouse.order import capture_files
     from warehouse.progress import bar
 
     place = ctx.find_root().params["warehouse"]

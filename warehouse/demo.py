@@ -24,7 +24,7 @@ def run(lake: Lake, say: Callable[[str], None], progress: Callable[[str, int, in
         say: prints a line of the results.
         progress: told how the capture is going.
     """
-    from warehouse.capture import capture_files
+    from warehouse.order import capture_files
     from warehouse.report import write_report
 
     scenario = asset_dir("scenarios") / "quickstart.yaml"

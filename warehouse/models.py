@@ -80,13 +80,14 @@ def load(spec: scenario.Model, *, attention_weights: bool = True) -> Loaded:
     return Loaded(model, tokenizer, spec.id, dtype, device, notes)
 
 
-def check_device(spec: scenario.Model, where: str) -> None:
-    """Refuse a device that is not here, before anything is loaded; `where` names the scenario."""
-    if spec.device not in ("auto", "cpu"):
-        try:
+def check(spec: scenario.Model, where: str) -> None:
+    """Refuse, before anything is loaded, a device or files that are not here; `where` names the scenario."""
+    try:
+        resolve(spec)
+        if spec.device not in ("auto", "cpu"):
             _device(spec.device)
-        except AlabError as error:
-            raise AlabError(f"{where}: {error.message}", error.hint, error.exit_code) from None
+    except AlabError as error:
+        raise AlabError(f"{where}: {error.message}", error.hint, error.exit_code) from None
 
 
 def resolve(spec: scenario.Model) -> tuple[str, str | None]:
