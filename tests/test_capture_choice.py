@@ -23,6 +23,16 @@ def test_states_are_kept_whatever_else_is_not(lake, llama, flag):
     ]
 
 
+def test_what_reads_activations_falls_back_on_states(lake, llama):
+    """Of the first and the last pass, with and without the activations of other sites."""
+    query = "select * exclude (run_id) from residual_decomposition(?) where step in (0, 3)"
+    expected = rows(lake, query, run(lake, llama))
+    assert len(expected) == 2 * 3
+    for others in (True, False):
+        lean = run(lake, llama, capture={"hidden_states": False, "qkv": others, "mlp": others})
+        assert rows(lake, query, lean) == expected
+
+
 def test_without_states_every_token_is_kept_all_the_same(lake, llama):
     query = "select * exclude (run_id) from activations_of(?) order by all"
     without = run(lake, llama, capture={"states": False}, reference_states=[])
