@@ -13,9 +13,9 @@ from warehouse.report import write_report
 
 #: What belongs to `make test` alone: files that take seconds, or start many processes; `make quick` leaves them out.
 SLOW = (
-    "test_capture", "test_capture_stopped", "test_check", "test_cli", "test_end_to_end", "test_export",
-    "test_families", "test_generate", "test_import", "test_lens", "test_record", "test_reliability", "test_report",
-    "test_report_in_browser", "test_wheel",
+    "test_capture", "test_capture_choice", "test_capture_stopped", "test_catalog", "test_check", "test_cli",
+    "test_end_to_end", "test_ending", "test_export", "test_families", "test_generate", "test_import", "test_lens",
+    "test_record", "test_reliability", "test_report", "test_report_in_browser", "test_typed", "test_wheel",
 )  # fmt: skip
 
 

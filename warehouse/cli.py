@@ -239,7 +239,7 @@ def rebuild(ctx: click.Context) -> None:
 def export(ctx: click.Context, run: str, out: Path | None, **options) -> None:
     """Write a run as a directory of arrays or tables, for scripts that know no SQL.
 
-    One file would have to be unpacked whole to read a part; so -o names a directory, of .npz files for instance.
+    -o names a directory, in which there are .npz files for instance; the name of one file, such as x.npz, is refused.
     Prints the directory. RUN is an id, a unique prefix of one, or `latest`.
 
     \b
