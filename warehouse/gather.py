@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from warehouse.errors import AlabError
-from warehouse.recorder import BLOCK_OUT
 from warehouse.rounding import Rounding, Stats, change, residual_error
 
 #: Rows of activations that are compressed together; the last token of a prefill is read without the rest.
@@ -154,7 +153,9 @@ class Gather:
         self._check(rows)
         if rows.sites:
             if rows.layer not in self._rows:
-                self._rows[rows.layer] = _RowGather(rows.layer, self._group(rows.layer), self._round, self.stats)
+                self._rows[rows.layer] = _RowGather(
+                    rows.layer, self._group(rows.layer), self._round, self.stats, set(self._widths[rows.layer])
+                )
             yield from self._rows[rows.layer].take(rows)
         if rows.attention is not None:
             if rows.layer not in self._attention:
@@ -173,7 +174,7 @@ class Gather:
             raise AlabError(f"tensors of layer {rows.layer} are of different numbers of tokens: {counts}")
         for site, tensor in rows.sites.items():
             known = self._widths[rows.layer].get(site)
-            if site != BLOCK_OUT and (tensor.ndim != 2 or tensor.shape[1] != known):
+            if site in self._widths[rows.layer] and (tensor.ndim != 2 or tensor.shape[1] != known):
                 where = f" of layer {rows.layer}" if rows.layer is not None else ""
                 raise AlabError(
                     f"{site}{where} is shaped {tuple(tensor.shape)}; the probe pass had vectors of {known}",
@@ -195,10 +196,14 @@ class Gather:
 
 
 class _RowGather:
-    """The vectors of one layer, or embeddings and logits; a row group has the same sites in all its rows."""
+    """The vectors of one layer, or embeddings and logits; a row group has the same sites in all its rows.
 
-    def __init__(self, layer: int | None, group: int, rounding: Rounding, stats: Stats):
+    Sites that are not stored come along to be measured.
+    """
+
+    def __init__(self, layer: int | None, group: int, rounding: Rounding, stats: Stats, stored: set[str]):
         self._layer = layer
+        self._stored = stored
         self._group = group
         self._round = rounding
         self._stats = stats
@@ -225,14 +230,16 @@ class _RowGather:
             sites = self._rounded({site: tensor[start:end] for site, tensor in rows.sites.items()})
             for at in range(start, end, self._group):
                 part = {site: tensor[at - start :][: self._group] for site, tensor in sites.items()}
-                yield RowGroup(self._layer, [rows.piece(at, self._group)], part)
+                if part:
+                    yield RowGroup(self._layer, [rows.piece(at, self._group)], part)
         if last < count:
             self._keep(rows, last, count)
 
     def rest(self) -> Iterator[RowGroup]:
         if self._count:
             parts = self._buffer[: self._count].split(list(self._widths.values()), dim=1)
-            yield RowGroup(self._layer, self._pieces, self._rounded(dict(zip(self._widths, parts, strict=True))))
+            if sites := self._rounded(dict(zip(self._widths, parts, strict=True))):
+                yield RowGroup(self._layer, self._pieces, sites)
         self._buffer, self._pieces, self._count = None, [], 0
 
     def _keep(self, rows: Rows, start: int, end: int) -> None:
@@ -251,7 +258,7 @@ class _RowGather:
                     seen[self._layer] = max(seen.get(self._layer, 0.0), value)
         return {
             site: self._round(tensor, self._stats.site(self._layer, site))
-            for site, tensor in sites.items() if site != BLOCK_OUT
+            for site, tensor in sites.items() if site in self._stored
         }  # fmt: skip
 
 

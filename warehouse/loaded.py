@@ -17,7 +17,7 @@ from warehouse.describe import conclude, step_rows
 from warehouse.errors import AlabError
 from warehouse.gather import Rows
 from warehouse.lake import Lake
-from warehouse.plan import make_plan
+from warehouse.plan import Plan, make_plan
 from warehouse.probe import unwrapped
 from warehouse.recorder import LayerTensors, Recorder
 from warehouse.stack import check_kind
@@ -117,12 +117,12 @@ def recording(
     found = sites.discover(model, sharing=False)
     plan = make_plan(wanted, loaded, found)
     with publishing(Lake(warehouse), name) as (staged, rows):
-        kept = Recording(wanted, loaded, rows, staged.run_id)
+        kept = Recording(wanted, loaded, plan, rows, staged.run_id)
         kept.states = StateFile(staged, found.hidden_size, wanted.capture.store_dtype)
         with (
             TensorWriter(staged, site_widths(plan, found, wanted.capture), wanted.capture.store_dtype)
             as kept.writer,
-            Recorder(model, found, sites=plan.sites, layers=plan.layers, attention=wanted.capture.attention_weights)
+            Recorder(model, found, sites=plan.read, layers=plan.layers, attention=wanted.capture.attention_weights)
             as kept.recorder,
             kept.recorder.recording(kept.on_layer),
             _hooks(unwrapped(model), kept),
@@ -146,11 +146,13 @@ class Recording:
     recorder: Recorder
     states: StateFile
 
-    def __init__(self, wanted: scenario.Scenario, loaded: models.Loaded, rows: dict[str, list[dict]], run_id: str):
+    def __init__(
+        self, wanted: scenario.Scenario, loaded: models.Loaded, plan: Plan, rows: dict[str, list[dict]], run_id: str
+    ):
         self.run_id = run_id
         self.rows = rows
         self.created = datetime.now(UTC).replace(tzinfo=None)
-        self._wanted = wanted.capture
+        self._wanted, self._plan = wanted.capture, plan
         self._model = loaded.model
         self._chat = Chat(loaded.tokenizer)
         self._transfer = Transfer(loaded.model.device)
@@ -216,9 +218,9 @@ class Recording:
                 "Use the dynamic cache, transformers' default.",
             )
         detached = {site: self._own(tensor.detach()) for site, tensor in tensors.sites.items()}
-        if self._step:
+        if self._plan.states and self._step:
             self.states.hold((self._prompt_id, "final", self._step, None), tensors.layer, detached)
-        else:
+        elif self._plan.states:
             self.states.add({(self._prompt_id, "initial", 0, None): -1}, tensors.layer, detached)
         self._put(LayerTensors(tensors.layer, detached, attention), self._position)
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from warehouse import adapters, dequantise, loading, messages, scenario
+from warehouse import adapters, dequantise, extras, loading, messages, scenario
 from warehouse.errors import AlabError, first_line
 from warehouse.fingerprint import fingerprint
 
@@ -142,6 +142,16 @@ def _commit(source: str, revision: str | None) -> str | None:
     return found[1] if found else None
 
 
+def check(spec: scenario.Model, where: str) -> None:
+    """Refuse, before anything is loaded, a device or files that are not here; `where` names the scenario."""
+    try:
+        resolve(spec)
+        if spec.device not in ("auto", "cpu"):
+            _device(spec.device)
+    except AlabError as error:
+        raise AlabError(f"{where}: {error.message}", error.hint, error.exit_code) from None
+
+
 def resolve(spec: scenario.Model) -> tuple[str, str | None]:
     """Where the model's files are: (directory or hub id, name of the GGUF file or None).
 
@@ -266,6 +276,9 @@ def _device(wanted: str) -> str:
 
 
 def _not_loaded(spec: scenario.Model, source: str, error: Exception) -> AlabError:
+    if isinstance(error, ImportError):
+        what = f"model.id: {spec.id} needs a package that is not installed: {first_line(error)}"
+        return AlabError(what, extras.of_model(error))
     if spec.id.startswith("package:") or Path(source).is_dir():
         return AlabError(f"model.id: cannot load the model from {source}: {first_line(error)}", "More of it: --debug")
     if "trust_remote_code" in str(error):

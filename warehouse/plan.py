@@ -36,7 +36,8 @@ class Plan:
         references: per reference, (label, messages, token ids).
         reference_tokens: per reference, its row of `state_tokens`.
         layers: layers to capture.
-        sites: sites to capture.
+        sites: sites to keep of every token.
+        states: whether to keep last-token states.
         warnings: rows of the table `warnings`, without the run's id.
     """
 
@@ -45,7 +46,13 @@ class Plan:
     reference_tokens: list[dict]
     layers: list[int]
     sites: set[str]
+    states: bool
     warnings: list[dict]
+
+    @property
+    def read(self) -> set[str]:
+        """Sites to take from the model: those that are kept, and those that states need."""
+        return self.sites | set(STATE_SITES) if self.states else self.sites
 
 
 def make_plan(scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites) -> Plan:
@@ -57,10 +64,7 @@ def make_plan(scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites
     wanted = scenario.capture
     _at_most("generation.top_k", scenario.generation.top_k or 0, found.vocabulary)
     _at_most("capture.top_k_probs", wanted.top_k_probs, found.vocabulary)
-    count = len(found.layers)
-    layers = list(range(count)) if wanted.layers == "all" else sorted(set(wanted.layers))
-    if layers[-1] >= count:
-        raise AlabError(f"capture.layers: there is no layer {layers[-1]}; the model has 0 to {count - 1}", "", 2)
+    layers = _layers(wanted.layers, len(found.layers))
     warnings = [{"code": code, "message": message} for code, message in [*loaded.notes, *sampler.notes(loaded.model)]]
     prompts = []
     for p, prompt in enumerate(scenario.prompt):
@@ -84,12 +88,32 @@ def make_plan(scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites
         warnings += [warning for warning in told if warning["code"] != "content_parts"]  # the prompt's says it
         references.append((reference.label, messages, rendered.ids))
         reference_tokens.append(state_tokens.row_of((None, "reference", i, reference.label), rendered))
-    if not wanted.hidden_states:
+    if not wanted.states:
         for _, _, snapshots in prompts:
             snapshots.clear()
-        warnings.append({"code": "no_states", "message": "capture.hidden_states is off: the run has no states"})
+        warnings.append({"code": "no_states", "message": "capture.states is off: the run has no states"})
     names = {site for flag, names in FLAGS.items() if getattr(wanted, flag) for site in names}
-    return Plan(prompts, references, reference_tokens, layers, names, warnings)
+    return Plan(prompts, references, reference_tokens, layers, names, wanted.states, warnings)
+
+
+def _layers(wanted: list[int] | str, count: int) -> list[int]:
+    """The layers that `capture.layers` means, ascending; negative ones count from the end.
+
+    Raises:
+        AlabError: the model has no such layer, or one is named twice.
+    """
+    if wanted == "all":
+        return list(range(count))
+    asked: dict[int, int] = {}
+    for layer in wanted:
+        if not -count <= layer < count:
+            there = f"the model has 0 to {count - 1}, or from the end -1 to -{count}"
+            raise AlabError(f"capture.layers: there is no layer {layer}; {there}", "", 2)
+        if layer % count in asked:
+            which = f"as {asked[layer % count]} and as {layer}"
+            raise AlabError(f"capture.layers names layer {layer % count} twice, {which}", "Name it once.", 2)
+        asked[layer % count] = layer
+    return sorted(asked)
 
 
 def chat_of(tokenizer: Any, prompt: Prompt) -> Chat:
@@ -178,7 +202,8 @@ def estimate_bytes(scenario: Scenario, plan: Plan, found: sites.ModelSites, conf
         total += tokens * per_token
         if scenario.capture.attention_weights:
             total += tokens * tokens // 2 * config.num_attention_heads * len(plan.layers)
-        total += (len(snapshots) + 3) * len(plan.layers) * len(STATE_SITES) * found.hidden_size
+        if plan.states:
+            total += (len(snapshots) + 3) * len(plan.layers) * len(STATE_SITES) * found.hidden_size
     return int(total * _BYTES_PER_VALUE[scenario.capture.store_dtype])
 
 

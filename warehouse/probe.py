@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from warehouse.errors import AlabError, first_line
+from warehouse.offload import device_of
 
 #: Tokens that a probe reads.
 TOKENS = 8
@@ -67,12 +68,6 @@ class Trace:
 def unwrapped(model: Any) -> Any:
     """The model inside a PEFT wrapper, which `generate` of the wrapper calls by itself; else the model."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def device_of(model: Any) -> torch.device:
-    """Where a model takes its tokens: the device of its first weight that is in memory."""
-    there = (parameter.device for parameter in model.parameters() if parameter.device.type != "meta")
-    return next(there, torch.device("cpu"))
 
 
 def sample(model: Any, *, count: int = TOKENS, seed: int = 0) -> Tensor:

@@ -1,6 +1,6 @@
 -- How the residual stream settles from layer to layer, at the last token of the prompt and of the reply.
 --
--- Reads the run's states only. No rows without `capture.hidden_states`.
+-- Reads the run's states only. No rows without `capture.states`.
 -- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run

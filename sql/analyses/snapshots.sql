@@ -7,7 +7,7 @@ SELECT s.* FROM snapshots AS s JOIN (SELECT unnest(_run_ids(run_id)) AS asked) O
 
 -- The state after each message against each reference, per site and layer.
 --
--- Reads the run's states only. No rows where the scenario has no `reference_states` or no `capture.hidden_states`.
+-- Reads the run's states only. No rows where the scenario has no `reference_states` or no `capture.states`.
 -- The snapshot after the generated reply is here, marked `is_generated`; averages leave it out. Last-token states
 -- share a large common part, so raw cosines all lie close together; the centred ones are without it.
 -- @param run_id a run id, `latest`, or a list of these
