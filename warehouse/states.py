@@ -53,7 +53,9 @@ class StateFile:
     def average(self, key: Key, of: Sequence[Key]) -> None:
         """Add a state that is the mean of others which are not written yet, taken before anything is rounded."""
         parts = [self._states[one] for one in of]
-        self._states[key] = {at: torch.stack([part[at] for part in parts]).double().mean(0).float() for at in parts[0]}
+        self._states[key] = {
+            at: torch.stack([part[at] for part in parts]).double().mean(0).float() for at in parts[0]
+        }
 
     def flush(self) -> None:
         """Write what has been collected."""

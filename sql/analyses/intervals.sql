@@ -4,7 +4,7 @@
 -- what the resamples give, moved so that their mean lies on the estimate (a resample has fewer different examples, so
 -- all its cosines are a little lower). It says how much the number depends on which examples were written, and covers
 -- the number that as many other examples would give on average. NULL where a label has one example. Of few examples
--- it is too narrow: of eight it covers about nine times in ten, of two about half the time.
+-- it is too narrow: of eight it covers about nine times in ten, of two seven.
 -- @param run_id a run id, `latest`, or a list of these
 -- @param site a site, NULL for all; give it by name
 -- @param resamples how many resamples; give it by name

@@ -28,7 +28,9 @@ SELECT s.* FROM snapshots AS s JOIN (SELECT unnest(_run_ids(run_id)) AS asked) O
 -- @example select label, avg(cosine) from snapshot_reference('latest') where site = 'hidden_out' group by label
 CREATE OR REPLACE MACRO snapshot_reference(run_id) AS TABLE
 WITH pairs AS MATERIALIZED (
-  FROM _compare_states(run_id, 'reference')
+  SELECT c.a, {'id': c.b.id, 'label': c.b.label, 'state_index': c.b.state_index} AS b,
+         c.dot, c.cosine, c.mae, c.jaccard
+  FROM _compare_states(run_id, 'reference') AS c
 ), points AS MATERIALIZED (
   -- with the references' mean m: v·m is the mean of v·r over the references r, and m·m the mean of r·m
   -- what is left of v, v·v − 2 v·m + m·m, is nothing where only rounding is left

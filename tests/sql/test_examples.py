@@ -141,7 +141,9 @@ def test_intervals_of_shifts(lab):
     rows = lab.rows(f"FROM shift_interval($several, resamples := {RESAMPLES})")
     assert len(rows) == 4 * 6 * 3
     found = {site: shifts(lab, site) for site in STATE_SITES}
-    plain = {(r["site"], r["message_index"], r["label"]): r["shift"] for r in lab.rows("FROM reference_shift($several)")}
+    plain = {
+        (r["site"], r["message_index"], r["label"]): r["shift"] for r in lab.rows("FROM reference_shift($several)")
+    }
     for r in rows:
         assert r["shift"] == plain[r["site"], r["message_index"], r["label"]]
         values = found[r["site"]][:, r["message_index"], LABELS.index(r["label"])]
