@@ -48,35 +48,35 @@ CREATE OR REPLACE MACRO compare_states(
   prompt_a := NULL, prompt_b := NULL
 ) AS TABLE
 WITH points AS MATERIALIZED (
-  FROM _points_of([run_a, run_b], state_a, state_b)
+  SELECT row_number() OVER () AS id, s.run_id AS run, s.prompt_id AS prompt, s.state, s.state_index, s.label, s.site,
+         s.layer, s.vector, len(s.vector) AS width, norm(s.vector) AS norm,
+         top_dims(s.vector, _top_count(len(s.vector), 0.01)) AS top, r.num_layers
+  FROM states_of([run_a, run_b]) AS s JOIN runs AS r ON r.run_id = s.run_id
+  WHERE s.state IN (state_a, state_b)
 ), pairs AS (
   SELECT a.id AS a, b.id AS b, _eights(a.vector) AS x, _eights(b.vector) AS y
   FROM points AS a JOIN points AS b
-    ON a.state.site = b.state.site AND a.state.layer = b.state.layer AND a.width = b.width
-   AND a.num_layers = b.num_layers AND a.id <> b.id
-  WHERE a.state.run_id = resolve_run(run_a) AND a.state.state = state_a
-    AND b.state.run_id = resolve_run(run_b) AND b.state.state = state_b
-    AND (index_a IS NULL OR a.state.state_index = index_a) AND (index_b IS NULL OR b.state.state_index = index_b)
-    AND (label_a IS NULL OR a.state.label = label_a) AND (label_b IS NULL OR b.state.label = label_b)
-    AND (prompt_a IS NULL OR a.state.prompt_id = prompt_a) AND (prompt_b IS NULL OR b.state.prompt_id = prompt_b)
+    ON a.site = b.site AND a.layer = b.layer AND a.width = b.width AND a.num_layers = b.num_layers AND a.id <> b.id
+  WHERE a.run = resolve_run(run_a) AND a.state = state_a AND b.run = resolve_run(run_b) AND b.state = state_b
+    AND (index_a IS NULL OR a.state_index = index_a) AND (index_b IS NULL OR b.state_index = index_b)
+    AND (label_a IS NULL OR a.label = label_a) AND (label_b IS NULL OR b.label = label_b)
+    AND (prompt_a IS NULL OR a.prompt = prompt_a) AND (prompt_b IS NULL OR b.prompt = prompt_b)
     -- what is named on neither side pairs like with like; the step of a final state and the place of a reference in
     -- its scenario name nothing
     AND (coalesce(index_a, index_b) IS NOT NULL OR state_a <> state_b OR state_a <> 'snapshot'
-         OR a.state.state_index = b.state.state_index)
-    AND (coalesce(label_a, label_b) IS NOT NULL OR coalesce(a.state.label = b.state.label, true))
-    AND (coalesce(prompt_a, prompt_b) IS NOT NULL OR coalesce(a.state.prompt_id = b.state.prompt_id, true))
+         OR a.state_index = b.state_index)
+    AND (coalesce(label_a, label_b) IS NOT NULL OR coalesce(a.label = b.label, true))
+    AND (coalesce(prompt_a, prompt_b) IS NOT NULL OR coalesce(a.prompt = b.prompt, true))
 ), scores AS (
   SELECT a, b, sum(_distance_of_eights(u, v)) AS distance, sum(_dot_of_eights(u, v)) AS dot,
          sum(_difference_of_eights(u, v)) AS difference, sum(_square_of_eights(u, v)) AS square
   FROM (SELECT a, b, unnest(x) AS u, unnest(y) AS v FROM pairs)
   GROUP BY a, b
 )
-SELECT a.state.run_id AS run_a, a.state.prompt_id AS prompt_a, a.state.state AS state_a,
-       a.state.state_index AS index_a, a.state.label AS label_a,
-       b.state.run_id AS run_b, b.state.prompt_id AS prompt_b, b.state.state AS state_b,
-       b.state.state_index AS index_b, b.state.label AS label_b, a.state.site, a.state.layer,
-       _clamp(s.dot / nullif(a.state.norm * b.state.norm, 0)) AS cosine, s.distance / a.width AS mae,
-       _jaccard(bit_count(a.top & b.top), a.k) AS jaccard,
+SELECT a.run AS run_a, a.prompt AS prompt_a, a.state AS state_a, a.state_index AS index_a, a.label AS label_a,
+       b.run AS run_b, b.prompt AS prompt_b, b.state AS state_b, b.state_index AS index_b, b.label AS label_b,
+       a.site, a.layer, _clamp(s.dot / nullif(a.norm * b.norm, 0)) AS cosine, s.distance / a.width AS mae,
+       _jaccard(_shared(a.top, b.top), len(a.top)) AS jaccard,
        sqrt(greatest(0, s.square / a.width - (s.difference / a.width) ** 2)) AS std
 FROM scores AS s JOIN points AS a ON a.id = s.a JOIN points AS b ON b.id = s.b
 ORDER BY ALL;

@@ -1,25 +1,25 @@
--- The last-token states of two kinds of some runs, each with what concerns it alone: its length and its largest
--- dimensions, computed once and not once a pair.
+-- The last-token states of some runs, each against those that it is compared with.
+--
+-- Whatever concerns one vector (its length, its largest dimensions) is computed once, not once a pair. Differences
+-- are added up in float32, products in float64.
 -- @param runs a run id, `latest`, or a list of these
--- @param one_kind initial, final, snapshot, reference or example
--- @param other_kind likewise
--- @column id a number of the state, unique in the answer
--- @column state a struct of id, run_id, prompt_id, state, state_index, label, site, layer and norm
--- @column vector the state's vector
--- @column width its width
--- @column k how many dimensions a top 1% has
--- @column top its k largest dimensions, as a BIT
--- @column num_layers layers of the run's model
--- @column age place of the run among the runs, the oldest first
--- @example select state.site, state.layer, state.norm from _points_of('latest', 'initial', 'final')
-CREATE OR REPLACE MACRO _points_of(runs, one_kind, other_kind) AS TABLE
+-- @param kind intra (a conversation's initial with its final state), reference (snapshots and references with the
+--   references of their run) or inter (the initial states of different runs, and the final ones)
+-- @column a the first state, a struct of id, run_id, prompt_id, state, state_index, label, site, layer and norm
+-- @column b the second state, likewise: in inter that of the newer run
+-- @column dot inner product of the two states
+-- @column cosine cosine of the two states; NULL where one is all zeros
+-- @column mae mean absolute difference of the two states
+-- @column jaccard overlap of the largest 1% of their dimensions
+-- @example select a.site, a.layer, cosine from _compare_states('latest', 'intra')
+CREATE OR REPLACE MACRO _compare_states(runs, kind) AS TABLE
 WITH vectors AS MATERIALIZED (
-  SELECT row_number() OVER () AS id, s.*, len(s.vector) AS width, _top_count(len(s.vector), 0.01) AS k,
-         r.num_layers, r.age
+  SELECT row_number() OVER () AS id, s.*, len(s.vector) AS width, _top_count(len(s.vector), 0.01) AS k, r.num_layers,
+         CASE kind WHEN 'inter' THEN r.age ELSE (s.state IN ('final', 'reference'))::BIGINT END AS place
   FROM states_of(runs) AS s
   JOIN (SELECT run_id, num_layers, row_number() OVER (ORDER BY created_at, run_id) AS age FROM runs) AS r
     ON r.run_id = s.run_id
-  WHERE s.state IN (one_kind, other_kind)
+  WHERE CASE kind WHEN 'reference' THEN s.state IN ('snapshot', 'reference') ELSE s.state IN ('initial', 'final') END
 ), bounds AS (  -- the k largest of some dimensions tell of most others that they are not among the k largest of all
   SELECT id, _finite(list_min(max(abs(x), k))) AS bound
   FROM (SELECT id, k, unnest(list_resize(vector, ceil(sqrt(width * k))::BIGINT)) AS x FROM vectors)
@@ -34,38 +34,17 @@ WITH vectors AS MATERIALIZED (
   SELECT id, bit_or(set_bit(bitstring('0', width::INTEGER), dim::INTEGER, 1)) AS top
   FROM (SELECT id, width, _dim_of(unnest(magnitudes)) AS dim FROM largest)
   GROUP BY id
-)
-SELECT v.id,
-       {'id': v.id, 'run_id': v.run_id, 'prompt_id': v.prompt_id, 'state': v.state, 'state_index': v.state_index,
-        'label': v.label, 'site': v.site, 'layer': v.layer, 'norm': norm(v.vector)} AS state,
-       v.vector, v.width, v.k, t.top, v.num_layers, v.age
-FROM vectors AS v JOIN tops AS t ON t.id = v.id;
-
--- The last-token states of some runs, each against those that it is compared with.
---
--- Differences are added up in float32, products in float64.
--- @param runs a run id, `latest`, or a list of these
--- @param kind intra (a conversation's initial with its final state), reference (snapshots and references with the
---   references of their run) or inter (the initial states of different runs, and the final ones)
--- @column a the first state, a struct of id, run_id, prompt_id, state, state_index, label, site, layer and norm
--- @column b the second state, likewise: in inter that of the newer run
--- @column dot inner product of the two states
--- @column cosine cosine of the two states; NULL where one is all zeros
--- @column mae mean absolute difference of the two states
--- @column jaccard overlap of the largest 1% of their dimensions
--- @example select a.site, a.layer, cosine from _compare_states('latest', 'intra')
-CREATE OR REPLACE MACRO _compare_states(runs, kind) AS TABLE
-WITH points AS MATERIALIZED (
-  FROM _points_of(runs, CASE kind WHEN 'reference' THEN 'snapshot' ELSE 'initial' END,
-                  CASE kind WHEN 'reference' THEN 'reference' ELSE 'final' END)
 ), rows AS (
-  SELECT id, state.site, state.layer, width, num_layers, _eights(vector) AS dims,
-         CASE kind WHEN 'inter' THEN age ELSE (state.state IN ('final', 'reference'))::BIGINT END AS place,
-         CASE kind WHEN 'inter' THEN state.state ELSE state.run_id END AS of,
-         CASE kind WHEN 'reference' THEN -1 ELSE state.prompt_id END AS prompt
-  FROM points
+  SELECT id, site, layer, width, num_layers, place, _eights(vector) AS dims,
+         CASE kind WHEN 'inter' THEN state ELSE run_id END AS of,
+         CASE kind WHEN 'reference' THEN -1 ELSE prompt_id END AS prompt
+  FROM vectors
 ), scores AS (
-  SELECT a, b, sum(_distance_of_eights(x, y)) AS distance, sum(_dot_of_eights(x, y)) AS dot
+  SELECT a, b,
+         sum(abs(x[1] - y[1]) + abs(x[2] - y[2]) + abs(x[3] - y[3]) + abs(x[4] - y[4])
+             + abs(x[5] - y[5]) + abs(x[6] - y[6]) + abs(x[7] - y[7]) + abs(x[8] - y[8])) AS distance,
+         sum(x[1]::DOUBLE * y[1] + x[2]::DOUBLE * y[2] + x[3]::DOUBLE * y[3] + x[4]::DOUBLE * y[4]
+             + x[5]::DOUBLE * y[5] + x[6]::DOUBLE * y[6] + x[7]::DOUBLE * y[7] + x[8]::DOUBLE * y[8]) AS dot
   FROM (
     SELECT a.id AS a, b.id AS b, unnest(a.dims) AS x, unnest(b.dims) AS y
     FROM rows AS a JOIN rows AS b
@@ -74,6 +53,11 @@ WITH points AS MATERIALIZED (
      AND CASE kind WHEN 'reference' THEN b.place = 1 ELSE a.place < b.place END
   )
   GROUP BY a, b
+), points AS (
+  SELECT v.id, v.width, v.k, tops.top,
+         {'id': v.id, 'run_id': run_id, 'prompt_id': prompt_id, 'state': state, 'state_index': state_index,
+          'label': label, 'site': site, 'layer': layer, 'norm': norm(v.vector)} AS state
+  FROM vectors AS v JOIN tops ON tops.id = v.id
 )
 SELECT a.state AS a, b.state AS b, s.dot, _clamp(s.dot / nullif(a.state.norm * b.state.norm, 0)) AS cosine,
        s.distance / a.width AS mae, _jaccard(bit_count(a.top & b.top), a.k) AS jaccard
