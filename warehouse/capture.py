@@ -21,7 +21,7 @@ from warehouse.gather import Rows
 from warehouse.lake import Lake, StagedRun
 from warehouse.plan import Plan, Snapshot, check_room, make_plan, preview
 from warehouse.recorder import LayerTensors, Recorder
-from warehouse.references import grouped
+from warehouse.references import grouped, sequences
 from warehouse.scenario import Scenario, find, load
 from warehouse.states import Key, StateFile
 from warehouse.transfer import Transfer
@@ -321,7 +321,7 @@ class _Run:
 
     def _references(self) -> None:
         references = grouped(self.plan.references)
-        self._read_states({key: ids for one in references for key, ids in one.sequences().items()}, "references")
+        self._read_states(sequences(references), "references")
         for one in references:
             one.average(self.states)
         self.rows["reference_states"] += [one.row() for one in references]

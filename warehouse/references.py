@@ -29,16 +29,16 @@ class Reference:
         """What tells the reference's state."""
         return None, "reference", self.index, self.label
 
-    def sequences(self) -> dict[Key, list[int]]:
-        """The states to read for it, and what each has seen."""
+    def keys(self) -> list[Key]:
+        """What tells the state of each of its examples."""
         if len(self.examples) == 1:
-            return {self.key: self.examples[0][2]}
-        return {(None, "example", place, self.label): ids for place, _, ids in self.examples}
+            return [self.key]
+        return [(None, "example", place, self.label) for place, *_ in self.examples]
 
     def average(self, states: StateFile) -> None:
         """Add the mean of the examples' states where there are several."""
         if len(self.examples) > 1:
-            states.average(self.key, list(self.sequences()))
+            states.average(self.key, self.keys())
 
     def row(self) -> dict:
         """Its row of the table `reference_states`, without the run's id."""
@@ -56,3 +56,11 @@ def grouped(examples: Sequence[tuple[str, list[dict], list[int]]]) -> list[Refer
     for place, (label, messages, ids) in enumerate(examples):
         found.setdefault(label, Reference(label, len(found))).examples.append((place, messages, ids))
     return list(found.values())
+
+
+def sequences(references: Sequence[Reference]) -> dict[Key, list[int]]:
+    """The states to read and what each has seen, in the scenario's order: bits depend on what is read together."""
+    found = [
+        (place, key, ids) for one in references for key, (place, _, ids) in zip(one.keys(), one.examples, strict=True)
+    ]
+    return {key: ids for _, key, ids in sorted(found, key=lambda item: item[0])}
