@@ -100,7 +100,7 @@ def test_snapshots_equal_direct_prefills(lake, name, trees):
     plan = make_plan(make_scenario(), loaded, found)
     _, _, snapshots = plan.prompts[0]
     targets = [("snapshot", s.message_index, s.ids) for s in snapshots]
-    targets += [("reference", i, ids) for i, (_, _, ids) in enumerate(plan.references)]
+    targets += [("reference", i, read.ids) for i, (_, _, read) in enumerate(plan.references)]
     for state, index, ids in targets:
         with torch.inference_mode():
             hidden = loaded.model(torch.tensor([ids]), output_hidden_states=True).hidden_states

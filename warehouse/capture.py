@@ -1,7 +1,6 @@
 """Runs scenarios: prefill, decode, snapshots and references, every tensor on its way to the lake meanwhile."""
 
 import gc
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from warehouse.lake import Lake, StagedRun
 from warehouse.plan import Plan, Snapshot, chat_of, check_room, make_plan, preview
 from warehouse.prompt_rows import prompt_rows
 from warehouse.recorder import LayerTensors, Recorder
+from warehouse.references import grouped, sequences
 from warehouse.scenario import Scenario
 from warehouse.states import Key, StateFile
 from warehouse.transfer import Transfer
@@ -323,14 +323,10 @@ class _Run:
             self._tick(what, len(rows))
 
     def _references(self) -> None:
-        references = self.plan.references
-        self._read_states(
-            {(None, "reference", i, label): ids for i, (label, _, ids) in enumerate(references)}, "references"
-        )
-        self.rows["reference_states"] += [
-            {"label": label, "ref_index": index, "messages": json.dumps(messages, ensure_ascii=False),
-             "n_tokens": len(ids)}
-            for index, (label, messages, ids) in enumerate(references)
-        ]  # fmt: skip
-        self.rows["state_tokens"] += self.plan.reference_tokens
+        references = grouped(self.plan.references)
+        self._read_states(sequences(references), "references")
+        for one in references:
+            one.average(self.states)
+        self.rows["reference_states"] += [one.row() for one in references]
+        self.rows["state_tokens"] += [row for one in references for row in one.token_rows()]
         self.states.flush()

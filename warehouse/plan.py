@@ -33,8 +33,7 @@ class Plan:
 
     Attributes:
         prompts: per prompt, its messages, its rendering and its snapshots.
-        references: per reference, (label, messages, token ids).
-        reference_tokens: per reference, its row of `state_tokens`.
+        references: per example of a reference, in the scenario's order, (label, messages, how they are read).
         layers: layers to capture.
         sites: sites to keep of every token.
         states: whether to keep last-token states.
@@ -42,8 +41,7 @@ class Plan:
     """
 
     prompts: list[tuple[list[dict], Rendered, list[Snapshot]]]
-    references: list[tuple[str, list[dict], list[int]]]
-    reference_tokens: list[dict]
+    references: list[tuple[str, list[dict], Rendered]]
     layers: list[int]
     sites: set[str]
     states: bool
@@ -78,7 +76,7 @@ def make_plan(scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites
     if scenario.prompt:
         eos = models.eos_ids(loaded.model, loaded.tokenizer)
         sampler.processors(loaded.model, 1, scenario.generation.max_new_tokens, eos)  # refused here if at all
-    references, reference_tokens = [], []
+    references = []
     chat = _references_chat(scenario, loaded)
     for i, reference in enumerate(scenario.reference_states):
         messages = [message.model_dump() for message in reference.messages]
@@ -86,14 +84,13 @@ def make_plan(scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites
         _check_length(rendered.ids, 0, loaded, f"reference_states[{i}]")
         told = _rendering_warnings(rendered, f"reference_states[{i}] ({reference.label}): message")
         warnings += [warning for warning in told if warning["code"] != "content_parts"]  # the prompt's says it
-        references.append((reference.label, messages, rendered.ids))
-        reference_tokens.append(state_tokens.row_of((None, "reference", i, reference.label), rendered))
+        references.append((reference.label, messages, rendered))
     if not wanted.states:
         for _, _, snapshots in prompts:
             snapshots.clear()
         warnings.append({"code": "no_states", "message": "capture.states is off: the run has no states"})
     names = {site for flag, names in FLAGS.items() if getattr(wanted, flag) for site in names}
-    return Plan(prompts, references, reference_tokens, layers, names, wanted.states, warnings)
+    return Plan(prompts, references, layers, names, wanted.states, warnings)
 
 
 def _layers(wanted: list[int] | str, count: int) -> list[int]:
