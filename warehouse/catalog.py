@@ -66,13 +66,13 @@ def metadata_schemas() -> "dict[str, pa.Schema]":
 
 
 def literal(value: object) -> str:
-    """A SQL literal for None, a string, or a dict of strings."""
+    """A SQL literal for None, a string, or a list or dict of strings."""
     if value is None:
         return "NULL"
+    if isinstance(value, list):
+        return f"[{', '.join(map(literal, value))}]::VARCHAR[]"
     if isinstance(value, dict):
-        keys = ", ".join(literal(key) for key in value)
-        values = ", ".join(literal(item) for item in value.values())
-        return f"map([{keys}]::VARCHAR[], [{values}]::VARCHAR[])"
+        return f"map({literal(list(value))}, {literal(list(value.values()))})"
     return "'" + str(value).replace("'", "''") + "'"
 
 
@@ -286,19 +286,28 @@ def _comment(db: duckdb.DuckDBPyConnection, item: sqldoc.SqlObject) -> None:
 
 
 def _load_index(db: duckdb.DuckDBPyConnection, lake: Lake) -> None:
-    """Tell views and macros which runs the lake has files of."""
-    latest = db.execute("SELECT max_by(run_id, (created_at, run_id)) FROM runs").fetchone()[0]
+    """Tell views and macros where the lake is, which runs it has, and of which datasets it has files of theirs."""
+    runs = db.execute("SELECT run_id, scenario FROM runs ORDER BY created_at DESC, run_id DESC").fetchall()
+    ids, place = [run_id for run_id, _ in runs], lake.warehouse / lake.catalog.name
     runs_with = db.execute(
         "SELECT dataset, '|' || string_agg(DISTINCT run_id, '|' ORDER BY run_id) || '|' "
         "FROM files GROUP BY dataset ORDER BY dataset"
     ).fetchall()
     runs_with += [("models", f"|{'|'.join(models)}|")] if (models := lake.models()) else []
     text = Template(sqldoc.index_template()).substitute(
-        lake=literal(_glob_escaped(lake.root)), latest_run=literal(latest), runs_with=literal(dict(runs_with))
-    )
-    for item in sqldoc.parse(text):
+        lake=literal(_glob_escaped(lake.root)), latest_run=literal(ids[0] if ids else None),
+        latest_of=literal({scenario: run_id for run_id, scenario in reversed(runs)}),
+        run_names=literal(f"|{'|'.join(ids)}|" if ids else ""), runs_with=literal(dict(runs_with)),
+        places=literal([os.path.normpath(place), str(place.resolve())]),
+    )  # fmt: skip
+    for item in sqldoc.parse(text + sqldoc.readers_by_name() * _looks_partitioned(lake.root)):
         db.execute(item.statement)
         _comment(db, item)
+
+
+def _looks_partitioned(path: Path) -> bool:
+    """Whether a folder of the path is called like a partition, such as `layer=3`, which DuckDB reads as a column."""
+    return any("=" in part for part in path.parts)
 
 
 def _forget(db: duckdb.DuckDBPyConnection, run_ids: list[str]) -> None:

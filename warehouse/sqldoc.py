@@ -180,10 +180,15 @@ def index_template(root: Path | None = None) -> str:
     return ((root or asset_dir("sql")) / "index.sql").read_text(encoding="utf-8")
 
 
+def readers_by_name(root: Path | None = None) -> str:
+    """Text of `index_by_name.sql`: some of the index once more, for lakes below folders like `layer=3`."""
+    return ((root or asset_dir("sql")) / "index_by_name.sql").read_text(encoding="utf-8")
+
+
 def digest(root: Path | None = None) -> str:
     """A short hash of the whole SQL library: it changes whenever a file under `sql/` does."""
     root = root or asset_dir("sql")
-    state = hashlib.sha256(index_template(root).encode())
+    state = hashlib.sha256((index_template(root) + readers_by_name(root)).encode())
     for folder in FOLDERS:
         for path in sorted((root / folder).glob("*.sql")):
             state.update(path.name.encode() + b"\0" + path.read_bytes())
