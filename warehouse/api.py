@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import numpy as np
 
-from warehouse import catalog, query
+from warehouse import catalog, formats
 from warehouse.errors import AlabError
 from warehouse.lake import STATE_SITES, Lake
 
@@ -66,7 +66,9 @@ class Warehouse:
             return f"<p>{html.escape(repr(self))}</p>"
         cursor = self._connection().execute(_RUNS)
         head = "".join(f"<th>{html.escape(column[0])}</th>" for column in cursor.description)
-        rows = (f"<td>{'</td><td>'.join(html.escape(query.cell(v)) for v in row)}</td>" for row in cursor.fetchall())
+        rows = (
+            f"<td>{'</td><td>'.join(html.escape(formats.cell(v)) for v in row)}</td>" for row in cursor.fetchall()
+        )
         return f"<table><thead><tr>{head}</tr></thead><tbody><tr>{'</tr><tr>'.join(rows)}</tr></tbody></table>"
 
     def sql(self, text: str, **params: Any) -> duckdb.DuckDBPyRelation:

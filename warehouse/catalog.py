@@ -76,8 +76,12 @@ def literal(value: object) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
+def _here(work: Callable, *arguments: object, **options: object) -> object:
+    return work(*arguments, **options)
+
+
 @contextmanager
-def connect(lake: Lake, *, timeout: float = 2.0) -> Iterator[duckdb.DuckDBPyConnection]:
+def connect(lake: Lake, *, timeout: float = 2.0, on: Callable = _here) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open the catalog for reading, up to date with the lake.
 
     Runs that wait in the lake are registered first. Where that cannot be, because another process holds the file or
@@ -86,6 +90,8 @@ def connect(lake: Lake, *, timeout: float = 2.0) -> Iterator[duckdb.DuckDBPyConn
     Args:
         lake: the warehouse's lake.
         timeout: seconds to wait for another process that holds the file.
+        on: calls a function, on another thread maybe. What brings the catalog up to date is done here; the
+            connection is opened and closed there, and what binds that thread binds DuckDB's threads too.
 
     Raises:
         AlabError: there is no warehouse, the catalog is damaged, or it was written by a newer alab.
@@ -97,9 +103,10 @@ def connect(lake: Lake, *, timeout: float = 2.0) -> Iterator[duckdb.DuckDBPyConn
         )
     with ExitStack() as stack:
         try:
-            db = stack.enter_context(_current(lake, timeout))
+            db = _current(lake, timeout, on)
+            stack.callback(on, db.close)
         except (CatalogBusyError, ReadOnlyError):
-            db = stack.enter_context(_copy(lake))
+            db = stack.enter_context(_copy(lake, on))
         except duckdb.Error as error:
             raise AlabError(
                 f"the catalog {lake.catalog} is damaged: {first_line(error)}", "Build it anew: alab rebuild"
@@ -107,7 +114,7 @@ def connect(lake: Lake, *, timeout: float = 2.0) -> Iterator[duckdb.DuckDBPyConn
         yield prepare(db, lake)
 
 
-def _current(lake: Lake, timeout: float) -> duckdb.DuckDBPyConnection:
+def _current(lake: Lake, timeout: float, on: Callable) -> duckdb.DuckDBPyConnection:
     """The catalog itself, brought up to date where it is not."""
     lake.prepare()
     lake.sweep()
@@ -117,19 +124,24 @@ def _current(lake: Lake, timeout: float) -> duckdb.DuckDBPyConnection:
     if _stale(db, lake):
         db.close()
         sync(lake, timeout=timeout)
-        db = open_file(lake, read_only=True, timeout=timeout)
-    return db
+    elif on is _here:
+        return db
+    db.close()
+    return on(open_file, lake, read_only=True, timeout=timeout)
 
 
 @contextmanager
-def _copy(lake: Lake) -> Iterator[duckdb.DuckDBPyConnection]:
+def _copy(lake: Lake, on: Callable) -> Iterator[duckdb.DuckDBPyConnection]:
     """A copy that agrees with the lake; what users keep in a catalog that is being written is not in it."""
     with elsewhere(lake) as own:
         with suppress(AlabError), open_file(lake, read_only=True, timeout=0) as db:
             copy_file(db, own.catalog)
         sync(own)
-        with open_file(own, read_only=True, timeout=0) as db:
+        db = on(open_file, own, read_only=True, timeout=0)
+        try:
             yield db
+        finally:
+            on(db.close)
 
 
 @contextmanager
@@ -152,6 +164,7 @@ def copy_file(db: duckdb.DuckDBPyConnection, to: Path) -> None:
 def prepare(db: duckdb.DuckDBPyConnection, lake: Lake) -> duckdb.DuckDBPyConnection:
     """Set what a connection to the catalog, or to a copy of it, needs to read the lake."""
     db.execute("SET VARIABLE alab_lake = ?", [_glob_escaped(lake.root)])
+    db.execute("SET enable_progress_bar = false")  # it goes to standard output, among the rows
     return db.execute("SET TimeZone = 'UTC'")
 
 
@@ -349,7 +362,7 @@ def _glob_escaped(path: Path) -> str:
 
 
 def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
-    """The id of the run that a user means: an id, a unique prefix of one, or `latest`.
+    """The id of the run that a user means: an id, a unique prefix of one, `latest`, or `latest:NAME`.
 
     Raises:
         AlabError: no run, or more than one, answers to the name.
@@ -363,7 +376,11 @@ def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
         if not later:
             return ids[0]
         raise AlabError(f"the metadata of the latest run, {max(later, key=_time)}, is damaged", "What is: alab check")
-    found = [name] if name in ids else [run_id for run_id in ids if name and run_id.startswith(name)]
+    if name.startswith("latest:"):
+        of = "SELECT run_id FROM runs WHERE scenario = ? ORDER BY created_at DESC, run_id DESC LIMIT 1"
+        found = [row[0] for row in db.execute(of, [name.removeprefix("latest:")]).fetchall()]
+    else:
+        found = [name] if name in ids else [run_id for run_id in ids if name and run_id.startswith(name)]
     if len(found) == 1:
         return found[0]
     if not found and (lost := [run_id for run_id in broken if name and run_id.startswith(name)]):
