@@ -74,6 +74,9 @@ class Warehouse:
     def sql(self, text: str, **params: Any) -> duckdb.DuckDBPyRelation:
         """Ask in SQL; `$name` in the query is the parameter `name`.
 
+        It reads a private copy of the catalog, in which only temporary tables and views can be created. Else it may do
+        whatever your program may: `COPY … TO` writes a file, which `alab sql` refuses.
+
         Args:
             text: a query over the tables, views, macros and analyses of the warehouse.
             params: values of its parameters.

@@ -78,6 +78,9 @@ def capture(ctx: click.Context, scenarios: tuple[Path, ...], force: bool) -> Non
 def sql_command(ctx, query, file, fmt, output, listing, describe) -> None:
     """Ask the warehouse in SQL; it only reads.
 
+    On Linux (5.13 or newer) the kernel keeps a query from writing any file but that of -o and what does not fit in
+    memory. Elsewhere, and over the network, statements that write are refused as far as they are known.
+
     \b
     alab sql "select site, layer, cosine from intra_run('latest')"
     alab sql --list
