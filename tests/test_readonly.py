@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic import Shape, make_run
 
+import warehouse
 from warehouse import catalog, landlock, readonly
 from warehouse.errors import AlabError
 from warehouse.lake import Lake
@@ -75,6 +77,8 @@ READING = (
     "LOAD json; SELECT 1",
     "SELECT 1 AS export, 2 AS install, 3 AS attach",
 )
+#: What takes more memory than the tests that ask it have.
+SPILLS = "SELECT hash(range) AS a, range AS b FROM range(6000000) ORDER BY a LIMIT 5900000 OFFSET 5899999"
 
 
 @pytest.fixture(scope="module")
@@ -216,8 +220,7 @@ def test_landlock_elsewhere_says_no(monkeypatch):
 
 def test_a_query_spills_and_leaves_nothing(lake, place):
     folder, _ = place
-    sql = "SET memory_limit = '60MB'; SET threads = 1; SELECT hash(range) AS a, range AS b FROM range(6000000) ORDER BY a LIMIT 5900000 OFFSET 5899999"
-    done = alab(lake, folder, sql)
+    done = alab(lake, folder, f"SET memory_limit = '60MB'; SET threads = 1; {SPILLS}")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 100002
     assert list(lake.staging.iterdir()) == []
@@ -260,3 +263,13 @@ def test_parquet_goes_through_a_pipe(lake, place):
         subprocess.run(["bash", "-c", f"{command} {tail}"], check=True, cwd=folder)
         assert pq.read_table(folder / "piped.parquet").to_pylist() == [{"a": 42}], tail
         (folder / "piped.parquet").unlink()
+
+
+def test_python_spills_too(lake, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    lab = warehouse.open(lake.warehouse)
+    db = lab._connection()
+    db.execute("SET memory_limit = '60MB'; SET threads = 1")
+    assert db.execute(SPILLS).fetchone() is not None
+    del db, lab
+    assert list(tmp_path.iterdir()) == []
