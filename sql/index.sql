@@ -12,6 +12,22 @@ CREATE OR REPLACE MACRO _lake() AS coalesce(getvariable('alab_lake'), $lake);
 -- @example select _latest_run() is null or _latest_run() <> ''
 CREATE OR REPLACE MACRO _latest_run() AS $latest_run;
 
+-- Id of the newest run of a scenario.
+-- @param scenario name of a scenario
+-- @returns VARCHAR, NULL where there is no run of it
+-- @example select _latest_of('no such scenario') is null
+CREATE OR REPLACE MACRO _latest_of(scenario) AS map_extract_value($latest_of, scenario);
+
+-- Ids of all runs, newest first, each between bars: `|b|a|`.
+-- @returns VARCHAR, empty where there are none
+-- @example select _run_names() is not null
+CREATE OR REPLACE MACRO _run_names() AS $run_names;
+
+-- Where alab last saw this catalog: its absolute path, and the same with links resolved.
+-- @returns VARCHAR[]
+-- @example select len(_places()) = 2
+CREATE OR REPLACE MACRO _places() AS $places;
+
 -- Ids of the runs that have files in a dataset, each between bars: `|a|b|`; for `models`, keys of models.
 -- @param dataset name of a dataset of the lake, such as states, or models
 -- @returns VARCHAR, empty where no run has any
@@ -30,3 +46,45 @@ CREATE OR REPLACE MACRO _weights_of(name) AS map_extract_value($weights_of, name
 -- @returns VARCHAR, as `runs.model_id` has it
 -- @example select _model_of('no such run') is null
 CREATE OR REPLACE MACRO _model_of(run) AS map_extract_value($model_of, run);
+
+-- A path without `.`, `..` and doubled slashes, which some versions of DuckDB keep in a database's path.
+-- @param path a path, in which up to four `..` follow each other
+-- @returns VARCHAR
+-- @example select _plain_path('/a/./b//../c/d/e/../../alab.duckdb') = '/a/c/alab.duckdb'
+CREATE OR REPLACE MACRO _plain_path(path) AS
+  regexp_replace(regexp_replace(regexp_replace(regexp_replace(
+    regexp_replace(path, '/(\.?/)+', '/', 'g'),
+    '/[^/]+/\.\./', '/'), '/[^/]+/\.\./', '/'), '/[^/]+/\.\./', '/'), '/[^/]+/\.\./', '/');
+
+-- Whether this catalog is where alab last saw it; if it is elsewhere, the lake that it names may be another's.
+--
+-- A warehouse that was copied still names the original's lake, of which nothing is to be read in silence.
+-- @returns BOOLEAN, true; an error that says what to do where the catalog is elsewhere
+-- @example select _in_place()
+CREATE OR REPLACE MACRO _in_place() AS
+  CASE WHEN getvariable('alab_lake') IS NOT NULL THEN true
+       WHEN (SELECT coalesce(bool_or(list_contains(_places(), _plain_path(d.path))), false)
+             FROM duckdb_databases() AS d) THEN true
+       ELSE error('this alab.duckdb was copied or moved, or was attached by a relative path: it names the lake '
+                  || _lake() || '. Let alab mend it (alab -w ITS_FOLDER runs), give its full path, or say which lake '
+                  || 'to read: SET VARIABLE alab_lake = ''/its/folder/lake''') END;
+
+-- Rows of files below a folder of their run.
+-- @param paths path patterns
+-- @column run id of the run; the other columns are those of the files
+-- @example select run from _rows_of(_lake() || '/.empty/states/run=*/*.parquet')
+CREATE OR REPLACE MACRO _rows_of(paths) AS TABLE
+SELECT f.*
+FROM read_parquet(paths, hive_partitioning = true, hive_types = {'run': VARCHAR}, hive_types_autocast = false) AS f
+WHERE _in_place();
+
+-- Rows of files below folders of their run, steps and layer.
+-- @param paths path patterns
+-- @column run id of the run; the other columns are those of the files
+-- @column layer 0-based decoder block
+-- @example select run, layer from _rows_by_layer(_lake() || '/.empty/attention/run=*/steps=*/layer=*/*.parquet')
+CREATE OR REPLACE MACRO _rows_by_layer(paths) AS TABLE
+SELECT f.*
+FROM read_parquet(paths, hive_partitioning = true,
+                  hive_types = {'run': VARCHAR, 'steps': VARCHAR, 'layer': INTEGER}) AS f
+WHERE _in_place();

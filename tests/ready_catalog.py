@@ -11,7 +11,7 @@ from pathlib import Path
 
 import duckdb
 
-from warehouse import catalog
+from warehouse import catalog, library
 from warehouse.lake import Lake
 
 #: Files whose tests are about how a catalog comes to be.
@@ -36,8 +36,8 @@ class Ready:
             ready.prepare()
             with self._open(ready, read_only=False, timeout=0) as db:
                 db.begin()
-                catalog._load_library(db, ready, None)
-                catalog._load_index(db, ready)
+                library.load_library(db, ready, None)
+                library.load_index(db, ready)
                 db.commit()
         config = {"storage_compatibility_version": catalog.STORAGE}
         draft = lake.catalog.with_name(f"{lake.catalog.name}.ready")

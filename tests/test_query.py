@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from warehouse import query
+from warehouse import formats
 from warehouse.cli import main
 from warehouse.errors import AlabError
 
@@ -55,7 +55,7 @@ def test_table_is_aligned_and_short(alab):
     assert lines[0].split() == ["v", "t", "n"]
     assert lines[2] == "[0, 1, 2, 3, … 2048 values]  a\\nb  7"
     long = alab("from range(1000)", "--format", "table").stdout.splitlines()
-    assert len(long) == query.TABLE_ROWS + 3
+    assert len(long) == formats.TABLE_ROWS + 3
     assert "--format csv" in long[-1]
 
 
@@ -140,9 +140,9 @@ def test_hints_for_queries_without_rows(alab, two_runs):
         result = alab(sql)
         assert result.exit_code == 0
         assert f"hint: there is no run 'nope'; the newest are: {beta}, {alpha}" in result.stderr
-    assert f"the newest are: {alpha}\n" in alab("from intra_run('alpha')").stderr
+    assert f"the newest are: {beta}, {alpha}\n" in alab("from steps where run_id = 'alpha_9'").stderr
     assert "there is no site 'zz'; the sites are: attn_out" in alab("from states where site = 'zz'").stderr
-    for sql in (f"from steps where run_id = '{alpha}' and step = 99", "from intra_run('latest')",
+    for sql in (f"from steps where run_id = '{alpha}' and step = 3", "from intra_run('latest')", "from intra_run('alpha')",
                 "select 1 where 'a' = 'b'"):  # fmt: skip
         assert alab(sql).stderr == ""
 

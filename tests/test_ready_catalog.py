@@ -4,7 +4,7 @@ import duckdb
 from ready_catalog import Ready
 from synthetic import Shape, make_run
 
-from warehouse import catalog
+from warehouse import catalog, library
 from warehouse.lake import Lake
 
 EVERYTHING = (
@@ -27,8 +27,9 @@ def test_a_ready_catalog_becomes_the_one_that_is_built_from_nothing(lake, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(catalog, "open_file", ready := Ready(tmp_path))
         loads = []
-        load = catalog._load_library
-        patch.setattr(catalog, "_load_library", lambda *arguments: loads.append(arguments) or load(*arguments))
+        load = library.load_library
+        for module in (catalog, library):  # where it is called, here and by the ready one
+            patch.setattr(module, "load_library", lambda *arguments: loads.append(arguments) or load(*arguments))
         catalog.sync(lake)
         copied = contents(lake)
         lake.catalog.unlink()

@@ -3,6 +3,7 @@
 import html
 import tempfile
 import threading
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import numpy as np
 
-from warehouse import catalog, query
+from warehouse import catalog, formats
 from warehouse.lake import Lake
 
 if TYPE_CHECKING:
@@ -63,11 +64,16 @@ class Warehouse:
             return f"<p>{html.escape(repr(self))}</p>"
         cursor = self._connection().execute(_RUNS)
         head = "".join(f"<th>{html.escape(column[0])}</th>" for column in cursor.description)
-        rows = (f"<td>{'</td><td>'.join(html.escape(query.cell(v)) for v in row)}</td>" for row in cursor.fetchall())
+        rows = (
+            f"<td>{'</td><td>'.join(html.escape(formats.cell(v)) for v in row)}</td>" for row in cursor.fetchall()
+        )
         return f"<table><thead><tr>{head}</tr></thead><tbody><tr>{'</tr><tr>'.join(rows)}</tr></tbody></table>"
 
     def sql(self, text: str, **params: Any) -> duckdb.DuckDBPyRelation:
         """Ask in SQL; `$name` in the query is the parameter `name`.
+
+        It reads a private copy of the catalog, in which only temporary tables and views can be created. Else it may
+        do whatever your program may: `COPY … TO` writes a file, which `alab sql` refuses.
 
         Args:
             text: a query over the tables, views, macros and analyses of the warehouse.
@@ -370,7 +376,9 @@ class Warehouse:
             if self._db is None or self._seen != self._lake.versions():
                 with catalog.connect(self._lake) as db, tempfile.TemporaryDirectory() as folder:
                     catalog.copy_file(db, own := Path(folder) / "alab.duckdb")
-                    self._db = duckdb.connect(str(own), read_only=True)
+                    # Where DuckDB makes a folder for what does not fit in memory, and removes it; this one is gone.
+                    spill = str(Path(tempfile.gettempdir()) / f"alab-{uuid.uuid4().hex}")
+                    self._db = duckdb.connect(str(own), read_only=True, config={"temp_directory": spill})
                     self._seen = catalog.versions(self._db)
             return catalog.prepare(self._db.cursor(), self._lake)
 

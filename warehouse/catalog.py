@@ -6,7 +6,6 @@ not, and a catalog of another version of the SQL library is filled anew.
 
 import copy
 import functools
-import json
 import os
 import random
 import re
@@ -25,12 +24,11 @@ import duckdb
 from warehouse import sqldoc
 from warehouse.errors import AlabError, first_line
 from warehouse.lake import Lake
+from warehouse.library import FORMAT, glob_escaped, load_index, load_library
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Version of the catalog's layout; raised when an older alab must no longer open it.
-FORMAT = 1
 #: The oldest DuckDB whose command line opens the catalog.
 STORAGE = "v1.2.0"
 
@@ -65,19 +63,12 @@ def metadata_schemas() -> "dict[str, pa.Schema]":
         return {name: db.table(name).to_arrow_table().schema for name in table_names()}
 
 
-def literal(value: object) -> str:
-    """A SQL literal for None, a string, or a dict of strings."""
-    if value is None:
-        return "NULL"
-    if isinstance(value, dict):
-        keys = ", ".join(literal(key) for key in value)
-        values = ", ".join(literal(item) for item in value.values())
-        return f"map([{keys}]::VARCHAR[], [{values}]::VARCHAR[])"
-    return "'" + str(value).replace("'", "''") + "'"
+def _here(work: Callable, *arguments: object, **options: object) -> object:
+    return work(*arguments, **options)
 
 
 @contextmanager
-def connect(lake: Lake, *, timeout: float = 2.0) -> Iterator[duckdb.DuckDBPyConnection]:
+def connect(lake: Lake, *, timeout: float = 2.0, on: Callable = _here) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open the catalog for reading, up to date with the lake.
 
     Runs that wait in the lake are registered first. Where that cannot be, because another process holds the file or
@@ -86,6 +77,8 @@ def connect(lake: Lake, *, timeout: float = 2.0) -> Iterator[duckdb.DuckDBPyConn
     Args:
         lake: the warehouse's lake.
         timeout: seconds to wait for another process that holds the file.
+        on: calls a function, on another thread maybe. What brings the catalog up to date is done here; the
+            connection is opened and closed there, and what binds that thread binds DuckDB's threads too.
 
     Raises:
         AlabError: there is no warehouse, the catalog is damaged, or it was written by a newer alab.
@@ -97,9 +90,10 @@ def connect(lake: Lake, *, timeout: float = 2.0) -> Iterator[duckdb.DuckDBPyConn
         )
     with ExitStack() as stack:
         try:
-            db = stack.enter_context(_current(lake, timeout))
+            db = _current(lake, timeout, on)
+            stack.callback(on, db.close)
         except (CatalogBusyError, ReadOnlyError):
-            db = stack.enter_context(_copy(lake))
+            db = stack.enter_context(_copy(lake, on))
         except duckdb.Error as error:
             raise AlabError(
                 f"the catalog {lake.catalog} is damaged: {first_line(error)}", "Build it anew: alab rebuild"
@@ -107,7 +101,7 @@ def connect(lake: Lake, *, timeout: float = 2.0) -> Iterator[duckdb.DuckDBPyConn
         yield prepare(db, lake)
 
 
-def _current(lake: Lake, timeout: float) -> duckdb.DuckDBPyConnection:
+def _current(lake: Lake, timeout: float, on: Callable) -> duckdb.DuckDBPyConnection:
     """The catalog itself, brought up to date where it is not."""
     lake.prepare()
     lake.sweep()
@@ -117,19 +111,24 @@ def _current(lake: Lake, timeout: float) -> duckdb.DuckDBPyConnection:
     if _stale(db, lake):
         db.close()
         sync(lake, timeout=timeout)
-        db = open_file(lake, read_only=True, timeout=timeout)
-    return db
+    elif on is _here:
+        return db
+    db.close()
+    return on(open_file, lake, read_only=True, timeout=timeout)
 
 
 @contextmanager
-def _copy(lake: Lake) -> Iterator[duckdb.DuckDBPyConnection]:
+def _copy(lake: Lake, on: Callable) -> Iterator[duckdb.DuckDBPyConnection]:
     """A copy that agrees with the lake; what users keep in a catalog that is being written is not in it."""
     with elsewhere(lake) as own:
         with suppress(AlabError), open_file(lake, read_only=True, timeout=0) as db:
             copy_file(db, own.catalog)
         sync(own)
-        with open_file(own, read_only=True, timeout=0) as db:
+        db = on(open_file, own, read_only=True, timeout=0)
+        try:
             yield db
+        finally:
+            on(db.close)
 
 
 @contextmanager
@@ -151,7 +150,8 @@ def copy_file(db: duckdb.DuckDBPyConnection, to: Path) -> None:
 
 def prepare(db: duckdb.DuckDBPyConnection, lake: Lake) -> duckdb.DuckDBPyConnection:
     """Set what a connection to the catalog, or to a copy of it, needs to read the lake."""
-    db.execute("SET VARIABLE alab_lake = ?", [_glob_escaped(lake.root)])
+    db.execute("SET VARIABLE alab_lake = ?", [glob_escaped(lake.root)])
+    db.execute("SET enable_progress_bar = false")  # it goes to standard output, among the rows
     return db.execute("SET TimeZone = 'UTC'")
 
 
@@ -171,13 +171,13 @@ def sync(lake: Lake, *, timeout: float = 10.0, change: Callable[[], None] = lamb
         db.begin()
         info = _info(db)
         if info is None or info["sql_digest"] != sqldoc.digest() or info["lake"] != str(lake.root):
-            _load_library(db, lake, info)
+            load_library(db, lake, info)
         change()
         known, there = versions(db), lake.versions()
         _forget(db, [run_id for run_id in known if there.get(run_id) != known[run_id]])
         registered = sorted(run_id for run_id in there if there[run_id] != known.get(run_id))
         _register(db, lake, {run_id: there[run_id] for run_id in registered})
-        _load_index(db, lake)
+        load_index(db, lake)
         db.commit()
     return registered
 
@@ -247,65 +247,6 @@ def damaged(db: duckdb.DuckDBPyConnection) -> list[str]:
     return [row[0] for row in rows]
 
 
-def _load_library(db: duckdb.DuckDBPyConnection, lake: Lake, info: dict | None) -> None:
-    """Replace everything that alab itself keeps in the file; a user's own tables and macros stay."""
-    for statement in json.loads(info["objects"]) if info else []:
-        db.execute(statement)
-    library = sqldoc.library()
-    db.execute(next(item for item in library if item.name == "catalog_info").statement)
-    for item in library:
-        if item.kind == "table":
-            db.execute(item.statement)
-    _load_index(db, lake)
-    for item in library:
-        if item.kind != "table":
-            db.execute(item.statement)
-    for item in [*sqldoc.parse(sqldoc.index_template()), *library]:
-        _comment(db, item)
-    drops = [_drop(item) for item in reversed(library)]
-    db.execute("DELETE FROM catalog_info")
-    db.execute(
-        "INSERT INTO catalog_info VALUES (?, ?, ?, ?, ?)",
-        [FORMAT, version("alab"), sqldoc.digest(), str(lake.root), json.dumps(drops)],
-    )
-
-
-def _sql_kind(item: sqldoc.SqlObject) -> str:
-    return {"analysis": "MACRO TABLE", "macro": "MACRO", "view": "VIEW", "table": "TABLE"}[item.kind]
-
-
-def _drop(item: sqldoc.SqlObject) -> str:
-    return f"DROP {_sql_kind(item)} IF EXISTS {item.name}"
-
-
-def _comment(db: duckdb.DuckDBPyConnection, item: sqldoc.SqlObject) -> None:
-    db.execute(f"COMMENT ON {_sql_kind(item)} {item.name} IS {literal(item.comment)}")
-    if item.kind in ("table", "view"):
-        for column, doc in item.columns.items():
-            db.execute(f"COMMENT ON COLUMN {item.name}.{column} IS {literal(doc)}")
-
-
-def _load_index(db: duckdb.DuckDBPyConnection, lake: Lake) -> None:
-    """Tell views and macros which runs the lake has files of."""
-    latest = db.execute("SELECT max_by(run_id, (created_at, run_id)) FROM runs").fetchone()[0]
-    runs_with = db.execute(
-        "SELECT dataset, '|' || string_agg(DISTINCT run_id, '|' ORDER BY run_id) || '|' "
-        "FROM files GROUP BY dataset ORDER BY dataset"
-    ).fetchall()
-    runs_with += [("models", f"|{'|'.join(models)}|")] if (models := lake.models()) else []
-    known = "SELECT run_id, model_id, weights_hash FROM runs WHERE model_id IS NOT NULL ORDER BY created_at, run_id"
-    runs = db.execute(known).fetchall()
-    weights = {model: fingerprint for _, model, fingerprint in runs} | {run: found for run, _, found in runs}
-    text = Template(sqldoc.index_template()).substitute(
-        lake=literal(_glob_escaped(lake.root)), latest_run=literal(latest), runs_with=literal(dict(runs_with)),
-        weights_of=literal({name: found for name, found in weights.items() if found}),
-        model_of=literal({run: model for run, model, _ in runs}),
-    )  # fmt: skip
-    for item in sqldoc.parse(text):
-        db.execute(item.statement)
-        _comment(db, item)
-
-
 def _forget(db: duckdb.DuckDBPyConnection, run_ids: list[str]) -> None:
     for table in [*table_names(), "catalog_runs"] if run_ids else []:
         statement = Template("DELETE FROM $table WHERE run_id IN (SELECT unnest(?))").substitute(table=table)
@@ -326,7 +267,7 @@ def _register(db: duckdb.DuckDBPyConnection, lake: Lake, versions: dict[str, int
         db.execute("INSERT INTO files BY NAME SELECT * FROM sound_files")
         db.unregister("sound_files")
     for table in table_names() if sound else []:
-        paths = [_glob_escaped(path) for folder in folders if (path := folder / f"{table}.parquet").exists()]
+        paths = [glob_escaped(path) for folder in folders if (path := folder / f"{table}.parquet").exists()]
         if paths and table != "files":
             insert = Template(
                 "INSERT INTO $table BY NAME SELECT * FROM "
@@ -339,13 +280,8 @@ def _register(db: duckdb.DuckDBPyConnection, lake: Lake, versions: dict[str, int
     db.execute("INSERT INTO catalog_runs SELECT unnest(?), unnest(?)", [seen, [versions[run_id] for run_id in seen]])
 
 
-def _glob_escaped(path: Path) -> str:
-    """A path that means itself where DuckDB expects a pattern."""
-    return "".join(f"[{char}]" if char in "*?[" else char for char in str(path))
-
-
 def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
-    """The id of the run that a user means: an id, a unique prefix of one, or `latest`.
+    """The id of the run that a user means: an id, a unique prefix of one, `latest`, or `latest:NAME`.
 
     Raises:
         AlabError: no run, or more than one, answers to the name.
@@ -359,7 +295,11 @@ def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
         if not later:
             return ids[0]
         raise AlabError(f"the metadata of the latest run, {max(later, key=_time)}, is damaged", "What is: alab check")
-    found = [name] if name in ids else [run_id for run_id in ids if name and run_id.startswith(name)]
+    if name.startswith("latest:"):
+        of = "SELECT run_id FROM runs WHERE scenario = ? ORDER BY created_at DESC, run_id DESC LIMIT 1"
+        found = [row[0] for row in db.execute(of, [name.removeprefix("latest:")]).fetchall()]
+    else:
+        found = [name] if name in ids else [run_id for run_id in ids if name and run_id.startswith(name)]
     if len(found) == 1:
         return found[0]
     if not found and (lost := [run_id for run_id in broken if name and run_id.startswith(name)]):

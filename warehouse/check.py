@@ -9,7 +9,7 @@ from string import Template
 import duckdb
 import pyarrow.parquet as pq
 
-from warehouse import catalog
+from warehouse import catalog, library
 from warehouse.errors import AlabError, first_line
 from warehouse.lake import Lake, sha256
 
@@ -147,7 +147,7 @@ def _check_catalog(lake: Lake) -> Iterator[Problem]:
 
 
 def _compare(db: duckdb.DuckDBPyConnection, other: Path) -> Iterator[Problem]:
-    db.execute(Template("ATTACH $path AS lake (READ_ONLY)").substitute(path=catalog.literal(other)))
+    db.execute(Template("ATTACH $path AS lake (READ_ONLY)").substitute(path=library.literal(other)))
     difference = Template("SELECT run_id, count(*) FROM (FROM $a EXCEPT ALL FROM $b) GROUP BY run_id ORDER BY run_id")
     here = {row[0] for row in db.execute("SELECT run_id FROM catalog_runs").fetchall()}
     there = {row[0] for row in db.execute("SELECT run_id FROM lake.catalog_runs").fetchall()}

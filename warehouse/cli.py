@@ -80,6 +80,9 @@ def capture(ctx: click.Context, scenarios: tuple[Path, ...], force: bool) -> Non
 def sql_command(ctx, query, file, fmt, output, listing, describe) -> None:
     """Ask the warehouse in SQL; it only reads.
 
+    On Linux (5.13 or newer) the kernel keeps a query from writing any file but that of -o and what does not fit in
+    memory. Elsewhere, and over the network, statements that write are refused as far as they are known.
+
     \b
     alab sql "select site, layer, cosine from intra_run('latest')"
     alab sql --list
@@ -108,7 +111,7 @@ def sql_command(ctx, query, file, fmt, output, listing, describe) -> None:
 def report(ctx: click.Context, runs: tuple[str, ...], out: Path | None, csv_dir: Path | None, open_it: bool) -> None:
     """Write the comparison report of some runs, or of all, as one HTML file.
 
-    RUN is an id, a unique prefix of one, or `latest`. Prints the paths of the files.
+    RUN is an id, a unique prefix of one, `latest`, or `latest:SCENARIO`. Prints the paths of the files.
 
     \b
     alab report latest --csv-dir tables
@@ -144,7 +147,7 @@ def runs(ctx: click.Context, fmt: str | None) -> None:
 def inspect(ctx: click.Context, run: str, fmt: str) -> None:
     """Show what a run is: model, steps, sites, files, warnings.
 
-    RUN is an id, a unique prefix of one, or `latest`.
+    RUN is an id, a unique prefix of one, `latest`, or `latest:SCENARIO`.
 
     \b
     alab inspect latest
@@ -240,7 +243,7 @@ def export(ctx: click.Context, run: str, out: Path | None, **options) -> None:
     """Write a run as a directory of arrays or tables, for scripts that know no SQL.
 
     -o names a directory, in which there are .npz files for instance; the name of one file, such as x.npz, is refused.
-    Prints the directory. RUN is an id, a unique prefix of one, or `latest`.
+    Prints the directory. RUN is an id, a unique prefix of one, `latest`, or `latest:SCENARIO`.
 
     \b
     alab export latest --format npz --layers 0-3 -o exported
@@ -283,7 +286,7 @@ def import_command(ctx: click.Context, directory: Path, name: str | None) -> Non
 def heatmap(ctx: click.Context, run: str, **options) -> None:
     """Draw a tensor, one PNG per layer and step: a row per token, a column per dimension or key.
 
-    Prints the files. RUN is an id, a unique prefix of one, or `latest`.
+    Prints the files. RUN is an id, a unique prefix of one, `latest`, or `latest:SCENARIO`.
 
     \b
     alab heatmap latest --source attention --layers 0 --per-head
@@ -307,7 +310,8 @@ def heatmap(ctx: click.Context, run: str, **options) -> None:
 def logit_lens_command(ctx: click.Context, run: str, fmt: str | None, **options) -> None:
     """What would each layer say next? Kept as the run's `logit_lens`; prints a line per layer.
 
-    The first call for a model loads it, later ones do not. RUN is an id, a unique prefix of one, or `latest`.
+    The first call for a model loads it, later ones do not. RUN is an id, a unique prefix of one, `latest`, or
+    `latest:SCENARIO`.
 
     \b
     alab logit-lens latest --steps 0 --position all

@@ -16,6 +16,7 @@ A run exists once its metadata folder does; that rename is the last step of publ
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -59,12 +60,16 @@ class Lake:
 
     Args:
         warehouse: the warehouse's directory; created when first written to.
+
+    Raises:
+        AlabError: DuckDB cannot keep a catalog in a directory of this name.
     """
 
     def __init__(self, warehouse: Path | str):
         self.warehouse = Path(warehouse).absolute()
         self.root = self.warehouse / "lake"
         self.catalog = self.warehouse / "alab.duckdb"
+        _check_place(self.warehouse)
         self.staging = self.root / ".staging"
 
     def dataset(self, dataset: str, run_id: str) -> Path:
@@ -222,6 +227,18 @@ class Lake:
         """Every file of a published run."""
         for folder in sorted(self.root.glob(f"[!.]*/run={run_id}")):
             yield from sorted(folder.rglob("*.parquet"))
+
+
+def _check_place(warehouse: Path) -> None:
+    """Refuse what DuckDB takes for something else in the path of a database, whose links it resolves."""
+    for path in (str(warehouse), os.path.realpath(warehouse)):
+        text = path.encode(errors="replace").decode()
+        why = next((f"DuckDB reads no path with a {char}" for char in "?\\" if char in path), "")
+        if why or text != path:
+            raise AlabError(
+                f"there can be no warehouse at {text}: {why or 'the path is not text in UTF-8'}",
+                "Name another directory with --warehouse or $ALAB_WAREHOUSE.",
+            )
 
 
 class StagedRun:

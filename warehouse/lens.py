@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from warehouse import catalog, heads, lens_json, parquet, query
+from warehouse import catalog, heads, lens_json, library, parquet, query
 from warehouse.chat import Chat
 from warehouse.errors import AlabError
 from warehouse.heads import Head
@@ -118,7 +118,7 @@ def logit_lens(
 def show(lake: Lake, name: str, fmt: str | None = None, *, site: str = "hidden_out", **options: Any) -> None:
     """Do as `logit_lens` does and print a line per layer: how far it is from the answer, and what it favours."""
     run_id = logit_lens(lake, name, site=site, **options)
-    query.run(lake, _SUMMARY.substitute(run=catalog.literal(run_id), site=catalog.literal(site)), fmt)
+    query.run(lake, _SUMMARY.substitute(run=library.literal(run_id), site=library.literal(site)), fmt)
 
 
 def _publish(lake: Lake, held: Any, path: Path) -> None:

@@ -5,7 +5,7 @@ from io import StringIO
 
 import duckdb
 
-from warehouse import catalog, query
+from warehouse import catalog, formats
 from warehouse.lake import Lake
 
 #: The tables of the page; each is an analysis of `sql/analyses/runs.sql` by the name `run_<title>`.
@@ -36,7 +36,7 @@ def inspect(lake: Lake, name: str, fmt: str = "table") -> str:
         for section in SECTIONS[:-1]:
             names, rows = _section(db, section, run_id)
             stream = StringIO()
-            query.FORMATS["table"](names, rows, stream)
+            formats.FORMATS["table"](names, rows, stream)
             if rows:
                 parts.append(f"{section.upper()}  (alab sql \"from run_{section}('{run_id}')\")\n{stream.getvalue()}")
         if warnings := _section(db, "warnings", run_id)[1]:
@@ -50,12 +50,12 @@ def _section(db: duckdb.DuckDBPyConnection, section: str, run_id: str) -> tuple[
 
 
 def _record(db: duckdb.DuckDBPyConnection, run: dict) -> dict:
-    record = {key: query.plain(value) for key, value in run.items()}
+    record = {key: formats.plain(value) for key, value in run.items()}
     for key in ("scenario_json", "env_json", "tokenizer_json"):
         record[key.removesuffix("_json")] = json.loads(record.pop(key))
     for section in SECTIONS:
         names, rows = _section(db, section, run["run_id"])
-        record[section] = [dict(zip(names, map(query.plain, row), strict=True)) for row in rows]
+        record[section] = [dict(zip(names, map(formats.plain, row), strict=True)) for row in rows]
     return record
 
 
@@ -71,7 +71,7 @@ def _head(db: duckdb.DuckDBPyConnection, run: dict) -> dict[str, str]:
         f"({run['num_kv_heads']} key-value) × {run['head_dim']}, vocabulary {run['vocab_size']}",
         "precision": f"computed in {run['dtype']} on {run['device']}, stored as {run['store_dtype']}",
         "seed": run["seed"],
-        "tokenizer": ", ".join(f"{key} {query.cell(value)}" for key, value in tokenizer.items() if value),
+        "tokenizer": ", ".join(f"{key} {formats.cell(value)}" for key, value in tokenizer.items() if value),
         "environment": ", ".join(f"{key} {value}" for key, value in environment.items()),
         "created": f"{run['created_at']:%Y-%m-%d %H:%M:%S} UTC, took "
         f"{(run['finished_at'] - run['created_at']).total_seconds():.1f} s",

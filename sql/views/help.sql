@@ -1,5 +1,6 @@
 -- Everything that this file offers, with its documentation: `from help`, or `from help where name = 'cosine'`.
 --
+-- What is meant for you comes first; what it is built of, with names that begin with `_`, comes last.
 -- Tables, macros and views of your own are listed too; `COMMENT ON` documents them.
 -- @column kind table, view, macro (gives a value) or analysis (gives rows)
 -- @column name name of the object; names that begin with `_` are private
@@ -29,4 +30,4 @@ SELECT kind, name, arguments,
        replace(split_part(comment, chr(10) || chr(10), 1), chr(10), ' ') AS summary,
        comment AS documentation
 FROM objects
-ORDER BY list_position(['analysis', 'macro', 'view', 'table'], kind), name;
+ORDER BY starts_with(name, '_'), list_position(['analysis', 'macro', 'view', 'table'], kind), name;

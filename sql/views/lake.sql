@@ -24,9 +24,7 @@ CREATE OR REPLACE VIEW activations AS
 SELECT f.run AS run_id, f.prompt_id, f.step, f.kind, f.position, f.layer,
        f.hidden_in, f.hidden_out, f.q, f.k, f.v, f.attn_out, f.mlp_gate, f.mlp_up, f.mlp_down_in, f.mlp_down_out,
        f.mlp_down_in AS mlp_act
-FROM read_parquet(_files_of_all('activations', '/steps=*/layer=*/*.parquet'),
-                  hive_partitioning = true,
-                  hive_types = {'run': VARCHAR, 'steps': VARCHAR, 'layer': INTEGER}) AS f
+FROM _rows_by_layer(_files_of_all('activations', '/steps=*/layer=*/*.parquet')) AS f
 WHERE _has('activations', f.run);
 
 -- Attention weights: one row per head and query position.
@@ -40,9 +38,7 @@ WHERE _has('activations', f.run);
 -- @example select count(*) from attention
 CREATE OR REPLACE VIEW attention AS
 SELECT f.run AS run_id, f.prompt_id, f.step, f.layer, f.head, f.position, f.weights
-FROM read_parquet(_files_of_all('attention', '/steps=*/layer=*/*.parquet'),
-                  hive_partitioning = true,
-                  hive_types = {'run': VARCHAR, 'steps': VARCHAR, 'layer': INTEGER}) AS f
+FROM _rows_by_layer(_files_of_all('attention', '/steps=*/layer=*/*.parquet')) AS f
 WHERE _has('attention', f.run);
 
 -- Token embeddings and logits: one row per token and forward pass.
@@ -55,9 +51,7 @@ WHERE _has('attention', f.run);
 -- @example select count(*) from outputs
 CREATE OR REPLACE VIEW outputs AS
 SELECT f.run AS run_id, f.prompt_id, f.step, f.position, f.embeddings, f.logits
-FROM read_parquet(_files_of_all('outputs', '/steps=*/*.parquet'),
-                  hive_partitioning = true,
-                  hive_types = {'run': VARCHAR, 'steps': VARCHAR}) AS f
+FROM _rows_of(_files_of_all('outputs', '/steps=*/*.parquet')) AS f
 WHERE _has('outputs', f.run);
 
 -- Last-token states: the small dataset that every comparison reads.
@@ -76,6 +70,5 @@ WHERE _has('outputs', f.run);
 -- @example select count(*) from states
 CREATE OR REPLACE VIEW states AS
 SELECT f.run AS run_id, f.prompt_id, f.state, f.state_index, f.label, f.layer, f.site, f.vector
-FROM read_parquet(_files_of_all('states', '/*.parquet'),
-                  hive_partitioning = true, hive_types = {'run': VARCHAR}) AS f
+FROM _rows_of(_files_of_all('states', '/*.parquet')) AS f
 WHERE _has('states', f.run);

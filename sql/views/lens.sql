@@ -20,6 +20,5 @@
 CREATE OR REPLACE VIEW logit_lens AS
 SELECT f.run AS run_id, f.prompt_id, f.step, f.position, f.layer, f.rank, f.token_id, f.token, f.logprob, f.kl,
        f.site, f.next_token_id, f.next_rank, f.next_logprob
-FROM read_parquet(_files_of_all('logit_lens', '/*.parquet'),
-                  hive_partitioning = true, hive_types = {'run': VARCHAR}) AS f
+FROM _rows_of(_files_of_all('logit_lens', '/*.parquet')) AS f
 WHERE _has('logit_lens', f.run);

@@ -135,3 +135,11 @@ def test_views_and_help_in_the_command_line(shell):
     assert shell("SELECT summary FROM help WHERE name = 'cosine'") == [
         {"summary": "Cosine of the angle between two vectors."}
     ]
+
+
+def test_help_lists_first_what_is_public(db, shell):
+    sql = "SELECT name FROM help"
+    for names in ([row[0] for row in db.execute(sql).fetchall()], [row["name"] for row in shell(sql)]):
+        private = [name.startswith("_") for name in names]
+        assert private == sorted(private)
+        assert any(private) and not all(private)
