@@ -1,5 +1,9 @@
 """Fixtures that several test files share."""
 
+# First, as in `alab` itself: it says how torch's threads wait, which is read when torch is imported. Threads that spin
+# cost tests of tiny models 2.5 times the processor time on a machine that others use too.
+from warehouse import cli  # noqa: F401  isort: skip
+
 import pytest
 import torch
 from captures import family
