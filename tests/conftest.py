@@ -1,5 +1,9 @@
 """Fixtures that several test files share."""
 
+# First, as in `alab` itself: it says how torch's threads wait, which is read when torch is imported. Threads that spin
+# cost tests of tiny models 2.5 times the processor time on a machine that others use too.
+from warehouse import cli  # noqa: F401  isort: skip
+
 import pytest
 import torch
 from captures import family
@@ -17,6 +21,9 @@ SLOW = (
     "test_end_to_end", "test_ending", "test_export", "test_families", "test_generate", "test_import", "test_lens",
     "test_record", "test_reliability", "test_report", "test_report_in_browser", "test_typed", "test_wheel",
 )  # fmt: skip
+#: Files that compare computations of a tiny model with each other, whatever the number of threads; a second one costs
+#: as much as the first and brings nothing. Captures take a core from the model, so their tests keep all threads.
+ONE_THREAD = ("test_generate",)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,6 +51,16 @@ def new_catalogs_are_ready(request, ready_catalog):
         if request.module.__name__.rpartition(".")[2] not in FROM_NOTHING:
             patch.setattr(catalog, "open_file", ready_catalog)
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def threads(request):
+    """Compute on one thread where more bring nothing."""
+    before = torch.get_num_threads()
+    if request.module.__name__.rpartition(".")[2] in ONE_THREAD:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

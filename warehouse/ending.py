@@ -12,8 +12,9 @@ PROMPTS, CHARACTERS, RUNS = 3, 600, 3
 
 def ending(lake: Lake, run_id: str) -> str:
     """The replies of a run, the first few of many, and how each ended."""
-    prompts = lake.metadata(run_id, "prompts").to_pylist()
-    last = {row["prompt_id"]: row["generated_token"] for row in lake.metadata(run_id, "steps").to_pylist()}
+    prompts = lake.metadata(run_id, "prompts").select(["prompt_id", "n_generated", "stop_reason", "generated_text"])
+    steps, prompts = lake.metadata(run_id, "steps").select(["prompt_id", "generated_token"]), prompts.to_pylist()
+    last = dict(zip(*(column.to_pylist() for column in steps.columns), strict=True))  # of each prompt's last step
     lines = []
     for prompt in prompts[:PROMPTS]:
         name = f"{prompt['prompt_id']}  " if len(prompts) > 1 else ""
