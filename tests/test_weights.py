@@ -1,15 +1,17 @@
 """A model runs with the weights of its checkpoint, all of them, or not at all."""
 
 import json
+import logging
 import shutil
 
+import captures
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForSequenceClassification
 
-from warehouse import loading, messages, models, scenario
+from warehouse import capture, loading, messages, models, scenario
 from warehouse.errors import AlabError
 
 
@@ -196,3 +198,16 @@ def test_advice_is_not_told():
         "Odd  numbers\nhere",
     ]
     assert messages.notes(said) == [("library", "on loading, transformers said: Odd numbers here")]
+
+
+def test_what_transformers_warns_of_during_passes_is_told(lake, llama):
+    """And by none of the next run's rows."""
+    loaded, found = llama
+    logger = logging.getLogger("transformers.models.llama")
+    handle = loaded.model.model.register_forward_pre_hook(lambda *_: logger.warning("the mask\nis ignored"))
+    run = capture.capture_one(captures.make_scenario(), loaded, found, lake)
+    handle.remove()
+    other = capture.capture_one(captures.make_scenario(), loaded, found, lake)
+    query = "SELECT code, message FROM warnings WHERE run_id = ? AND code = 'library'"
+    assert captures.rows(lake, query, run) == [("library", "while it ran, transformers said: the mask is ignored")]
+    assert captures.rows(lake, query, other) == []

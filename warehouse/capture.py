@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from warehouse import catalog, generate, models, sites
+from warehouse import catalog, generate, messages, models, sites
 from warehouse.chat import Chat, Rendered
 from warehouse.describe import describe, step_rows
 from warehouse.errors import AlabError
@@ -107,8 +107,13 @@ def capture_one(
     if not force:
         check_room(scenario, plan, found, loaded, lake)
     try:
-        with publishing(lake, scenario.name, progress) as (staged, rows), torch.inference_mode():
+        with (
+            publishing(lake, scenario.name, progress) as (staged, rows), torch.inference_mode(),
+            messages.listening(python_warnings=False) as heard,
+        ):  # fmt: skip
             _Run(scenario, loaded, found, plan, staged, rows, progress).record()
+            said = messages.notes(heard, "while it ran")
+            rows["warnings"] += [{"code": code, "message": message} for code, message in said]
     except OSError as error:
         raise AlabError(
             f"cannot write to the warehouse {lake.warehouse}: {error.strerror or error}",
