@@ -34,18 +34,13 @@ CREATE OR REPLACE MACRO _places() AS $places;
 -- @example select _runs_with('states') is not null
 CREATE OR REPLACE MACRO _runs_with(dataset) AS coalesce(map_extract_value($runs_with, dataset), '');
 
--- Fingerprint of the weights that a name stands for: those of a run, or those of a model's newest run; NULL where
--- the name is unknown, or where that run was captured by an alab that took no fingerprints.
+-- What the weights of a run, or of a model's newest run, are kept by: their fingerprint, or the model's name where the
+-- run was captured by an alab that took no fingerprints; NULL where the name is unknown.
 -- @param name a run id, or a model as `runs.model_id` names it
--- @returns VARCHAR, as `runs.weights_hash` has it
--- @example select _weights_of('no such run') is null
-CREATE OR REPLACE MACRO _weights_of(name) AS map_extract_value($weights_of, name);
-
--- The model that a run is of; NULL where there is no such run.
--- @param run id of a run
--- @returns VARCHAR, as `runs.model_id` has it
--- @example select _model_of('no such run') is null
-CREATE OR REPLACE MACRO _model_of(run) AS map_extract_value($model_of, run);
+-- @returns VARCHAR
+-- @example select _kept_as('no such run') is null
+CREATE OR REPLACE MACRO _kept_as(name) AS
+  nullif(split_part(split_part($kept_as, '|' || name || '|>', 2), '|', 1), '');
 
 -- A path without `.`, `..` and doubled slashes, which some versions of DuckDB keep in a database's path.
 -- @param path a path, in which up to four `..` follow each other

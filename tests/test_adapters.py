@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from warehouse import capture, catalog, models, scenario, sites
+from warehouse import capture, catalog, lens, models, scenario, sites
 from warehouse.errors import AlabError
 from warehouse.fingerprint import fingerprint
 
@@ -150,3 +150,33 @@ def test_without_the_package(base, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(AlabError, match=r"(?s)needs the package peft.*pip install 'alab\[peft\]'"):
         load(base, tmp_path / "a")
+
+
+@pytest.mark.parametrize("config", [
+    {"target_modules": ["q_proj", "down_proj"]},
+    {"target_modules": ["v_proj"], "modules_to_save": ["lm_head"]},
+])  # fmt: skip
+def test_the_lens_loads_the_adapter_that_ran(base, tmp_path, lake, config):
+    theirs = lora(base, tmp_path / "a", peft.LoraConfig(task_type="CAUSAL_LM", r=4, **config))
+    wanted = captures.make_scenario(model={"id": str(base), "adapter": str(tmp_path / "a")})
+    (run,) = capture.capture([wanted], [lake])
+    lens.logit_lens(lake, run)
+    ((vector,),) = captures.rows(lake, "SELECT vector FROM unembedding_of('latest') WHERE token_id = 9")
+    head = theirs.get_base_model().lm_head
+    saved = head.modules_to_save["default"] if hasattr(head, "modules_to_save") else head
+    assert vector == saved.weight[9].tolist()
+    lora(base, tmp_path / "a", peft.LoraConfig(task_type="CAUSAL_LM", r=4, **config), seed=2)
+    (other,) = capture.capture([wanted], [lake])
+    lens.logit_lens(lake, other)
+    assert len(lake.models()) == 2
+    with pytest.raises(AlabError, match="has other weights"):
+        lens.logit_lens(lake, run, model=load(base, tmp_path / "a"))
+
+
+def test_an_adapter_on_the_head_itself_has_no_lens(base, tmp_path, lake):
+    """The logits are more than one unembedding's: shown by numbers, and refused."""
+    lora(base, tmp_path / "a", peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["lm_head"]))
+    loaded = load(base, tmp_path / "a")
+    run = capture.capture_one(captures.make_scenario(), loaded, sites.discover(loaded.model), lake)
+    with pytest.raises(AlabError, match="no logit lens"):
+        lens.logit_lens(lake, run, model=loaded)

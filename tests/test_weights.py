@@ -1,15 +1,17 @@
 """A model runs with the weights of its checkpoint, all of them, or not at all."""
 
 import json
+import logging
 import shutil
 
+import captures
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForSequenceClassification
 
-from warehouse import loading, messages, models, scenario
+from warehouse import capture, loading, messages, models, scenario, sites
 from warehouse.errors import AlabError
 
 
@@ -196,3 +198,31 @@ def test_advice_is_not_told():
         "Odd  numbers\nhere",
     ]
     assert messages.notes(said) == [("library", "on loading, transformers said: Odd numbers here")]
+
+
+def test_what_transformers_warns_of_during_passes_is_told(lake, llama):
+    """And by none of the next run's rows."""
+    loaded, found = llama
+    logger = logging.getLogger("transformers.models.llama")
+    handle = loaded.model.model.register_forward_pre_hook(lambda *_: logger.warning("the mask\nis ignored"))
+    run = capture.capture_one(captures.make_scenario(), loaded, found, lake)
+    handle.remove()
+    other = capture.capture_one(captures.make_scenario(), loaded, found, lake)
+    query = "SELECT code, message FROM warnings WHERE run_id = ? AND code = 'library'"
+    assert captures.rows(lake, query, run) == [("library", "while it ran, transformers said: the mask is ignored")]
+    assert captures.rows(lake, query, other) == []
+
+
+def test_a_prompt_with_ids_beyond_the_embeddings_is_refused(full, tmp_path, lake):
+    tokenizer = tiny.tokenizer.__wrapped__()
+    tokenizer.add_tokens([f"<new{n}>" for n in range(45)])
+    tokenizer.save_pretrained(variant(full, tmp_path / "m"))
+    loaded = load(tmp_path / "m")
+    found = sites.discover(loaded.model)
+    for content, whole in (("Hello", True), ("<new0>", True), ("Hello <new44>", False)):
+        wanted = captures.make_scenario(prompt={"messages": [{"role": "user", "content": content}]})
+        if whole:
+            capture.capture_one(wanted, loaded, found, lake)
+            continue
+        with pytest.raises(AlabError, match="prompt: the tokenizer gives the token 3"):
+            capture.capture_one(wanted, loaded, found, lake)

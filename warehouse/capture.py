@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from warehouse import catalog, generate, models, replies, sampler, sites, state_tokens
+from warehouse import catalog, generate, messages, models, replies, sampler, sites, state_tokens
 from warehouse.chat import Chat, Rendered
 from warehouse.describe import conclude, step_rows
 from warehouse.ending import ending, next_command
@@ -88,8 +88,13 @@ def capture_one(
     if not force:
         check_room(scenario, plan, found, loaded, lake)
     try:
-        with publishing(lake, scenario.name, progress) as (staged, rows), torch.inference_mode():
+        with (
+            publishing(lake, scenario.name, progress) as (staged, rows), torch.inference_mode(),
+            messages.listening(python_warnings=False) as heard,
+        ):  # fmt: skip
             _Run(scenario, loaded, found, plan, staged, rows, progress).record()
+            said = messages.notes(heard, "while it ran")
+            rows["warnings"] += [{"code": code, "message": message} for code, message in said]
     except OSError as error:
         raise AlabError(
             f"cannot write to the warehouse {lake.warehouse}: {error.strerror or error}",

@@ -3,8 +3,10 @@
 It is found by numbers, checked against the model's own logits, and kept in the lake, so that the logit lens and the
 attribution of directions to tokens need the model once and never again:
 
-    <warehouse>/lake/models/<key>/norm.parquet          one row: how the residual stream is normalised
-    <warehouse>/lake/models/<key>/unembedding.parquet   one row per token of the vocabulary
+    <warehouse>/lake/models/<weights_hash>/norm.parquet          one row: how the residual stream is normalised
+    <warehouse>/lake/models/<weights_hash>/unembedding.parquet   one row per token of the vocabulary
+
+Alab 0.1 kept it by the model's name.
 """
 
 import math

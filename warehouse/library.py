@@ -47,16 +47,19 @@ def load_index(db: duckdb.DuckDBPyConnection, lake: Lake) -> None:
         "FROM files GROUP BY dataset ORDER BY dataset"
     ).fetchall()
     runs_with += [("models", f"|{'|'.join(heads)}|")] if (heads := lake.models()) else []
-    known = "SELECT run_id, model_id, weights_hash FROM runs WHERE model_id IS NOT NULL ORDER BY created_at, run_id"
+    known = (
+        "SELECT run_id, model_id, coalesce(weights_hash, model_id) FROM runs "
+        "WHERE NOT contains(model_id, '|') ORDER BY created_at, run_id"
+    )
     models = db.execute(known).fetchall()
-    weights = {model: fingerprint for _, model, fingerprint in models} | {run: found for run, _, found in models}
+    kept_as = {model: kept for _, model, kept in models} | {run_id: kept for run_id, _, kept in models}
     text = Template(sqldoc.index_template()).substitute(
         lake=literal(glob_escaped(lake.root)), latest_run=literal(ids[0] if ids else None),
         latest_of=literal({scenario: run_id for run_id, scenario in reversed(runs)}),
         run_names=literal(f"|{'|'.join(ids)}|" if ids else ""), runs_with=literal(dict(runs_with)),
         places=literal([os.path.normpath(place), str(place.resolve())]),
-        weights_of=literal({name: found for name, found in weights.items() if found}),
-        model_of=literal({run: model for run, model, _ in models}),
+        # One long string is found through fast; a map of thousands of entries took seconds to bind.
+        kept_as=literal("".join(f"|{name}|>{kept}" for name, kept in kept_as.items()) + "|"),
     )  # fmt: skip
     for item in sqldoc.parse(text + sqldoc.readers_by_name() * _looks_partitioned(lake.root)):
         db.execute(item.statement)

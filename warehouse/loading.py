@@ -146,10 +146,12 @@ def _offloaded(model: nn.Module, name: str) -> bool:
 def vocabulary_notes(tokenizer: Any, model: Any) -> list[tuple[str, str]]:
     """A note where the tokenizer knows ids that the model has no embedding of."""
     rows = embedding_rows(model)
-    highest = max(tokenizer.get_vocab().values(), default=-1) if rows else -1
-    if rows is None or highest < rows:
+    added = max(getattr(tokenizer, "added_tokens_decoder", None) or {}, default=-1)
+    if rows is None or max(len(tokenizer) - 1, added) < rows:  # listing a vocabulary takes a while
         return []
     beyond = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= rows)
+    if not beyond:
+        return []
     names = ", ".join(f"{token!r} ({i})" for i, token in beyond[:_SHOWN])
     more = f" and {len(beyond) - _SHOWN} more" if len(beyond) > _SHOWN else ""
     return [("vocabulary", f"the tokenizer has {len(beyond)} tokens beyond the model's {rows} embeddings: "

@@ -1,4 +1,4 @@
-"""What the libraries say while a model is loaded: heard in place of printed, and told by the run where it matters."""
+"""What transformers says while a model is loaded or runs: heard, not printed, and told by the run."""
 
 import contextlib
 import logging
@@ -26,11 +26,14 @@ class _Ear(logging.Handler):
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[list[str]]:
-    """Hear what transformers and PEFT warn of, instead of having it printed.
+def listening(*, python_warnings: bool = True) -> Iterator[list[str]]:
+    """Hear what transformers warns of, instead of having it printed.
+
+    Args:
+        python_warnings: hear Python's own warnings too, by which PEFT speaks; else they go where they went.
 
     Yields:
-        The messages so far, each once, in order; complete after the block.
+        The messages so far, in order; after the block each once, Python's warnings last.
     """
     heard: list[str] = []
     logger = logging.getLogger("transformers")
@@ -38,8 +41,9 @@ def listening() -> Iterator[list[str]]:
     once = getattr(logging.Logger, "warning_once", None)
     if once is not None:  # what was said of a model before is to be said of the next one too
         once.cache_clear()
-    with warnings.catch_warnings(record=True) as raised:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) if python_warnings else contextlib.nullcontext([]) as raised:
+        if python_warnings:
+            warnings.simplefilter("always")
         logger.handlers, logger.propagate = [_Ear(heard)], False
         logger.setLevel(logging.WARNING)
         try:
@@ -51,8 +55,8 @@ def listening() -> Iterator[list[str]]:
             heard[:] = dict.fromkeys(heard)
 
 
-def notes(heard: list[str]) -> list[tuple[str, str]]:
-    """What of the messages a run has to tell, as (code, sentence).
+def notes(heard: list[str], when: str = "on loading") -> list[tuple[str, str]]:
+    """What of the messages a run has to tell, as (code, sentence), each once.
 
     >>> notes(["`torch_dtype` is deprecated! Use `dtype` instead!"])
     []
@@ -60,12 +64,12 @@ def notes(heard: list[str]) -> list[tuple[str, str]]:
     [('library', "on loading, transformers said: Unrecognized keys in `rope_parameters`: {'scale'}")]
     """
     found = []
-    for message in heard:
+    for message in dict.fromkeys(heard):
         text = " ".join(message.split())
         if tied := _TIED.search(text):
             names = f"{tied[1]} and {tied[2]}"
             found.append(("tied_weights", f"the config ties {names}, and the checkpoint has other values for each: "
                           "each has its own"))  # fmt: skip
         elif not _IDLE.search(text):
-            found.append(("library", f"on loading, transformers said: {text[:500]}"))
+            found.append(("library", f"{when}, transformers said: {text[:500]}"))
     return found

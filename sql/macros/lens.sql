@@ -10,8 +10,7 @@ CREATE OR REPLACE MACRO _model_key(model) AS
 --   weights of its newest run
 -- @returns VARCHAR
 -- @example select _weights_key('a model of no run') = 'a-model-of-no-run'
-CREATE OR REPLACE MACRO _weights_key(model) AS
-  coalesce(_weights_of(resolve_run(model)), _model_key(coalesce(_model_of(resolve_run(model)), model)));
+CREATE OR REPLACE MACRO _weights_key(model) AS _model_key(coalesce(_kept_as(resolve_run(model)), model));
 
 -- A file that the lake keeps of a model's weights; a file without rows of a model that no run is of, and an error
 -- where a run's weights are known by their fingerprint and nothing is kept of them.
@@ -22,12 +21,10 @@ CREATE OR REPLACE MACRO _weights_key(model) AS
 CREATE OR REPLACE MACRO _file_of_model(model, file) AS
   CASE WHEN _has('models', _weights_key(model))
        THEN _lake() || '/models/' || _weights_key(model) || '/' || file || '.parquet'
-       WHEN _weights_of(resolve_run(model)) IS NULL
-       THEN _lake() || '/.empty/' || file || '/run=0/' || file || '.parquet'
-       ELSE error('nothing is kept of the weights ' || _weights_of(resolve_run(model)) || ', which '
-                  || CASE WHEN _model_of(resolve_run(model)) IS NULL THEN 'the newest run of ' ELSE 'the run ' END
-                  || resolve_run(model) || ' was captured with; take them with: alab logit-lens RUN, or name '
-                  || 'another run of the model') END;
+       WHEN regexp_full_match(_kept_as(resolve_run(model)), '[0-9a-f]{32}')
+       THEN error('nothing is kept of the weights ' || _kept_as(resolve_run(model)) || ' that ' || resolve_run(model)
+                  || ' ran with last; take them with: alab logit-lens RUN, or name another run of the model')
+       ELSE _lake() || '/.empty/' || file || '/run=0/' || file || '.parquet' END;
 
 -- A vector weighted dimension by dimension.
 -- @param vector a vector
