@@ -60,8 +60,9 @@ class Chat:
         self, tokenizer: Any, options: dict | None = None, *, generation_prompt: bool = True, plain: bool = False
     ):
         self.tokenizer = tokenizer
-        self.has_template = not plain and bool(getattr(tokenizer, "chat_template", None))
         self._options = options or {}
+        template = self._options.get("chat_template") or getattr(tokenizer, "chat_template", None)
+        self.has_template = not plain and bool(template)
         self._generation_prompt = generation_prompt
         self._spelling: Spelling | None = None  # probed when the first token is spelled
 
@@ -244,8 +245,8 @@ class Chat:
             return
         if not self.has_template:
             raise AlabError(f"{where}.template: the model's tokenizer has no chat template to give options to", "", 2)
-        source = self.tokenizer.chat_template
-        source = "\n".join(source.values()) if isinstance(source, dict) else source
+        options = self._options.get("chat_template"), self._options.get("tools")
+        source = self.tokenizer.get_chat_template(*options)
         for name in self._options:
             if name != "chat_template" and not re.search(rf"\b{re.escape(name)}\b", source):
                 known = sorted(set(re.findall(r"\b([a-z]+(?:_[a-z]+)+) is (?:not )?(?:defined|true|false)", source)))

@@ -93,6 +93,16 @@ def make_plan(scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites
     return Plan(prompts, references, reference_tokens, layers, names, warnings)
 
 
+def refusal(scenario: Scenario, loaded: models.Loaded) -> str | None:
+    """Why the model's chat template does not take a scenario's conversations; None where it does."""
+    try:
+        for prompt in scenario.prompt:
+            chat_of(loaded.tokenizer, prompt).conversation(prompt.turns, "prompt")
+    except AlabError as error:
+        return error.message
+    return None
+
+
 def chat_of(tokenizer: Any, prompt: Prompt) -> Chat:
     """How a prompt is written: by the chat template with the prompt's options, or as it is."""
     return Chat(
