@@ -234,9 +234,13 @@ class Chat:
     def _ids_after(self, text: str) -> list[int]:
         """Token ids of a text that follows a word, without what a tokenizer puts before its first word."""
         ids, first, ranges = self._encode("a" + text)
-        ids = ids[first:]
-        if ranges and ranges[0] == (0, 1) and all(start >= 1 for start, _ in ranges[1:]):
-            return ids[1:]
+        word = [stop <= 1 for _, stop in ranges]
+        if (
+            True in word
+            and all(start >= 1 for start, _ in ranges[sum(word) :])
+            and word == sorted(word, reverse=True)
+        ):
+            return ids[first + sum(word) :]
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _check_options(self, where: str) -> None:
