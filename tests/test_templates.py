@@ -135,6 +135,9 @@ def test_text_without_a_template():
     (templates.GEMMA, [SYSTEM], r"messages\[0\] \(role system\).*System role not supported"),
     (templates.LLAMA2, [SYSTEM, USER, AGAIN], r"messages\[2\] \(role user\).*must alternate"),
     (templates.COMMAND_R, [SYSTEM, THOUGHT], r"messages\[1\] \(role assistant\).*must alternate"),
+    ("{% if messages[-1].role == 'system' or (messages|length > 2 and messages[-1].role == messages[-2].role) %}"
+     "{{ raise_exception('wrong order') }}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}",
+     [SYSTEM, USER, AGAIN], r"messages\[2\] \(role user\).*wrong order"),  # the system message alone is refused as well
     (templates.PHI3, [SYSTEM], r"messages\[0\] \(role system\).*leaves out its words"),
     ("{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }}{% endif %}{% endfor %}x", [USER, THOUGHT],
      r"messages\[0\] \(role user\).*leaves out its words"),
