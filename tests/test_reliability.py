@@ -83,6 +83,7 @@ def test_the_sweep_spares_runs_that_are_being_written(lake):
     assert not list(lake.staging.iterdir())
 
 
+@pytest.mark.soak
 def test_kill_nine_while_publishing_in_a_loop(lake):
     script = (
         "import sys; from synthetic import *; from warehouse.lake import Lake\n"
@@ -169,6 +170,7 @@ def test_a_shell_that_holds_the_catalog_delays_registration_and_loses_nothing(la
         assert db.execute("SELECT run_id FROM runs ORDER BY run_id").fetchall() == [(first,), (second,)]
 
 
+@pytest.mark.soak
 def test_four_processes_that_publish_and_sync_at_once_all_land(lake):
     script = (
         "import sys; from synthetic import *; from warehouse import catalog; from warehouse.lake import Lake\n"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from warehouse.rounding import Rounding, SiteStats, residual_error
+from warehouse.rounding import Rounding, SiteStats, change, residual_error
 
 DTYPES = ["float32", "float16", "bfloat16"]
 
@@ -44,30 +44,44 @@ def test_what_fits_takes_half_the_memory():
     assert Rounding("float32")(half, SiteStats()).dtype == torch.float32
 
 
-def test_the_residual_identity_is_measured_in_float32():
+def test_the_residual_identity_is_measured_per_token():
     parts = {site: torch.randn(5, 6) for site in ("hidden_in", "attn_out", "mlp_down_out")}
     parts["hidden_out"] = sum(parts.values())
+    parts["hidden_out"][1] *= 1e4  # a token like an attention sink, whose values dwarf the others'
+    parts["hidden_in"][1] *= 1e4
+    parts["attn_out"][1] *= 1e4
+    parts["mlp_down_out"][1] *= 1e4
     parts["hidden_out"][3, 2] += 0.25
-    error, largest = residual_error(parts)
-    assert error == pytest.approx(0.25, abs=1e-5)
-    assert largest == float(parts["hidden_out"].abs().max())
+    largest = torch.stack([parts[site][3].abs().max() for site in ("attn_out", "mlp_down_out", "hidden_out")]).max()
+    assert residual_error(parts) == pytest.approx(0.25 / float(largest), rel=1e-5)
     assert residual_error({site: parts[site] for site in ("hidden_in", "hidden_out")}) is None
     assert residual_error({site: tensor for site, tensor in parts.items() if site != "hidden_in"}) is None
 
 
-@pytest.mark.parametrize(("bad", "expected"), [(torch.nan, 0.25), (torch.inf, 0.25)])
-def test_a_bad_value_does_not_hide_a_residual_that_does_not_add_up(bad, expected):
+def test_the_residual_identity_is_about_the_blocks_own_output():
+    parts = {site: torch.randn(5, 6) for site in ("hidden_in", "attn_out", "mlp_down_out")}
+    parts["block_out"] = sum(parts.values())
+    parts["hidden_out"] = parts["block_out"].clone()
+    parts["hidden_out"][2, 4] += 3.0  # what a hook made of it
+    assert residual_error(parts) < 1e-6
+    largest = torch.stack([parts[site][2].abs().max() for site in ("block_out", "hidden_out")]).max()
+    assert change(parts) == pytest.approx(3.0 / float(largest), rel=1e-5)
+    assert change({"hidden_out": parts["hidden_out"]}) == 0.0
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_bad_value_does_not_hide_a_residual_that_does_not_add_up(bad):
     parts = {site: torch.ones(6, 4) for site in ("hidden_in", "attn_out")}
     parts["hidden_out"] = sum(parts.values()) + 0.25
     parts["hidden_in"][5, 0] = parts["hidden_out"][5, 0] = bad
-    assert residual_error(parts) == (expected, 2.25)
+    assert residual_error(parts) == pytest.approx(0.25 / 2.25)
 
 
 def test_a_sum_that_overflows_is_an_infinite_error():
     parts = {site: torch.ones(6, 4) for site in ("hidden_in", "attn_out")}
     parts["hidden_out"] = sum(parts.values())
     parts["hidden_out"][5, 0] = torch.inf
-    assert residual_error(parts) == (torch.inf, 2.0)
+    assert residual_error(parts) == torch.inf
 
 
 def test_what_lies_above_the_diagonal_is_not_counted():

@@ -1,11 +1,14 @@
 """The YAML: every key and default, and errors that say file, key and next step."""
 
+import copy
+import datetime
 import json
+import re
 
 import pytest
 import yaml
 
-from warehouse import scenario
+from warehouse import mistakes, scenario
 from warehouse.assets import asset_dir
 from warehouse.errors import AlabError
 
@@ -67,7 +70,7 @@ def test_a_list_of_prompts_and_one_run_per_message():
     ({"prompt": {"text": "x", "add_generation_prompt": False}}, "prompt: add_generation_prompt is about messages"),
     ({"prompt": {"messages": [MESSAGE], "template": {"tokenize": True}}}, "prompt.template: tokenize is no option"),
     ({"prompt": {"messages": [MESSAGE], "template": {"add_generation_prompt": False}}}, "is a key of prompt itself"),
-    ({"prompt": {"messages": [MESSAGE], "template": "x"}}, "prompt.template: .*dictionary"),
+    ({"prompt": {"messages": [MESSAGE], "template": "x"}}, "prompt.template: .*mapping"),
     ({"prompt": {"messages": [MESSAGE], "chat_template_kwargs": {}}}, "unknown key.*Did you mean 'template'"),
     ({"prompt": []}, "prompt is empty"),
     ({"prompt": [BASE["prompt"], {"messages": [{"role": "robot", "content": "x"}]}]}, r"prompt\[1\].messages\[0\].role"),
@@ -77,7 +80,24 @@ def test_a_list_of_prompts_and_one_run_per_message():
     ({"name": "-x"}, "not starting with a dot or a dash"),
     ({"generation": {"temperature": 1e-320}}, "generation.temperature: 1e-320 is too small"),
     ({"generation": {"temperature": float("nan")}}, "generation.temperature"),
-    ({"capture": {"layers": [-1]}}, r"capture.layers\[0\].*greater than or equal to 0, got -1"),
+    ({"capture": {"layers": [1.5]}}, r"capture.layers\[0\]: expected a whole number, got 1.5$"),
+    ({"capture": {"layers": [True]}}, r"capture.layers\[0\]: expected a whole number, got true$"),
+    ({"capture": {"layers": {"a": 1}}}, r"capture.layers: expected 'all' or a list of layers .*, got {a: 1}$"),
+    ({"capture": {"logits": "ja"}}, "capture.logits: expected true or false, got 'ja'$"),
+    ({"capture": {2: 1}}, r"capture has a key that is not text: 2\nKnown keys: hidden_states"),
+    ({"generation": {"seed": True}}, "generation.seed: expected a whole number, got true$"),
+    ({"generation": {"max_new_tokens": "many"}}, "generation.max_new_tokens: expected a whole number, got 'many'$"),
+    ({"generation": {"top_p": 0}}, "generation.top_p: expected a number above 0, got 0$"),
+    ({"generation": {"top_k": 0}}, "generation.top_k: expected a whole number of at least 1, got 0$"),
+    ({"generation": {"temperature": float("inf")}}, "generation.temperature: expected a finite number, got .inf$"),
+    ({"model": {"id": 7}}, r"model.id: expected text, got 7\nPut it in quotes.$"),
+    ({"model": {"id": ""}}, "model.id is empty$"),
+    ({"model": {"id": "x", "dtype": "fp16"}}, "model.dtype: expected one of float16, bfloat16, float32, got 'fp16'$"),
+    ({"strategy": 1}, "unknown key 'strategy'"),
+    ({"prompt": None}, r"prompt: expected a mapping, got nothing\nIts keys: "),
+    ({"prompt": {"messages": "hi"}}, "prompt.messages: expected a list, got 'hi'$"),
+    ({"capture": {"states": False}, "reference_states": [{"label": "a", "messages": [MESSAGE]}]},
+     "reference_states: a reference is a state, and capture.states is false"),
     ({"capture": {"store_dtype": "int8"}}, "capture.store_dtype"),
     ({"generation": {"max_new_tokens": 0}}, "generation.max_new_tokens"),
     ({"generation": {"top_p": 1.5}}, "generation.top_p"),
@@ -106,6 +126,79 @@ def test_texts_and_options_of_the_template():
     roles = ["system", "developer", "user", "assistant", "tool"]
     several = {"messages": [{"role": role, "content": "x"} for role in roles]}
     assert [m.role for m in scenario.parse(BASE | {"prompt": several}).prompt[0].messages] == roles
+
+
+def test_mistakes_are_told_all_at_once():
+    data = {"modle": {"id": 1}, "name": ".", "prompt": BASE["prompt"], "generation": {"top_p": 2, "seed": "x"}}
+    with pytest.raises(AlabError) as caught:
+        scenario.parse(data, "a.yaml")
+    assert str(caught.value).splitlines() == [
+        "a.yaml: 4 mistakes",  # that `model` is missing is told by `modle`
+        "unknown key 'modle'. Did you mean 'model'?",
+        "name: '.' is not a name. Allowed: letters, digits and . _ - , not starting with a dot or a dash",
+        "generation.top_p: expected a number of at most 1, got 2",
+        "generation.seed: expected a whole number, got 'x'",
+    ]
+    many = BASE | {"generation": {f"unknown{i}": 1 for i in range(9)}}
+    with pytest.raises(AlabError) as caught:
+        scenario.parse(many)
+    lines = str(caught.value).splitlines()
+    assert (lines[0], len(lines), lines[-1]) == ("scenario: 9 mistakes", 7, "and 4 more")
+
+
+def _places(model, place=()):
+    """Every key of a scenario, with a path to it: lists have one item."""
+    for key, field in model.model_fields.items():
+        inner = mistakes._model_in(field.annotation)
+        yield (*place, key)
+        if inner:
+            yield from _places(inner, (*place, key, 0) if "list" in str(field.annotation) else (*place, key))
+
+
+@pytest.mark.parametrize("place", list(_places(scenario.Scenario)), ids=mistakes.name)
+def test_no_mistake_is_told_in_the_words_of_python(place):
+    """Whatever stands at any key: the name of the key, what was expected, and what is there."""
+    whole = BASE | {"reference_states": [{"label": "a", "messages": [MESSAGE]}]}
+    wrong = [
+        None,
+        1.5,
+        -7,
+        True,
+        "#",
+        "",
+        [],
+        {},
+        [[]],
+        {"a": 1},
+        {2: 3},
+        float("nan"),
+        datetime.date(2026, 1, 1),
+        10**400,
+    ]
+    told = 0
+    for value in wrong:
+        data = copy.deepcopy(whole)
+        node = data
+        for part, after in zip(place, [*place[1:], None], strict=True):
+            if after is None:
+                node[part] = value
+            elif isinstance(node, dict):
+                node = node.setdefault(part, [{}] if after == 0 else {})
+                if part == "prompt" and after == 0:
+                    data["prompt"] = node = [node] if isinstance(node, dict) else node
+            else:
+                node = node[part]
+        try:
+            scenario.parse(data, "a.yaml")
+        except AlabError as error:
+            told += 1
+            assert len(str(error).splitlines()) <= 7
+            assert str(error).startswith("a.yaml: ")
+            words = (
+                r"[Ii]nput|[Ss]hould|\b(str|int|dict|bool)\b|string|integer|boolean|dictionary|something else|literal"
+            )
+            assert not re.search(words, str(error)), error
+    assert told > 2
 
 
 def test_a_missing_key():

@@ -3,6 +3,7 @@
 import html
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +11,16 @@ import duckdb
 import numpy as np
 
 from warehouse import catalog, query
-from warehouse.errors import AlabError
-from warehouse.lake import STATE_SITES, Lake
+from warehouse.lake import Lake
 
 if TYPE_CHECKING:
     import torch
 
     from warehouse.scenario import Scenario
-
-STATES = ("initial", "final", "snapshot", "reference")
+    from warehouse.tensors import Activations
 
 _RUNS = "FROM run_overview()"
 _LENS = "FROM logit_lens_of($run) WHERE site = $site"
-_STATES = "SELECT state, state_index, label, vector FROM states_of(?) WHERE site = ? AND layer = ? AND state = ?"
-_STATES += " AND coalesce(prompt_id, ?) = ? ORDER BY state_index"
 
 
 def open(warehouse: Path | str = "lab") -> "Warehouse":
@@ -97,58 +94,76 @@ class Warehouse:
         return self.sql(_RUNS)
 
     def tensor(
-        self, run: str, site: str, *, layer: int | None = None, step: int = 0, prompt: int = 0, as_torch: bool = False
-    ) -> "np.ndarray | torch.Tensor":
+        self, run: str, site: str, *, layer: int | Sequence[int] | None = None, step: int = 0, prompt: int = 0,
+        as_torch: bool = False,
+    ) -> "np.ndarray | torch.Tensor":  # fmt: skip
         """One site of one forward pass.
 
         Args:
             run: a run id, a unique prefix of one, or `latest`.
             site: `hidden_out`, `q`, `mlp_act`, … or `attention`, `embeddings`, `logits`.
-            layer: 0-based decoder block; None for embeddings and logits.
+            layer: 0-based decoder block, or several such as `[0, 5]` or `range(12)`; None for embeddings and logits.
             step: 0-based forward pass; 0 is the prefill.
             prompt: 0-based conversation within the run.
             as_torch: give a torch tensor.
 
         Returns:
-            float32, shaped (tokens, width); `attention` is shaped (heads, tokens, keys), 0 for later keys.
+            float32, shaped (tokens, width); `attention` is shaped (heads, tokens, keys), 0 for later keys. With
+            several layers (layers, tokens, width) and (layers, heads, tokens, keys), in the order that was asked for.
 
         Raises:
             AlabError: no such run, site, layer, step or prompt; the message names those there are.
 
         >>> lab.tensor("latest", "hidden_out", layer=2).shape
         (12, 16)
+        >>> lab.tensor("latest", "hidden_out", layer=[0, 2]).shape
+        (2, 12, 16)
         >>> lab.tensor("latest", "attention", layer=0, step=3).shape
         (2, 1, 15)
         >>> lab.tensor("latest", "logits", step=1).dtype
         dtype('float32')
         """
-        from warehouse.reading import Run, Source, names, numbers
+        from warehouse import tensors
 
-        db = self._connection()
-        found = Run(self._lake, catalog.find_run(db, run), db)
-        names(site, found.site_names())
-        dataset = {"attention": "attention", "embeddings": "outputs", "logits": "outputs"}.get(site, "activations")
-        if dataset == "outputs":
-            layer = None
-        elif layer is None:
-            raise AlabError(f"each layer has its own {site}", f"Name one: layer=0 to {found.layers()[-1]}")
-        else:
-            numbers(str(layer), found.layers(), "layer")
-        source = Source(found.files.get((dataset, layer), []))
-        column = {"attention": "weights", "mlp_act": "mlp_down_in"}.get(site, site)
-        if column not in source.columns:
-            raise AlabError(f"{site} was not captured in layer {layer} of this run", "See: alab inspect RUN")
-        if (prompt, step) not in source.span:
-            there = [s for p, s in sorted(source.span) if p == prompt]
-            hint = f"Prompt {prompt} has the steps {there[0]}-{there[-1]}" if there else "See: alab inspect RUN"
-            raise AlabError(f"there is no step {step} of prompt {prompt} in this run", hint)
-        values = source.tensor(column, (prompt, step))
-        values = values if dataset == "attention" else values[0]
+        values = tensors.tensor(self._lake, self._connection(), run, site, layer, (prompt, step))
         return _as_torch(values) if as_torch else values
+
+    def activations(
+        self, run: str, site: str, layers: int | Sequence[int] | None = None, *, prompt: int = 0
+    ) -> "Activations":
+        """One site over a whole conversation, prefill and decode, as one array with its tokens.
+
+        Args:
+            run: a run id, a unique prefix of one, or `latest`.
+            site: `hidden_out`, `q`, `mlp_act`, … or `embeddings`, `logits`.
+            layers: 0-based decoder blocks, such as `12`, `[0, 5]` or `range(12)`; None for all that were captured.
+            prompt: 0-based conversation within the run.
+
+        Returns:
+            `values`, float32, shaped (layers, tokens, width), or (tokens, width) for embeddings and logits; `tokens`,
+            an Arrow table with a row per token; `table()`, both in long form for joins.
+
+        Raises:
+            AlabError: no such run, site, layer or prompt; the message names those there are.
+
+        >>> found = lab.activations("latest", "hidden_out", [0, 2])
+        >>> found.values.shape, found.tokens.column_names[:4]
+        ((2, 15, 16), ['step', 'position', 'token_id', 'token'])
+        >>> found.table().column_names[:6]
+        ['run_id', 'prompt_id', 'layer', 'step', 'position', 'token_id']
+
+        What SQL says of the tokens, joined with their vectors, in pandas and in polars:
+
+            lab.sql("from token_similarity('latest', 2, 'q', 5)").df().merge(found.table().to_pandas())
+            lab.sql("from token_similarity('latest', 2, 'q', 5)").pl().join(pl.from_arrow(found.table()), "position")
+        """
+        from warehouse import tensors
+
+        return tensors.activations(self._lake, self._connection(), run, site, layers, prompt)
 
     def vector(
         self, run: str, site: str, layer: int, *, state: str = "final", label: str | None = None,
-        message: int | None = None, prompt: int = 0, as_torch: bool = False,
+        message: int | None = None, example: int | None = None, prompt: int = 0, as_torch: bool = False,
     ) -> "np.ndarray | torch.Tensor":  # fmt: skip
         """One last-token state, the kind that comparisons use.
 
@@ -156,17 +171,19 @@ class Warehouse:
             run: a run id, a unique prefix of one, or `latest`.
             site: hidden_in, hidden_out, attn_out or mlp_down_out.
             layer: 0-based decoder block.
-            state: initial (the prefill's last token), final (the last decode step's), snapshot or reference.
+            state: initial (the prefill's last token), final (the last decode step's), snapshot, reference, or example
+                (each of those that a reference of several is the mean of).
             label: which reference.
             message: which snapshot: the last message that it has seen.
-            prompt: 0-based conversation within the run; references belong to all.
+            example: which example: its 0-based place in the scenario's `reference_states`.
+            prompt: 0-based conversation within the run; references and examples belong to all.
             as_torch: give a torch tensor.
 
         Returns:
             float32, shaped (width,).
 
         Raises:
-            AlabError: no such run, site, layer, state, label or message; the message names those there are.
+            AlabError: no such run, site, layer, state, label, message or example; the message names those there are.
 
         >>> lab.vector("latest", "hidden_out", 2).shape
         (16,)
@@ -178,25 +195,12 @@ class Warehouse:
         warehouse.errors.AlabError: there is no snapshot 9 in this run
         There are: 0, 1, 2, 3, 4, 5
         """
-        for value, known, what in ((site, STATE_SITES, "site"), (state, STATES, "state")):
-            if value not in known:
-                raise AlabError(f"states have no {what} {value!r}", f"There are: {', '.join(known)}")
-        db = self._connection()
-        run_id = catalog.find_run(db, run)
-        rows = db.execute(_STATES, [run_id, site, layer, state, prompt, prompt]).fetchall()
-        if not rows:
-            raise AlabError(
-                f"this run has no {state} state of {site} in layer {layer}, prompt {prompt}",
-                "See: alab inspect RUN",
-            )
-        asked = {"reference": label, "snapshot": message}.get(state)
-        keys = [row[2] if state == "reference" else row[1] for row in rows]
-        if state in ("reference", "snapshot"):
-            if asked not in keys:
-                name = f"{state} {asked!r}" if asked is not None else f"{state} without a name"
-                raise AlabError(f"there is no {name} in this run", f"There are: {', '.join(map(str, keys))}")
-            rows = [row for row, key in zip(rows, keys, strict=True) if key == asked]
-        values = np.array(rows[-1][3], np.float32)
+        from warehouse import tensors
+
+        values = tensors.vector(
+            self._connection(), run, site, layer, state=state, label=label, message=message, example=example,
+            prompt=prompt,
+        )  # fmt: skip
         return _as_torch(values) if as_torch else values
 
     def report(self, *runs: str, out: Path | str | None = None, csv_dir: Path | str | None = None) -> Path:
@@ -318,8 +322,9 @@ class Warehouse:
         Raises:
             AlabError: no such run, site, layer or step, or the directory exists.
 
-        >>> sorted(path.name for path in lab.export(run, folder / "arrays", layers="0", steps="0").iterdir())
-        ['conversation_snapshots', 'logit_lens', 'references', 'run.json', 'states', 'steps.json', 'tensors']
+        >>> found = lab.export(run, folder / "arrays", layers="0", steps="0")
+        >>> [path.name for path in sorted(found.iterdir()) if path.is_dir()]
+        ['conversation_snapshots', 'examples', 'logit_lens', 'references', 'states', 'tensors']
         """
         from warehouse.export import export
 

@@ -1,7 +1,8 @@
 """Named arrays in files, a block of rows at a time: `.npz`, folders of `.npy`, and `.safetensors`.
 
-Both directions stream, so that an array may be larger than memory. Reading trusts nothing: no pickles, no names that
-leave their folder, no array that is shorter or longer than its header says.
+Both directions stream, so that an array may be larger than memory; one that is stored column by column is the
+exception, and is read whole. Reading trusts nothing: no pickles, no names that leave their folder, no array that is
+shorter or longer than its header says.
 """
 
 import json
@@ -23,15 +24,29 @@ from warehouse.errors import AlabError
 SUFFIXES = {"npz": ".npz", "npy": "", "safetensors": ".safetensors"}
 
 _SAFETENSORS = {"float16": "F16", "float32": "F32", "float64": "F64"}
+#: Types of safetensors that hold no floating-point numbers, and bytes of each value.
+_OTHERS = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8,
+           "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "C64": 8}  # fmt: skip
 _MAX_HEADER = 100 << 20
+#: Bytes of an array that is stored column by column, which has to be read whole.
+_MAX_BY_COLUMN = 1 << 30
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Type and shape of an array."""
+    """Type and shape of an array.
+
+    Attributes:
+        dtype: its type; of a bfloat16, which numpy does not have, that of its two bytes.
+        shape: its shape.
+        is_bfloat16: whether it is one.
+        by_column: whether it is stored column by column.
+    """
 
     dtype: np.dtype
     shape: tuple[int, ...]
+    is_bfloat16: bool = False
+    by_column: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -104,7 +119,8 @@ class ArrayReader:
     """Reads the arrays of one file (or folder of `.npy`) by blocks of values.
 
     Attributes:
-        specs: type and shape of each array, by key.
+        specs: type and shape of each array of floating-point numbers, by key.
+        others: type of each other array, which is left alone, by key.
 
     Raises:
         AlabError: the file is damaged, or holds what an array file has no business to hold.
@@ -113,6 +129,7 @@ class ArrayReader:
     def __init__(self, path: Path):
         self.path = path
         self.specs: dict[str, Spec] = {}
+        self.others: dict[str, str] = {}
         self._starts: dict[str, int] = {}
         try:
             if path.is_dir():
@@ -131,11 +148,12 @@ class ArrayReader:
     def _add(self, key: str, spec: Spec, start: int, size: int) -> None:
         if key.startswith("/") or ".." in key or "\\" in key:
             raise ValueError(f"the key {key!r} leaves its folder")
-        if spec.dtype.kind != "f":
-            raise ValueError(f"{key} holds {spec.dtype}, not floating-point numbers")
         if spec.nbytes != size:
             raise ValueError(f"{key} has {size} bytes of values where its shape {spec.shape} needs {spec.nbytes}")
-        self.specs[key], self._starts[key] = spec, start
+        if spec.dtype.kind == "f" or spec.is_bfloat16:
+            self.specs[key], self._starts[key] = spec, start
+        else:
+            self.others[key] = str(spec.dtype)
 
     def _add_npy(self, key: str, file: BinaryIO, size: int) -> None:
         version = np.lib.format.read_magic(file)
@@ -143,9 +161,10 @@ class ArrayReader:
         shape, fortran, dtype = read(file)
         if dtype.hasobject:
             raise ValueError(f"{key} holds pickled objects, which are never opened")
-        if fortran and sum(length > 1 for length in shape) > 1:
-            raise ValueError(f"{key} is stored column by column")
-        self._add(key, Spec(dtype, shape), file.tell(), size - file.tell())
+        spec = Spec(dtype, shape, by_column=fortran and sum(length > 1 for length in shape) > 1)
+        if spec.by_column and spec.nbytes > _MAX_BY_COLUMN:
+            raise ValueError(f"{key} is stored column by column and too large to be turned ({spec.nbytes} bytes)")
+        self._add(key, spec, file.tell(), size - file.tell())
 
     def _open_zip(self) -> None:
         self._zip = zipfile.ZipFile(self.path)
@@ -176,13 +195,23 @@ class ArrayReader:
             first, last = entry["data_offsets"]
             if not 0 <= first <= last <= total:
                 raise ValueError(f"{key} lies outside the file")
-            if entry["dtype"] not in names:
-                raise ValueError(f"{key} has the type {entry['dtype']}; alab reads {', '.join(names)}")
-            self._add(key, Spec(names[entry["dtype"]], tuple(entry["shape"])), 8 + length + first, last - first)
+            given, shape = entry["dtype"], tuple(entry["shape"])
+            if any(not isinstance(size, int) or size < 0 for size in shape):
+                raise ValueError(f"{key} has the shape {shape}")
+            if given in names or given == "BF16":
+                spec = Spec(names.get(given, np.dtype("<u2")), shape, is_bfloat16=given == "BF16")
+                self._add(key, spec, 8 + length + first, last - first)
+            elif given in _OTHERS and prod(shape) * _OTHERS[given] != last - first:
+                raise ValueError(f"{key} has {last - first} bytes of values, which its shape {shape} does not")
+            else:
+                self.others[key] = str(given)
 
     def blocks(self, key: str, values: int) -> Iterator[np.ndarray]:
         """The values of an array in order, at most `values` at a time, flat, as float32."""
         spec = self.specs[key]
+        if spec.by_column:
+            yield from self._whole(key, values)
+            return
         left = prod(spec.shape)
         try:
             with self._stream(key) as file:
@@ -192,9 +221,23 @@ class ArrayReader:
                     if len(data) != count * spec.dtype.itemsize:
                         raise ValueError(f"{key} ends early")
                     left -= count
-                    yield np.frombuffer(data, spec.dtype).astype(np.float32)
+                    yield _floats(data, spec)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise self._damaged(str(error)) from error
+
+    def _whole(self, key: str, values: int) -> Iterator[np.ndarray]:
+        """An array that is stored column by column, by rows all the same."""
+        spec = self.specs[key]
+        try:
+            with self._stream(key) as file:
+                data = file.read(spec.nbytes)
+            if len(data) != spec.nbytes:
+                raise ValueError(f"{key} ends early")
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise self._damaged(str(error)) from error
+        flat = _floats(data, spec).reshape(spec.shape, order="F").reshape(-1)
+        for first in range(0, len(flat), values):
+            yield flat[first : first + values]
 
     @contextmanager
     def _stream(self, key: str) -> Iterator[BinaryIO]:
@@ -216,3 +259,11 @@ class ArrayReader:
         if last is None:
             raise self._damaged(f"{key} is empty")
         return last[-width:]
+
+
+def _floats(data: bytes, spec: Spec) -> np.ndarray:
+    """Values as float32; a bfloat16 is the upper half of one."""
+    values = np.frombuffer(data, spec.dtype)
+    if not spec.is_bfloat16:
+        return values.astype(np.float32)
+    return (values.astype(np.uint32) << 16).view(np.float32)

@@ -1,13 +1,11 @@
 """Runs scenarios: prefill, decode, snapshots and references, every tensor on its way to the lake meanwhile."""
 
 import gc
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby, takewhile
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,53 +14,28 @@ from torch import Tensor
 
 from warehouse import catalog, generate, models, replies, sampler, sites, state_tokens
 from warehouse.chat import Chat, Rendered
-from warehouse.describe import describe, step_rows
+from warehouse.describe import conclude, step_rows
+from warehouse.ending import ending, next_command
 from warehouse.errors import AlabError
 from warehouse.gather import Rows
 from warehouse.lake import Lake, StagedRun
 from warehouse.plan import Plan, Snapshot, chat_of, check_room, make_plan, preview, refusal
 from warehouse.prompt_rows import prompt_rows
 from warehouse.recorder import LayerTensors, Recorder
-from warehouse.scenario import Scenario, find, load
+from warehouse.references import grouped, sequences
+from warehouse.scenario import Scenario
 from warehouse.states import Key, StateFile
 from warehouse.transfer import Transfer
 from warehouse.writer import TensorWriter, leave_a_core
 
-#: Told of progress: (what is happening, passes done, passes in all).
+#: Told of progress: (what is happening, passes done, passes in all); of many prompts, prompts instead of passes.
 Progress = Callable[[str, int, int], None]
 
 
-def capture_files(
-    paths: Sequence[Path | str], warehouse: Path | str | None = None, *, force: bool = False,
-    progress: Progress | None = None,
-) -> Iterator[str]:  # fmt: skip
-    """Run scenario files, or all those in a directory, one after the other.
-
-    All of them are read and checked before the first model is loaded.
-
-    Args:
-        paths: files and directories.
-        warehouse: where the runs go; else each scenario's `output.dir`, else `./lab`.
-        force: run although the disk looks too small.
-        progress: told of each forward pass.
-
-    Yields:
-        Ids of the new runs, each as soon as it is published.
-
-    Raises:
-        AlabError: a scenario is invalid or cannot be run; nothing of it is kept, earlier ones are.
-    """
-    scenarios = [load(path) for path in find(list(paths))]
-    for scenario in scenarios:
-        if scenario.output.format != "parquet" and progress:
-            progress("output.format: alab writes Parquet; alab export --format npz gives the json+npz layout", 0, 0)
-    lakes = [Lake(warehouse or scenario.output.dir or "lab") for scenario in scenarios]
-    yield from capture(scenarios, lakes, force=force, progress=progress)
-
-
 def capture(
-    scenarios: list[Scenario], lakes: list[Lake], *, force: bool = False, progress: Progress | None = None
-) -> Iterator[str]:
+    scenarios: list[Scenario], lakes: list[Lake], *, force: bool = False, progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Iterator[str]:  # fmt: skip
     """Run scenarios and publish their runs.
 
     Models are loaded once for neighbouring scenarios that share one, and freed before the next.
@@ -72,6 +45,7 @@ def capture(
         lakes: where each goes.
         force: run although the disk looks too small.
         progress: told of each forward pass.
+        tell: told each reply and where it ended, after its run's id was given, and what to do next.
 
     Yields:
         Ids of the new runs, each as soon as it is published.
@@ -80,6 +54,7 @@ def capture(
         AlabError: a scenario cannot be run; nothing of it is kept, earlier ones are.
     """
     pairs = list(zip(scenarios, lakes, strict=True))
+    ended: list[tuple[Lake, str]] = []
     for (spec, eager), group in groupby(pairs, key=lambda pair: (pair[0].model, pair[0].capture.attention_weights)):
         report = progress or (lambda *_: None)
         report(f"loading {spec.id}", 0, 0)
@@ -87,11 +62,16 @@ def capture(
         found = sites.discover(loaded.model)
         for scenario, lake in group:
             for single in _singles(scenario, loaded, report):
-                yield capture_one(single, loaded, found, lake, force=force, progress=report)
+                ended.append((lake, capture_one(single, loaded, found, lake, force=force, progress=report)))
+                yield ended[-1][1]
+                if tell:
+                    tell(ending(*ended[-1]))
         del loaded, found
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+    if tell:
+        tell(next_command(ended))
 
 
 def _singles(scenario: Scenario, loaded: models.Loaded, report: Progress) -> Iterator[Scenario]:
@@ -160,16 +140,14 @@ def publishing(
         progress(f"{staged.run_id} is in the lake; the next alab command registers it: {problem}", 0, 0)
 
 
-def site_widths(
-    plan: Plan, found: sites.ModelSites, wanted: Any, vocabulary: int
-) -> dict[int | None, dict[str, int]]:
+def site_widths(plan: Plan, found: sites.ModelSites, wanted: Any) -> dict[int | None, dict[str, int]]:
     """Width of each site that a plan captures, per layer; None for embeddings and logits."""
     widths: dict[int | None, dict[str, int]] = {
         n: {site: port.width for site, port in found.layers[n].ports.items() if site in plan.sites}
         for n in plan.layers
     }
-    widths[None] = {"embeddings": found.hidden_size} if wanted.hidden_states else {}
-    widths[None] |= {"logits": vocabulary} if wanted.logits else {}
+    widths[None] = {"embeddings": found.embedding_width} if wanted.hidden_states else {}
+    widths[None] |= {"logits": found.vocabulary} if wanted.logits else {}
     return widths
 
 
@@ -181,7 +159,6 @@ class _Run:
         staged: StagedRun, rows: dict[str, list[dict]], progress: Progress,
     ):  # fmt: skip
         self.scenario, self.loaded, self.found, self.plan, self.staged = scenario, loaded, found, plan, staged
-        self.config = loaded.model.config.get_text_config()
         self.chat = Chat(loaded.tokenizer)
         self.eos = models.eos_ids(loaded.model, loaded.tokenizer)
         self.reader = generate.Reader(loaded.model, trees=found.trees, rewinds=found.rewinds)
@@ -192,31 +169,37 @@ class _Run:
         self._done = 0
         new = scenario.generation.max_new_tokens
         passes = sum(new + (len(snapshots) + 1 if snapshots else 0) for _, _, snapshots in plan.prompts)
-        self._total = passes + len(plan.references) * scenario.capture.hidden_states
+        self._many = len(plan.prompts) > 1  # then prompts are counted, else passes
+        self._total = len(plan.prompts) if self._many else passes + len(plan.references)
 
     def record(self) -> None:
         """Run every pass; everything but the metadata is on disk afterwards, and that is in the rows."""
         wanted = self.scenario.capture
-        widths = site_widths(self.plan, self.found, wanted, self.config.vocab_size)
+        widths = site_widths(self.plan, self.found, wanted)
         self.states = StateFile(self.staged, self.found.hidden_size, wanted.store_dtype)
         with (
             Recorder(
-                self.loaded.model, self.found, sites=self.plan.sites, layers=self.plan.layers,
+                self.loaded.model, self.found, sites=self.plan.read, layers=self.plan.layers,
                 attention=wanted.attention_weights,
             ) as self.recorder,
             TensorWriter(self.staged, widths, wanted.store_dtype) as self.writer,
         ):  # fmt: skip
             for prompt_id in range(len(self.plan.prompts)):
                 self._prompt(prompt_id)
-            if wanted.hidden_states:
-                self._references()
+                self._done += self._many
+            self._references()
             self._progress("writing", self._total, self._total)
             self.states.close()
-        about = describe(self.scenario, self.loaded, self.found, self.plan, self.writer.stats, self.created)
-        self.rows |= about
+        self.rows |= conclude(
+            self.staged, self.scenario, self.loaded, self.found, self.plan, self.recorder.note(self.writer.stats),
+            self.created,
+        )  # fmt: skip
 
     def _tick(self, what: str, count: int = 1) -> None:
-        self._done += count
+        if self._many:
+            what = what if what == "references" else "prompts"
+        else:
+            self._done += count
         self._progress(what, min(self._done, self._total), self._total)
 
     def _prompt(self, prompt_id: int) -> None:
@@ -244,7 +227,7 @@ class _Run:
             self._tick("snapshots", len(snapshots) - len(unread))
             self._read_states(unread, "snapshots")
         self.states.flush()
-        kept = snapshots if self.scenario.capture.hidden_states else None
+        kept = snapshots if self.plan.states else None
         for table, rows_of in prompt_rows(prompt_id, self.chat, messages, rendered, generated, stop, kept).items():
             self.rows[table] += rows_of
 
@@ -301,7 +284,7 @@ class _Run:
             generated.append(token)
             unread = [token]
             if token in self.eos:
-                self._done += options.max_new_tokens - len(generated)
+                self._done += 0 if self._many else options.max_new_tokens - len(generated)
                 return generated, "eos"
         return generated, "length"
 
@@ -313,6 +296,8 @@ class _Run:
         def sink(tensors: LayerTensors) -> None:
             host, ready = self.transfer(tensors)
             self.writer.put(Rows(prompt_id, step, kind, position, host.layer, host.sites, host.attention, ready))
+            if not self.plan.states:
+                return
             if step:
                 self.states.hold((prompt_id, "final", step, None), tensors.layer, tensors.sites)
             else:
@@ -349,14 +334,10 @@ class _Run:
             self._tick(what, len(rows))
 
     def _references(self) -> None:
-        references = self.plan.references
-        self._read_states(
-            {(None, "reference", i, label): ids for i, (label, _, ids) in enumerate(references)}, "references"
-        )
-        self.rows["reference_states"] += [
-            {"label": label, "ref_index": index, "messages": json.dumps(messages, ensure_ascii=False),
-             "n_tokens": len(ids)}
-            for index, (label, messages, ids) in enumerate(references)
-        ]  # fmt: skip
-        self.rows["state_tokens"] += self.plan.reference_tokens
+        references = grouped(self.plan.references)
+        self._read_states(sequences(references), "references")
+        for one in references:
+            one.average(self.states)
+        self.rows["reference_states"] += [one.row() for one in references]
+        self.rows["state_tokens"] += [row for one in references for row in one.token_rows()]
         self.states.flush()

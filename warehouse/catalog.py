@@ -293,9 +293,14 @@ def _load_index(db: duckdb.DuckDBPyConnection, lake: Lake) -> None:
         "FROM files GROUP BY dataset ORDER BY dataset"
     ).fetchall()
     runs_with += [("models", f"|{'|'.join(models)}|")] if (models := lake.models()) else []
+    known = "SELECT run_id, model_id, weights_hash FROM runs WHERE model_id IS NOT NULL ORDER BY created_at, run_id"
+    runs = db.execute(known).fetchall()
+    weights = {model: fingerprint for _, model, fingerprint in runs} | {run: found for run, _, found in runs}
     text = Template(sqldoc.index_template()).substitute(
-        lake=literal(_glob_escaped(lake.root)), latest_run=literal(latest), runs_with=literal(dict(runs_with))
-    )
+        lake=literal(_glob_escaped(lake.root)), latest_run=literal(latest), runs_with=literal(dict(runs_with)),
+        weights_of=literal({name: found for name, found in weights.items() if found}),
+        model_of=literal({run: model for run, model, _ in runs}),
+    )  # fmt: skip
     for item in sqldoc.parse(text):
         db.execute(item.statement)
         _comment(db, item)

@@ -50,16 +50,18 @@ def main(warehouse: Path | None, debug: bool) -> None:
 def capture(ctx: click.Context, scenarios: tuple[Path, ...], force: bool) -> None:
     """Run scenarios (YAML files, or directories of them) and keep every tensor.
 
-    Prints the ids of the new runs, one a line.
+    Prints the ids of the new runs, one a line, and on standard error each reply and where it ended.
 
     \b
     alab capture scenarios/quickstart.yaml
     """
-    from warehouse.capture import capture_files
+    from warehouse.order import capture_files
     from warehouse.progress import bar
 
-    with bar() as report:
-        for run_id in capture_files(scenarios, ctx.find_root().params["warehouse"], force=force, progress=report):
+    place = ctx.find_root().params["warehouse"]
+    with bar() as progress:
+        for run_id in capture_files(scenarios, place, force=force, progress=progress, tell=progress.message):
+            progress.clear()
             click.echo(run_id)
 
 
@@ -237,10 +239,11 @@ def rebuild(ctx: click.Context) -> None:
 def export(ctx: click.Context, run: str, out: Path | None, **options) -> None:
     """Write a run as a directory of arrays or tables, for scripts that know no SQL.
 
+    -o names a directory, in which there are .npz files for instance; the name of one file, such as x.npz, is refused.
     Prints the directory. RUN is an id, a unique prefix of one, or `latest`.
 
     \b
-    alab export latest --format npz --layers 0-3
+    alab export latest --format npz --layers 0-3 -o exported
     """
     from warehouse.export import export as write
 

@@ -1,9 +1,10 @@
 """`alab demo`: a first run on a real model, an answer, a report, and what to try next."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from warehouse import query
+from warehouse import query, typed
 from warehouse.assets import asset_dir
 from warehouse.lake import Lake
 
@@ -23,7 +24,7 @@ def run(lake: Lake, say: Callable[[str], None], progress: Callable[[str, int, in
         say: prints a line of the results.
         progress: told how the capture is going.
     """
-    from warehouse.capture import capture_files
+    from warehouse.order import capture_files
     from warehouse.report import write_report
 
     scenario = asset_dir("scenarios") / "quickstart.yaml"
@@ -32,12 +33,21 @@ def run(lake: Lake, say: Callable[[str], None], progress: Callable[[str, int, in
     report, *_ = write_report(lake, [run_id])
     say(f"captured {run_id}\n\nTowards which emotion does each message move the model?\n\n{QUESTION}\n")
     query.run(lake, QUESTION, "table")
-    here = Path.cwd()
-    shown = {path: path.relative_to(here) if path.is_relative_to(here) else path for path in (lake.warehouse, report)}
-    flag = "" if lake.warehouse == here / "lab" else f" -w {shown[lake.warehouse]}"
-    say(
-        f"\nwarehouse  {shown[lake.warehouse]}\nreport     {shown[report]}  (open it in a browser)\n\nNext:\n"
-        f"  alab{flag} sql --list\n"
-        f"  alab{flag} capture {scenario.parent / 'emotions.yaml'}\n"
-        f"  duckdb {shown[lake.warehouse] / 'alab.duckdb'} -c \"from intra_run_summary('latest')\""
-    )
+    say(f"\nwarehouse  {typed.short(lake.warehouse)}\nreport     {typed.short(report)}  (open it in a browser)\n")
+    say("\n  ".join(["Next:", *commands(lake)]))
+
+
+def commands(lake: Lake) -> list[str]:
+    """What to try next, to be typed as it is."""
+    alab = typed.alab(lake.warehouse)
+    lines = [
+        f"{alab} sql --list",
+        f"{alab} sql \"from intra_run_summary('latest')\"",
+        f"{alab} capture {typed.quoted(asset_dir('scenarios') / 'emotions.yaml')}",
+    ]
+    # The one that was installed beside alab: another may be too old to open the file.
+    shell = Path(sys.executable).with_name("duckdb")
+    if shell.is_file():
+        question = "from snapshot_reference('latest') limit 5"
+        lines.append(f'{typed.program(shell)} {typed.quoted(lake.catalog)} -c "{question}"')
+    return lines

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from warehouse.arrays import SUFFIXES, ArrayReader
+from warehouse.counts import Counts
 from warehouse.errors import AlabError
 from warehouse.lake import SITES
 from warehouse.layout import KEYS
@@ -26,6 +27,7 @@ class Pass:
         first: position of the first of them.
         keys: key of each (layer or None, column).
         widths: width of each (layer or None, column) but attention.
+        left_out: key of each array that is no site, and why.
     """
 
     def __init__(self, row: dict, path: Path, reader: ArrayReader):
@@ -33,7 +35,9 @@ class Pass:
         self.prompt_id, self.step = int(row.get("prompt_id") or 0), int(row["step"])
         self.keys: dict[tuple[int | None, str], str] = {}
         self.widths: dict[tuple[int | None, str], int] = {}
-        self.unknown: list[str] = []
+        self.left_out: dict[str, str] = {
+            key: f"it holds {dtype}, not floating-point numbers" for key, dtype in reader.others.items()
+        }
         tokens, ends = set(), set()
         for key, spec in reader.specs.items():
             match = _KEY.fullmatch(key)
@@ -41,7 +45,7 @@ class Pass:
             layer = int(match[1]) if match and match[1] else None
             attention = layer is not None and column == "attn_weights"
             if not attention and column not in (("embeddings", "logits") if layer is None else SITES):
-                self.unknown.append(key)
+                self.left_out[key] = "alab has no place for it"
                 continue
             rank = 3 if attention else 2
             if len(spec.shape) < rank or any(length != 1 for length in spec.shape[:-rank]) or 0 in spec.shape:
@@ -107,6 +111,7 @@ class Directory:
             if one.keys.keys() != self.passes[0].keys.keys():
                 odd = next(iter(one.keys.keys() ^ self.passes[0].keys.keys()))
                 raise self.refused(f"some passes have {odd[1]} of layer {odd[0]} and others have not")
+        self.counts: Counts | None = None  # of what is written
         self.layers = sorted({layer for one in self.passes for layer, _ in one.keys if layer is not None})
 
     def refused(self, why: str) -> AlabError:

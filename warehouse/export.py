@@ -6,6 +6,7 @@ The formats `parquet` and `arrow` have the rows of the lake: one table per datas
 the logit lens and the metadata whole, whichever steps and layers are wanted.
 """
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from itertools import chain
@@ -14,11 +15,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from warehouse import catalog, layout
+from warehouse import catalog, layout, typed
 from warehouse.errors import AlabError
 from warehouse.lake import Lake
 from warehouse.parquet import open_parquet
 from warehouse.reading import Run, Selection, Source, names, numbers, sources
+
+#: What `export` writes.
+FORMATS = ("npz", "npy", "safetensors", "parquet", "arrow")
+#: Suffixes of single files, whatever is in them.
+ONE_FILE = {f".{name}" for name in FORMATS} | {
+    ".feather", ".ipc", ".pt", ".pth", ".bin", ".pkl", ".pickle", ".h5", ".hdf5", ".mat", ".csv", ".tsv", ".json",
+    ".jsonl", ".yaml", ".txt", ".db", ".duckdb", ".sqlite", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst",
+}  # fmt: skip
 
 
 def export(
@@ -41,8 +50,9 @@ def export(
         The directory.
 
     Raises:
-        AlabError: no such run, site, layer or step, or the directory exists.
+        AlabError: no such run, site, layer or step, or the directory exists, or its name is that of one file.
     """
+    _check_name(lake, out, name, fmt)
     with catalog.connect(lake) as db:
         run_id = catalog.find_run(db, name)
         run = Run(lake, run_id, db)
@@ -70,6 +80,20 @@ def export(
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return out
+
+
+def _check_name(lake: Lake, out: Path | None, run: str, fmt: str) -> None:
+    """Refuse a directory whose name promises one file, as `x.npz` does: what reads such files would not find one."""
+    if out is None or (suffix := Path(out).suffix.lower()) not in ONE_FILE:
+        return
+    fmt = suffix[1:] if suffix[1:] in FORMATS else fmt
+    plain = Path(out)
+    while plain.suffix.lower() in ONE_FILE:  # x.tar.gz
+        plain = plain.with_suffix("")
+    raise AlabError(
+        f"an export is a directory of files, and {Path(out).name} is the name of one file",
+        f"{typed.alab(lake.warehouse)} export {shlex.quote(run)} --format {fmt} -o {typed.quoted(plain)}", 2,
+    )  # fmt: skip
 
 
 def _is_export(path: Path) -> bool:

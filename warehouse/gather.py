@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from warehouse.rounding import Rounding, Stats, residual_error
+from warehouse.errors import AlabError
+from warehouse.rounding import Rounding, Stats, change, residual_error
 
 #: Rows of activations that are compressed together; the last token of a prefill is read without the rest.
 GROUP_ROWS = 128
@@ -144,10 +145,17 @@ class Gather:
         self._attention: dict[int, _AttentionGather] = {}
 
     def take(self, rows: Rows) -> Iterator[RowGroup | AttentionGroup]:
-        """Take the rows of a layer and pass; gives the row groups that are full."""
+        """Take the rows of a layer and pass; gives the row groups that are full.
+
+        Raises:
+            AlabError: a tensor has not the width that the file's schema says, or not a row for each token.
+        """
+        self._check(rows)
         if rows.sites:
             if rows.layer not in self._rows:
-                self._rows[rows.layer] = _RowGather(rows.layer, self._group(rows.layer), self._round, self.stats)
+                self._rows[rows.layer] = _RowGather(
+                    rows.layer, self._group(rows.layer), self._round, self.stats, set(self._widths[rows.layer])
+                )
             yield from self._rows[rows.layer].take(rows)
         if rows.attention is not None:
             if rows.layer not in self._attention:
@@ -159,6 +167,26 @@ class Gather:
         for gather in (*self._rows.values(), *self._attention.values()):
             yield from gather.rest()
 
+    def _check(self, rows: Rows) -> None:
+        counts = {site: len(tensor) for site, tensor in rows.sites.items()}
+        counts |= {} if rows.attention is None else {"attention": rows.attention.shape[1]}
+        if len(set(counts.values())) > 1:
+            raise AlabError(f"tensors of layer {rows.layer} are of different numbers of tokens: {counts}")
+        for site, tensor in rows.sites.items():
+            known = self._widths[rows.layer].get(site)
+            if site in self._widths[rows.layer] and (tensor.ndim != 2 or tensor.shape[1] != known):
+                where = f" of layer {rows.layer}" if rows.layer is not None else ""
+                raise AlabError(
+                    f"{site}{where} is shaped {tuple(tensor.shape)}; the probe pass had vectors of {known}",
+                    "The model changed while it was captured.",
+                )
+        if rows.attention is not None and rows.attention.shape[2] > rows.position + rows.attention.shape[1]:
+            seen, there = rows.attention.shape[2], rows.position + rows.attention.shape[1]
+            raise AlabError(
+                f"attention of layer {rows.layer} has {seen} keys for a sequence of {there} tokens",
+                "Virtual tokens and static caches cannot be captured.",
+            )
+
     def _group(self, layer: int | None) -> int:
         """Rows in a row group: fewer for a wide model, since each layer keeps up to a group of decode rows."""
         if layer is None:
@@ -168,10 +196,14 @@ class Gather:
 
 
 class _RowGather:
-    """The vectors of one layer, or embeddings and logits; a row group has the same sites in all its rows."""
+    """The vectors of one layer, or embeddings and logits; a row group has the same sites in all its rows.
 
-    def __init__(self, layer: int | None, group: int, rounding: Rounding, stats: Stats):
+    Sites that are not stored come along to be measured.
+    """
+
+    def __init__(self, layer: int | None, group: int, rounding: Rounding, stats: Stats, stored: set[str]):
         self._layer = layer
+        self._stored = stored
         self._group = group
         self._round = rounding
         self._stats = stats
@@ -198,14 +230,16 @@ class _RowGather:
             sites = self._rounded({site: tensor[start:end] for site, tensor in rows.sites.items()})
             for at in range(start, end, self._group):
                 part = {site: tensor[at - start :][: self._group] for site, tensor in sites.items()}
-                yield RowGroup(self._layer, [rows.piece(at, self._group)], part)
+                if part:
+                    yield RowGroup(self._layer, [rows.piece(at, self._group)], part)
         if last < count:
             self._keep(rows, last, count)
 
     def rest(self) -> Iterator[RowGroup]:
         if self._count:
             parts = self._buffer[: self._count].split(list(self._widths.values()), dim=1)
-            yield RowGroup(self._layer, self._pieces, self._rounded(dict(zip(self._widths, parts, strict=True))))
+            if sites := self._rounded(dict(zip(self._widths, parts, strict=True))):
+                yield RowGroup(self._layer, self._pieces, sites)
         self._buffer, self._pieces, self._count = None, [], 0
 
     def _keep(self, rows: Rows, start: int, end: int) -> None:
@@ -218,11 +252,14 @@ class _RowGather:
         self._count += end - start
 
     def _rounded(self, sites: dict[str, Tensor]) -> dict[str, Tensor]:
-        error = residual_error(sites)
-        if error is not None:
-            before = self._stats.residual.get(self._layer, (0.0, 0.0))
-            self._stats.residual[self._layer] = max(before[0], error[0]), max(before[1], error[1])
-        return {site: self._round(tensor, self._stats.site(self._layer, site)) for site, tensor in sites.items()}
+        if self._layer is not None:
+            for seen, value in ((self._stats.residual, residual_error(sites)), (self._stats.changed, change(sites))):
+                if value is not None:
+                    seen[self._layer] = max(seen.get(self._layer, 0.0), value)
+        return {
+            site: self._round(tensor, self._stats.site(self._layer, site))
+            for site, tensor in sites.items() if site in self._stored
+        }  # fmt: skip
 
 
 class _AttentionGather:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from warehouse import models
 from warehouse.errors import AlabError
-from warehouse.probe import as_rows, first
+from warehouse.probe import as_rows, first, unwrapped
 from warehouse.tree import Tree
 
 #: Tokens of a tree that are read in one pass: a longer pass is no faster, and its attention grows with the square.
@@ -35,12 +35,13 @@ class Reader:
         self._trees = trees
         self._rewinds = rewinds
         self._reach = models.reach(model)
+        self._embedded = getattr(model.get_input_embeddings(), "num_embeddings", math.inf)
         self._cache: Any = None
         self._regimes: set[tuple[int, ...]] = set()  # rotary frequencies that the cache was filled with
-        self._cache_name = models.cache_name(model)
+        self._cache_name = models.cache_name(unwrapped(model))
         self._rotary = list(_dynamic_rotary(model))
         # Logits of one position instead of all, where the model can.
-        self._can_limit_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._can_limit_logits = "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
 
     def read(self, ids: list[int], *, all_logits: bool = False) -> Tensor:
         """Read tokens that follow those read so far, in one forward pass.
@@ -114,6 +115,11 @@ class Reader:
 
     def _forward(self, ids: list[int], logits: int, **options: Any) -> Tensor:
         """One forward pass; gives (tokens, vocabulary) of the last `logits` tokens at least, 0 for all."""
+        if max(ids) >= self._embedded:  # a tokenizer with more tokens, or a head that is padded
+            raise AlabError(
+                f"token {max(ids)} cannot be read: the model embeds {self._embedded} tokens",
+                "The tokenizer is not the model's, or the model chose a token that only pads its head.",
+            )
         if logits and self._can_limit_logits:
             options["logits_to_keep"] = logits
         if self._cache is None:  # dynamic scaling remembers the longest sequence until it sees a short one

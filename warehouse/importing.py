@@ -17,11 +17,12 @@ import numpy as np
 import pyarrow as pa
 
 from warehouse import catalog, lens_json, parquet
+from warehouse.counts import Counts
 from warehouse.directory import Directory, Pass
 from warehouse.errors import AlabError
 from warehouse.lake import SITES, STATE_SITES, Lake, StagedRun
 from warehouse.layout import RUN_TABLES
-from warehouse.pages import PageWriter
+from warehouse.pages import PageWriter, plain
 
 #: Rows, and values of attention and outputs, that are compressed together.
 GROUP_ROWS, GROUP_VALUES = 128, 1 << 20
@@ -74,6 +75,7 @@ def import_run(lake: Lake, folder: Path | str, *, name: str | None = None) -> st
 
 
 def _write(staged: StagedRun, source: Directory, scenario: str) -> None:
+    source.counts = Counts(_text(source.record, "store_dtype") or _store_dtype(source))
     for layer in [None, *source.layers]:
         _write_layer(staged, source, layer)
     states = _States(source)
@@ -151,7 +153,7 @@ def _write_bulk(path: Path, schema: pa.Schema, tables: Iterator[pa.Table], limit
         for table in _grouped(tables, limit):
             for part in _all_or_none(table):
                 writer.write(
-                    part.num_rows, {name: _plain(part.column(name).combine_chunks()) for name in schema.names}
+                    part.num_rows, {name: plain(part.column(name).combine_chunks()) for name in schema.names}
                 )
         writer.close()
     except BaseException:
@@ -179,17 +181,6 @@ def _all_or_none(table: pa.Table) -> Iterator[pa.Table]:
     yield from (table.slice(start, end - start) for start, end in pairwise(ends))
 
 
-def _plain(column: pa.Array) -> Any:
-    """A column as `PageWriter` takes it."""
-    if column.null_count:
-        return None
-    if pa.types.is_fixed_size_list(column.type):
-        return column.flatten().to_numpy().reshape(len(column), -1)
-    if pa.types.is_list(column.type):
-        return column.flatten().to_numpy(), column.value_lengths().to_numpy()
-    return column.to_pylist() if pa.types.is_string(column.type) else column.to_numpy()
-
-
 def _vectors(source: Directory, one: Pass, layer: int | None, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
     """Rows of activations or outputs of one pass, a block at a time."""
     reader = source.reader(one.path)
@@ -205,6 +196,8 @@ def _vectors(source: Directory, one: Pass, layer: int | None, schema: pa.Schema,
             "kind": [one.kind] * count, "position": np.arange(position, position + count, dtype=np.int32),
         } | dict(zip(columns, some, strict=True))  # fmt: skip
         position += count
+        for column, values in zip(columns, some, strict=True):
+            source.counts.add(layer, column, values.reshape(count, -1))
         yield pa.table([_array(given.get(field.name), field, count) for field in schema], schema=schema)
 
 
@@ -230,6 +223,7 @@ def _attention(source: Directory, one: Pass, layer: int | None, schema: pa.Schem
         if block[~causal].any():
             raise source.refused(f"{key} of step {one.step} looks at later tokens, which alab has no place for")
         offsets = np.concatenate([[0], np.cumsum(position + 1)]).astype(np.int32)
+        source.counts.add(layer, "attention", block[causal])
         weights = pa.ListArray.from_arrays(offsets, pa.array(block[causal]), type=schema.field("weights").type)
         columns = [np.full(len(block), one.prompt_id), np.full(len(block), one.step), number // one.tokens, position]
         yield pa.table([*(pa.array(column, pa.int32()) for column in columns), weights], schema=schema)
@@ -255,6 +249,8 @@ class _States:
         for number, row in enumerate(self.references):
             row["ref_index"] = int(row.get("ref_index", number))
             self._add((None, "reference", row["ref_index"], str(row["label"])), row)
+        for row in source.index("examples", r"example_(?P<state_index>\d+)_(?P<label>.+)"):
+            self._add((None, "example", int(row["state_index"]), str(row["label"])), row)
         for row in source.index("states", "(?P<state>initial|final)"):
             self._add((row.get("prompt_id") or 0, row["state"], int(row.get("state_index", 0)), None), row)
         if not any(state in ("initial", "final") for _, state, *_ in self._vectors):
@@ -317,11 +313,11 @@ def _metadata(source: Directory, run_id: str, scenario: str, states: _States) ->
             {"prompt_id": 0, "is_generated": False} | row for row in states.snapshots
         ],
         "layers": told["layers"] or [{"layer": layer} for layer in source.layers],
-        "sites": told["sites"] or _sites(source),
+        "sites": source.counts.filled(told["sites"] or _sites(source)),
         "warnings": told["warnings"] + [
-            {"code": "import", "message": f"the array {key} was left out; alab has no place for it"}
-            for key in sorted({key for one in source.passes for key in one.unknown})
-        ],
+            {"code": "import", "message": f"the array {key} was left out: {why}"}
+            for key, why in sorted({item for one in source.passes for item in one.left_out.items()})
+        ] + source.counts.warnings(told["warnings"]),
         "files": [],
     }  # fmt: skip
     return {
@@ -339,19 +335,27 @@ def _typed(row: dict, schema: pa.Schema) -> dict:
     }  # fmt: skip
 
 
+def _store_dtype(source: Directory) -> str:
+    """The precision that all arrays are in; float32 where they differ."""
+    specs = source.reader(source.passes[0].path).specs.values()
+    kinds = {"bfloat16" if spec.is_bfloat16 else spec.dtype.name for spec in specs}
+    return kinds.pop() if len(kinds) == 1 and kinds <= {"float16", "bfloat16"} else "float32"
+
+
 def _run(source: Directory, scenario: str) -> dict:
     record, now = source.record, datetime.now(UTC).replace(tzinfo=None)
     hidden = next((width for (layer, site), width in source.widths.items() if site.startswith("hidden")), None)
-    half = all(spec.dtype.itemsize == 2 for spec in source.reader(source.passes[0].path).specs.values())
     told = {
         "num_layers": max(source.layers, default=-1) + 1, "hidden_size": hidden,
         "created_at": now, "finished_at": now,
-        "vocab_size": source.widths.get((None, "logits")), "store_dtype": "float16" if half else "float32",
+        "vocab_size": source.widths.get((None, "logits")), "store_dtype": source.counts.store_dtype,
         "scenario_json": json.dumps(record.get("config") or {}, ensure_ascii=False),
         "env_json": json.dumps(record.get("environment") or {}, ensure_ascii=False),
         "tokenizer_json": json.dumps(record.get("tokenizer") or {}, ensure_ascii=False),
     }  # fmt: skip
     told["model_id"] = _text(record, "model_id", "model", "model_name")
+    if not re.fullmatch(r"[0-9a-f]{32}|None", str(record.get("weights_hash"))):
+        raise source.refused(f"run.json has the weights_hash {record['weights_hash']!r}, which is no fingerprint")
     for key in ("scenario_json", "env_json", "tokenizer_json"):
         if not isinstance(json.loads(record.get(key) or told[key]), dict):
             raise source.refused(f"run.json has a {key} that is no object")
@@ -370,11 +374,14 @@ def _prompts(source: Directory) -> list[dict]:
 
 def _sites(source: Directory) -> list[dict]:
     keys = [(layer, site) for layer in source.layers for site in SITES]
+    attention = {layer for layer, column in source.passes[0].keys if column == "attn_weights"}
+    keys += [(layer, "attention") for layer in sorted(attention)]
     keys += [(None, site) for site in ("embeddings", "logits") if (None, site) in source.widths]
+    there = source.widths.keys() | {(layer, "attention") for layer in attention}
     return [
         {
             "layer": layer, "site": site, "module": None, "width": source.widths.get((layer, site)),
-            "reason": None if (layer, site) in source.widths else "not in the imported directory",
+            "reason": None if (layer, site) in there else "not in the imported directory",
             "n_out_of_range": 0, "n_nonfinite": 0,
         }
         for layer, site in keys

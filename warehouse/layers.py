@@ -67,12 +67,13 @@ def stand_in(config: Any) -> nn.Module:
 
 def tree(model: nn.Module, found: sites.ModelSites) -> str:
     """The modules of a model; of its layers the first of each kind, with the sites taken from each."""
-    taken: dict[str, list[str]] = {found.embedding: [f"embeddings ({found.hidden_size})"]}
+    taken: dict[str, list[str]] = {found.embedding: [f"embeddings ({found.embedding_width})"]}
     for layer in found.layers:
         for site in SITES:
             if port := layer.ports.get(site):
-                part = str(port).removeprefix(f"{port.module}.{port.side}")
-                taken.setdefault(port.module, []).append(f"{site} = {port.side}{part} ({port.width})")
+                more = ", added up" if port.more else ""
+                for module in port.modules:
+                    taken.setdefault(module, []).append(f"{site} = {port.side}{port.part} ({port.width}{more})")
         if layer.attention:
             taken.setdefault(layer.attention, []).append("attention weights")
     head = model.get_output_embeddings()

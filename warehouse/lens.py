@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from warehouse import catalog, heads, lens_json, parquet, query
+from warehouse.chat import Chat
 from warehouse.errors import AlabError
 from warehouse.heads import Head
 from warehouse.lake import Lake
@@ -132,37 +133,67 @@ def _publish(lake: Lake, held: Any, path: Path) -> None:
 
 
 def _head(lake: Lake, run: Run, model: Any, progress: Callable[[str, int, int], None]) -> Head:
-    """The head of the run's model, from the lake; the first time, from the model."""
+    """The head of the weights that the run was captured with, from the lake; the first time, from the model.
+
+    It is kept by the fingerprint of the weights. Runs of alab 0.1 have none; theirs is kept by the model's name.
+    """
     (row,) = run.rows("runs")
+    key = row["weights_hash"] or row["model_id"]
+    head = heads.kept(lake, key)
+    if model is not None and row["weights_hash"] and model.weights_hash != row["weights_hash"]:
+        raise AlabError(
+            f"the model that is given has other weights ({model.weights_hash}) than {run.run_id} was captured with "
+            f"({row['weights_hash']})",
+            "Give the model as it was then" + ("." if head is None else ", or none: what it takes is kept."),
+        )
     spec = json.loads(row["scenario_json"] or "{}").get("model") or {"id": row["model_id"], "dtype": "float32"}
     full = "/".join(filter(None, [row["model_id"], spec.get("gguf_file")]))
-    head = heads.kept(lake, row["model_id"])
     if head is None:
-        from warehouse import models, scenario
-        from warehouse.chat import Chat
-
-        if model is None:
-            progress(f"loading {row['model_id']}, once", 0, 0)
-            model = models.load(scenario.Model(**spec | {"device": "auto"}), attention_weights=False)
+        model = model or _loaded(run.run_id, row, spec, progress)
         head = heads.find(model.model)
         head.model = full
         if model.tokenizer is not None:
             chat = Chat(model.tokenizer)
             head.tokens = [chat.token_text(i) or None for i in range(len(head.unembedding))]
-        heads.keep(lake, row["model_id"], head)
-    elif model is not None and not torch.equal(head.unembedding, heads.find(model.model).unembedding):
-        raise _other(lake, run, "are not those of the model that is given")
-    if head.model != full:
-        raise _other(lake, run, f"are those of {head.model}, not of {full}")
+        heads.keep(lake, key, head)
+    elif row["weights_hash"] is None:
+        if model is not None and not torch.equal(head.unembedding, heads.find(model.model).unembedding):
+            raise _other(lake, run, "are not those of the model that is given")
+        if head.model != full:
+            raise _other(lake, run, f"are those of {head.model}, not of {full}")
     if head.unembedding.shape[1] != row["hidden_size"]:
         raise _other(lake, run, f"are {head.unembedding.shape[1]} wide, the run's vectors {row['hidden_size']}")
     return head
 
 
+def _loaded(run_id: str, row: dict[str, Any], spec: dict[str, Any], progress: Callable) -> Any:
+    """The model of a run, loaded again as it ran.
+
+    Raises:
+        AlabError: what its name stands for now has other weights.
+    """
+    from warehouse import models, scenario
+
+    progress(f"loading {row['model_id']}, once", 0, 0)
+    wanted = spec | {"device": "auto"}
+    if row["weights_hash"]:  # the very numbers: the commit and the precision that ran
+        wanted |= {"dtype": row["dtype"]} | ({"revision": row["revision"]} if row["revision"] else {})
+    exact = row["weights_hash"] is not None
+    model = models.load(scenario.Model(**wanted), attention_weights=False, exact_dtype=exact)
+    if exact and model.weights_hash != row["weights_hash"]:
+        raise AlabError(
+            f"{row['model_id']} has other weights by now than {run_id} was captured with "
+            f"({row['weights_hash']} then, {model.weights_hash} now)",
+            "From Python, give the model as it was then: open(...).logit_lens(RUN, model=..., tokenizer=...)",
+        )
+    return model
+
+
 def _other(lake: Lake, run: Run, why: str) -> AlabError:
-    folder = lake.root / "models" / heads.key(run.rows("runs")[0]["model_id"])
+    (row,) = run.rows("runs")
+    folder = lake.root / "models" / heads.key(row["weights_hash"] or row["model_id"])
     return AlabError(
-        f"the final norm and unembedding kept of {run.rows('runs')[0]['model_id']} {why}",
+        f"the final norm and unembedding kept of {row['model_id']} {why}",
         f"Delete {folder} and try again: they are taken from the model anew.",
     )
 

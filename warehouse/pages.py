@@ -13,7 +13,7 @@ import os
 from collections import deque
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -285,3 +285,14 @@ def _struct(*fields: tuple[int, int, bytes]) -> bytes:
         out += value
         last = number
     return bytes(out) + b"\0"
+
+
+def plain(column: pa.Array) -> Any:
+    """A column as `PageWriter` takes it."""
+    if column.null_count:
+        return None
+    if pa.types.is_fixed_size_list(column.type):
+        return column.flatten().to_numpy().reshape(len(column), -1)
+    if pa.types.is_list(column.type):
+        return column.flatten().to_numpy(), column.value_lengths().to_numpy()
+    return column.to_pylist() if pa.types.is_string(column.type) else column.to_numpy()

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
-from warehouse import models, sampler, sites, spans, state_tokens
+from warehouse import loading, models, sampler, sites, spans, state_tokens
 from warehouse.chat import Chat, Rendered
 from warehouse.errors import AlabError
 from warehouse.lake import STATE_SITES, Lake
@@ -33,19 +33,24 @@ class Plan:
 
     Attributes:
         prompts: per prompt, its messages, its rendering and its snapshots.
-        references: per reference, (label, messages, token ids).
-        reference_tokens: per reference, its row of `state_tokens`.
+        references: per example of a reference, in the scenario's order, (label, messages, how they are read).
         layers: layers to capture.
-        sites: sites to capture.
+        sites: sites to keep of every token.
+        states: whether to keep last-token states.
         warnings: rows of the table `warnings`, without the run's id.
     """
 
     prompts: list[tuple[list[dict], Rendered, list[Snapshot]]]
-    references: list[tuple[str, list[dict], list[int]]]
-    reference_tokens: list[dict]
+    references: list[tuple[str, list[dict], Rendered]]
     layers: list[int]
     sites: set[str]
+    states: bool
     warnings: list[dict]
+
+    @property
+    def read(self) -> set[str]:
+        """Sites to take from the model: those that are kept, and those that states need."""
+        return self.sites | set(STATE_SITES) if self.states else self.sites
 
 
 def make_plan(scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites) -> Plan:
@@ -54,14 +59,10 @@ def make_plan(scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites
     Raises:
         AlabError: with exit code 2; names the key of the scenario that does not fit the model.
     """
-    config = loaded.model.config.get_text_config()
     wanted = scenario.capture
-    _at_most("generation.top_k", scenario.generation.top_k or 0, config.vocab_size)
-    _at_most("capture.top_k_probs", wanted.top_k_probs, config.vocab_size)
-    count = len(found.layers)
-    layers = list(range(count)) if wanted.layers == "all" else sorted(set(wanted.layers))
-    if layers[-1] >= count:
-        raise AlabError(f"capture.layers: there is no layer {layers[-1]}; the model has 0 to {count - 1}", "", 2)
+    _at_most("generation.top_k", scenario.generation.top_k or 0, found.vocabulary)
+    _at_most("capture.top_k_probs", wanted.top_k_probs, found.vocabulary)
+    layers = _layers(wanted.layers, len(found.layers))
     warnings = [{"code": code, "message": message} for code, message in [*loaded.notes, *sampler.notes(loaded.model)]]
     prompts = []
     for p, prompt in enumerate(scenario.prompt):
@@ -75,7 +76,7 @@ def make_plan(scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites
     if scenario.prompt:
         eos = models.eos_ids(loaded.model, loaded.tokenizer)
         sampler.processors(loaded.model, 1, scenario.generation.max_new_tokens, eos)  # refused here if at all
-    references, reference_tokens = [], []
+    references = []
     chat = _references_chat(scenario, loaded)
     for i, reference in enumerate(scenario.reference_states):
         messages = [message.model_dump() for message in reference.messages]
@@ -83,14 +84,33 @@ def make_plan(scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites
         _check_length(rendered.ids, 0, loaded, f"reference_states[{i}]")
         told = _rendering_warnings(rendered, f"reference_states[{i}] ({reference.label}): message")
         warnings += [warning for warning in told if warning["code"] != "content_parts"]  # the prompt's says it
-        references.append((reference.label, messages, rendered.ids))
-        reference_tokens.append(state_tokens.row_of((None, "reference", i, reference.label), rendered))
-    if not wanted.hidden_states:
+        references.append((reference.label, messages, rendered))
+    if not wanted.states:
         for _, _, snapshots in prompts:
             snapshots.clear()
-        warnings.append({"code": "no_states", "message": "capture.hidden_states is off: the run has no states"})
+        warnings.append({"code": "no_states", "message": "capture.states is off: the run has no states"})
     names = {site for flag, names in FLAGS.items() if getattr(wanted, flag) for site in names}
-    return Plan(prompts, references, reference_tokens, layers, names, warnings)
+    return Plan(prompts, references, layers, names, wanted.states, warnings)
+
+
+def _layers(wanted: list[int] | str, count: int) -> list[int]:
+    """The layers that `capture.layers` means, ascending; negative ones count from the end.
+
+    Raises:
+        AlabError: the model has no such layer, or one is named twice.
+    """
+    if wanted == "all":
+        return list(range(count))
+    asked: dict[int, int] = {}
+    for layer in wanted:
+        if not -count <= layer < count:
+            there = f"the model has 0 to {count - 1}, or from the end -1 to -{count}"
+            raise AlabError(f"capture.layers: there is no layer {layer}; {there}", "", 2)
+        if layer % count in asked:
+            which = f"as {asked[layer % count]} and as {layer}"
+            raise AlabError(f"capture.layers names layer {layer % count} twice, {which}", "Name it once.", 2)
+        asked[layer % count] = layer
+    return sorted(asked)
 
 
 def refusal(scenario: Scenario, loaded: models.Loaded) -> str | None:
@@ -163,6 +183,7 @@ def _at_most(key: str, value: int, limit: int) -> None:
 
 def _check_length(ids: list[int], new: int, loaded: models.Loaded, where: str) -> None:
     limit = models.context_length(loaded.model)
+    loading.check_ids(ids, loaded.model, where)
     if not ids:
         raise AlabError(f"{where}.messages: the conversation has no tokens", "Give at least one message content.", 2)
     if limit is not None and len(ids) + new > limit:
@@ -179,16 +200,17 @@ def estimate_bytes(scenario: Scenario, plan: Plan, found: sites.ModelSites, conf
         port.width for n in plan.layers for site, port in found.layers[n].ports.items() if site in plan.sites
     )
     if scenario.capture.hidden_states:
-        per_token += found.hidden_size
+        per_token += found.embedding_width
     if scenario.capture.logits:
-        per_token += config.vocab_size
+        per_token += found.vocabulary
     total = 0
     for _, rendered, snapshots in plan.prompts:
         tokens = len(rendered.ids) + scenario.generation.max_new_tokens - 1
         total += tokens * per_token
         if scenario.capture.attention_weights:
             total += tokens * tokens // 2 * config.num_attention_heads * len(plan.layers)
-        total += (len(snapshots) + 3) * len(plan.layers) * len(STATE_SITES) * found.hidden_size
+        if plan.states:
+            total += (len(snapshots) + 3) * len(plan.layers) * len(STATE_SITES) * found.hidden_size
     return int(total * _BYTES_PER_VALUE[scenario.capture.store_dtype])
 
 

@@ -1,11 +1,11 @@
 """Rounds tensors to the precision that they are stored in, and counts what does not fit into it."""
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from warehouse.recorder import BLOCK_OUT
 
 
 @dataclass
@@ -22,11 +22,17 @@ class Stats:
 
     Attributes:
         sites: per (layer or None, site).
-        residual: per layer, (largest absolute error of the residual identity, largest |hidden_out|).
+        residual: per layer, the largest `residual_error`.
+        changed: per layer, the largest `change`.
+        continuity: per layer, the largest difference to what was read of it next; as `Recorder.continuity`.
+        absent: per (layer, site), passes in which the model did not compute it.
     """
 
     sites: dict[tuple[int | None, str], SiteStats] = field(default_factory=dict)
-    residual: dict[int, tuple[float, float]] = field(default_factory=dict)
+    residual: dict[int, float] = field(default_factory=dict)
+    changed: dict[int, float] = field(default_factory=dict)
+    continuity: dict[int, float] = field(default_factory=dict)
+    absent: dict[tuple[int, str], int] = field(default_factory=dict)
 
     def site(self, layer: int | None, site: str) -> SiteStats:
         """What was seen in a site, to be added to."""
@@ -68,30 +74,50 @@ class Rounding:
         return torch.where(outside | ~finite, values, short.float())
 
 
-def residual_error(values: dict[str, Tensor]) -> tuple[float, float] | None:
-    """How far a layer is from `hidden_out = hidden_in + attn_out + mlp_down_out`.
+def residual_error(values: dict[str, Tensor]) -> float | None:
+    """How far a layer is from `block output = hidden_in + attn_out + mlp_down_out`.
 
     Args:
-        values: (rows, width) tensors of the layer's sites, unrounded.
+        values: (rows, width) tensors of the layer's sites, unrounded; the block's own output is hidden_out, or
+            `block_out` where hooks have changed it.
 
     Returns:
-        The largest absolute error and the largest finite |hidden_out|; None where sites are missing. An error that
-        is NaN says nothing and is passed over; an infinite one counts.
+        The largest error of a token relative to the largest of its own values; None where sites are missing. A value
+        that is NaN says nothing and is passed over; a sum that is infinite where its parts are not is an infinite
+        error.
     """
     added = [values[site] for site in ("attn_out", "mlp_down_out") if site in values]
-    if "hidden_in" not in values or "hidden_out" not in values or not added:
+    after = values.get(BLOCK_OUT, values.get("hidden_out"))
+    if "hidden_in" not in values or after is None or not added:
         return None
-    after = values["hidden_out"].float()
+    after = after.float()
     rest = after - values["hidden_in"]
     for contribution in added:
         rest -= contribution
-    return _largest(rest, torch.isnan), _largest(after, lambda values: ~values.isfinite())
+    return _relative(rest, [after, *added])
 
 
-def _largest(values: Tensor, passed_over: Callable[[Tensor], Tensor]) -> float:
-    """The largest absolute value, but for what is passed over; 0 where nothing is left."""
-    low, high = torch.aminmax(values)
-    largest = max(-float(low), float(high))
-    if not math.isfinite(largest):
-        largest = float(values.masked_fill(passed_over(values), 0.0).abs().max())
-    return largest
+def change(values: dict[str, Tensor]) -> float:
+    """How much hooks on a block changed its output: the largest change of a token relative to its largest value."""
+    if BLOCK_OUT not in values:
+        return 0.0
+    own, after = values[BLOCK_OUT].float(), values["hidden_out"].float()
+    return _relative(after - own, [own, after])
+
+
+def _relative(errors: Tensor, values: list[Tensor]) -> float:
+    """The largest error of a row relative to the row's largest value."""
+    worst = _row_largest(errors)
+    size = _row_largest(values[0])
+    for more in values[1:]:
+        size = torch.maximum(size, _row_largest(more))
+    if not bool(torch.isfinite(worst).all() and torch.isfinite(size).all()):
+        worst = _row_largest(errors.masked_fill(errors.isnan(), 0.0))
+        finite = [value.float().masked_fill(~value.isfinite(), 0.0) for value in values]
+        size = torch.stack([_row_largest(value) for value in finite]).amax(0)
+    return float((worst / size.clamp_min(torch.finfo(torch.float32).tiny)).amax())
+
+
+def _row_largest(values: Tensor) -> Tensor:
+    """The largest absolute value of each row; NaN where the row has one."""
+    return torch.linalg.vector_norm(values, torch.inf, dim=1, dtype=torch.float32)

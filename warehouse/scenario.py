@@ -1,8 +1,6 @@
 """The scenario: the YAML that says which conversation to run, through which model, and what to keep."""
 
-import difflib
 import json
-import re
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,11 +14,14 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from warehouse.errors import AlabError
+from warehouse.mistakes import shown, tell
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=100)]
@@ -42,6 +43,17 @@ def _encodable(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
+
+
+def _no_truth(value: object) -> object:
+    """Refuse true and false, which Python takes for 1 and 0 (and YAML reads `yes` and `on` as)."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number_type", "not a number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_truth)]
+Real = Annotated[float, BeforeValidator(_no_truth)]
 
 
 class Message(_Strict):
@@ -108,18 +120,20 @@ class Model(_Strict):
     dtype: Dtype = Field("float16", description="precision to compute in; on a CPU float16 is computed in float32")
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     gguf_file: str | None = Field(None, description="file to dequantise, in the model's directory")
+    revision: str | None = Field(None, min_length=1, description="branch, tag or commit of a hub id")
+    adapter: str | None = Field(None, min_length=1, description="PEFT adapter to put on: directory or hub id")
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
 
 
 class Generation(_Strict):
     """How the reply is generated."""
 
-    max_new_tokens: int = Field(50, ge=1)
+    max_new_tokens: Whole = Field(50, ge=1)
     do_sample: bool = False
-    temperature: float = Field(1.0, ge=0, lt=inf, description="0 means greedy; else at least 1e-6")
-    top_k: int | None = Field(None, ge=1)
-    top_p: float | None = Field(None, gt=0, le=1)
-    seed: int = Field(42, ge=0, lt=2**63)
+    temperature: Real = Field(1.0, ge=0, lt=inf, description="0 means greedy; else at least 1e-6")
+    top_k: Whole | None = Field(None, ge=1)
+    top_p: Real | None = Field(None, gt=0, le=1)
+    seed: Whole = Field(42, ge=0, lt=2**63)
 
     @field_validator("temperature")
     @classmethod
@@ -138,12 +152,13 @@ class Capture(_Strict):
     """Which tensors are kept, and in which precision."""
 
     hidden_states: bool = Field(True, description="hidden_in, hidden_out, attn_out, mlp_down_out and embeddings")
+    states: bool = Field(True, description="last-token states, which comparisons read, also without hidden_states")
     attention_weights: bool = Field(True, description="attention weights; needs the slower eager attention")
     qkv: bool = Field(True, description="query, key and value projections")
     mlp: bool = Field(True, description="mlp_gate, mlp_up and mlp_down_in")
     logits: bool = True
-    top_k_probs: int = Field(20, ge=0, description="most likely tokens kept per step")
-    layers: Literal["all"] | list[Annotated[int, Field(ge=0)]] = "all"
+    top_k_probs: Whole = Field(20, ge=0, description="most likely tokens kept per step")
+    layers: Literal["all"] | list[Whole] = Field("all", description="0-based; negative ones count from the end")
     store_dtype: Dtype = Field("float16", description="precision that values are rounded to before they are written")
 
     @model_validator(mode="after")
@@ -161,7 +176,10 @@ class Output(_Strict):
 
 
 class Reference(_Strict):
-    """A short labelled conversation whose last-token state others are compared with."""
+    """A short labelled conversation whose last-token state others are compared with.
+
+    Several with the same label are its examples: others are compared with their mean.
+    """
 
     label: Text = Field(min_length=1)
     messages: list[Message] = Field(min_length=1)
@@ -182,12 +200,20 @@ class Scenario(_Strict):
     output: Output = Output()
     reference_states: list[Reference] = []
 
+    @field_validator("reference_states")
+    @classmethod
+    def _states_to_compare(cls, value: list, info: ValidationInfo) -> list:
+        capture = info.data.get("capture")
+        if value and capture and not capture.states:
+            raise ValueError("a reference is a state, and capture.states is false; leave out one of the two keys")
+        return value
+
     @model_validator(mode="after")
-    def _labels_unique(self):
-        labels = [reference.label for reference in self.reference_states]
-        twice = sorted({label for label in labels if labels.count(label) > 1})
-        if twice:
-            raise ValueError(f"reference_states has the label {twice[0]!r} twice")
+    def _examples_differ(self):
+        """A label may have several examples; one that is there twice would count as two."""
+        for i, reference in enumerate(self.reference_states):
+            if reference in self.reference_states[:i]:
+                raise ValueError(f"reference_states has the label {reference.label!r} twice with the same messages")
         return self
 
     def at_each_message(self) -> "list[Scenario]":
@@ -252,20 +278,13 @@ def load(path: Path | str) -> Scenario:
 def parse(data: object, source: str = "scenario") -> Scenario:
     """Check a scenario given as plain data, as `load` does; `source` names it in errors."""
     if not isinstance(data, dict):
-        got = "nothing" if data is None else f"a {type(data).__name__}"
+        got = "a list" if isinstance(data, list) else shown(data)
         raise AlabError(f"{source}: expected a mapping with the keys name, model and prompt, got {got}", exit_code=2)
     try:
         return Scenario.model_validate(data)
     except ValidationError as error:
-        found = error.errors()
-        # What is wrong for `layers` is told once, for a list as for 'all'; an unknown key explains a missing one.
-        found = [p for p in found if not (p["type"] == "literal_error" and isinstance(p["input"], list))] or found
-        found = [p for p in found if not (p["type"] == "list_type" and "layers" in p["loc"])] or found
-        found.sort(key=lambda problem: problem["type"] != "extra_forbidden")
-        problems = [_explain(problem, data) for problem in found]
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        message, hint = problems[0]
-        raise AlabError(f"{source}: {message}{more}", hint, 2) from error
+        message, hint = tell(error, data, Scenario)
+        raise AlabError(f"{source}: {message}", hint, 2) from error
 
 
 def find(paths: list[Path | str]) -> list[Path]:
@@ -285,55 +304,3 @@ def find(paths: list[Path | str]) -> list[Path]:
 def json_schema() -> str:
     """The scenario's JSON Schema, for editors that complete YAML."""
     return json.dumps(Scenario.model_json_schema(), indent=2)
-
-
-def _explain(problem: dict, data: object) -> tuple[str, str]:
-    """One pydantic error as (what is wrong where, what to do)."""
-    # Pydantic inserts the name of the union's branch and our list around a single prompt: neither is in the YAML.
-    place = [part for part in problem["loc"] if not re.match(r"^(literal|list|function|constrained|str)", str(part))]
-    if place[:1] == ["prompt"] and isinstance(data, dict) and not isinstance(data.get("prompt"), list):
-        place = [part for i, part in enumerate(place) if i != 1]
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".") or "scenario"
-    kind = problem["type"]
-    if kind == "extra_forbidden":
-        close = difflib.get_close_matches(str(place[-1]), _keys_at(place[:-1]), n=1, cutoff=0.5)
-        known = ", ".join(_keys_at(place[:-1]))
-        return f"unknown key {key!r}", f"Did you mean {close[0]!r}?" if close else f"Known keys: {known}"
-    if kind == "missing":
-        return f"the key {key!r} is missing", ""
-    if kind == "string_pattern_mismatch":
-        allowed = "letters, digits and . _ - , not starting with a dot or a dash"
-        return f"{key}: {problem['input']!r} is not a name", f"Allowed: {allowed}"
-    if kind in ("model_type", "model_attributes_type"):
-        return f"{key}: expected a mapping, got {problem['input']!r}", f"Its keys: {', '.join(_keys_at(place))}"
-    if kind == "too_short" and problem["ctx"]["field_type"] == "List":
-        return f"{key} is empty; at least one is needed", ""
-    if kind in ("too_short", "string_too_short") and not problem["input"]:
-        return f"{key} is empty", ""
-    if kind == "value_error":
-        return f"{key}: {problem['ctx']['error']}", ""
-    if key == "capture.layers":
-        return f"{key}: expected 'all' or a list of layers such as [0, 5], got {problem['input']!r}", ""
-    given = repr(problem["input"])
-    given = given if len(given) <= 60 else given[:57] + "…"
-    return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {given}", ""
-
-
-def _keys_at(place: list) -> list[str]:
-    """Names of the keys that exist at a place in the scenario."""
-    model: type[BaseModel] = Scenario
-    for part in place:
-        if isinstance(part, str):
-            model = _CHILDREN[part]
-    return list(model.model_fields)
-
-
-_CHILDREN: dict[str, type[BaseModel]] = {
-    "model": Model,
-    "prompt": Prompt,
-    "messages": Message,
-    "generation": Generation,
-    "capture": Capture,
-    "output": Output,
-    "reference_states": Reference,
-}

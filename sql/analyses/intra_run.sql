@@ -1,7 +1,7 @@
 -- Initial against final state: how far the last token's state moved between the prompt's end and the reply's end.
 --
 -- Reads the run's states only. No rows where nothing was generated, and none for a site that was not captured
--- (`capture.hidden_states` of the scenario).
+-- (`capture.states` of the scenario).
 -- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run

@@ -38,8 +38,9 @@ ORDER BY f.run_id, f.site, f.layer;
 
 -- A model's unembedding: the direction of the residual stream that speaks for each token.
 --
--- There once `alab logit-lens` was run on a run of the model.
--- @param model the model, as `runs.model_id` names it
+-- There once `alab logit-lens` was run on a run of the same weights; an error where they have changed since.
+-- @param model whose: a run id or `latest`, a fingerprint as in `runs.weights_hash`, or a model as in `runs.model_id`,
+--   which stands for the weights of its newest run
 -- @column token_id id in the tokenizer's vocabulary
 -- @column token text of the token
 -- @column bias what the model adds to the token's logit
@@ -49,7 +50,8 @@ CREATE OR REPLACE MACRO unembedding_of(model) AS TABLE
 SELECT token_id, token, bias, vector FROM read_parquet(_file_of_model(model, 'unembedding'));
 
 -- How a model normalises its residual stream before the unembedding, and what it does to the logits.
--- @param model the model, as `runs.model_id` names it
+-- @param model whose: a run id or `latest`, a fingerprint as in `runs.weights_hash`, or a model as in `runs.model_id`,
+--   which stands for the weights of its newest run
 -- @column model the model
 -- @column centred whether the mean is taken off first, as in a LayerNorm
 -- @column eps what is added to the mean square; NULL where the model has no final norm
@@ -65,7 +67,8 @@ FROM read_parquet(_file_of_model(model, 'norm')) AS n;
 
 -- What the logit lens says of any vector: final norm, unembedding and softmax, without the model.
 -- @param vector a residual stream, such as one of `states`
--- @param model the model, as `runs.model_id` names it
+-- @param model whose: a run id or `latest`, a fingerprint as in `runs.weights_hash`, or a model as in `runs.model_id`,
+--   which stands for the weights of its newest run
 -- @param k how many tokens; give it by name
 -- @column rank 0 for the most likely token
 -- @column token_id id in the tokenizer's vocabulary
@@ -99,7 +102,8 @@ FROM top ORDER BY rank;
 -- The direction is weighted as by the final norm, but not divided by its length, so scores of directions that add
 -- up add up too: those of attn_out and mlp_down_out to that of what the layer adds.
 -- @param vector a direction, such as one of `states`, or a difference of two
--- @param model the model, as `runs.model_id` names it
+-- @param model whose: a run id or `latest`, a fingerprint as in `runs.weights_hash`, or a model as in `runs.model_id`,
+--   which stands for the weights of its newest run
 -- @param k how many tokens; give it by name
 -- @column rank 0 for the token with the highest score
 -- @column token_id id in the tokenizer's vocabulary

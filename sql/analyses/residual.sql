@@ -1,8 +1,8 @@
 -- What each layer adds to the residual stream at the last token of every forward pass: the lengths of the state
 -- and of both contributions, and how well each contribution points along the state that leaves the layer.
 --
--- Reads the activations of the four sites. Where a run's activations were dropped it falls back on the states,
--- which have the first and the last pass. No rows without `capture.hidden_states`.
+-- Reads the activations of the four sites. Where a run has none, because they were dropped or `capture.hidden_states`
+-- was off, it falls back on the states, which have the first and the last pass. No rows without `capture.states`.
 -- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run
@@ -26,7 +26,9 @@ WITH parts AS (
          any_value(s.vector) FILTER (s.site = 'hidden_in'), any_value(s.vector) FILTER (s.site = 'attn_out'),
          any_value(s.vector) FILTER (s.site = 'mlp_down_out'), any_value(s.vector) FILTER (s.site = 'hidden_out')
   FROM states_of(run_id) AS s
-  WHERE s.state IN ('initial', 'final') AND NOT _has('activations', s.run_id)
+  WHERE s.state IN ('initial', 'final')
+    AND (NOT _has('activations', s.run_id)
+         OR s.run_id IN (SELECT o.run_id FROM sites AS o WHERE o.reason = 'capture.hidden_states is off'))
   GROUP BY s.run_id, s.prompt_id, s.state_index, s.layer
 )
 SELECT p.run_id, prompt_id, step, layer,

@@ -67,10 +67,16 @@ ORDER BY b.cosine DESC NULLS LAST, b.run_id, b.prompt_id, b.position;
 -- @column layer 0-based decoder block
 -- @column direction positive minus negative mean state
 -- @column norm length of the direction
+-- @column n_positive examples of the first label; `direction_interval` says how sure the direction is
+-- @column n_negative examples of the second label
 -- @example select site, layer, norm from direction('latest', 'joy', 'fear')
 CREATE OR REPLACE MACRO direction(run_id, positive_label, negative_label) AS TABLE
-SELECT d.run_id, site, layer, list(difference ORDER BY dim) AS direction,
-       sqrt(sum(difference ** 2)) AS norm
+SELECT d.run_id, d.site, d.layer, list(difference ORDER BY dim) AS direction,
+       sqrt(sum(difference ** 2)) AS norm,
+       coalesce((SELECT max(r.n) FROM _references_of(run_id) AS r
+                 WHERE r.run_id = d.run_id AND r.label = positive_label), 1) AS n_positive,
+       coalesce((SELECT max(r.n) FROM _references_of(run_id) AS r
+                 WHERE r.run_id = d.run_id AND r.label = negative_label), 1) AS n_negative
 FROM (
   SELECT p.run_id, site, layer, dim,
          avg(x) FILTER (label = positive_label) - avg(x) FILTER (label = negative_label) AS difference
@@ -82,33 +88,5 @@ FROM (
   GROUP BY p.run_id, site, layer, dim
 ) AS d
 WHERE difference IS NOT NULL
-GROUP BY d.run_id, site, layer
-ORDER BY d.run_id, site, layer;
-
--- Every token of a run on the direction from one reference to another, at one layer and site.
---
--- No rows where the site was not captured, and none where the run has no such references (`reference_states`).
--- @param run_id a run id, `latest`, or a list of these
--- @param positive_label label of the reference that scores high
--- @param negative_label label of the reference that scores low
--- @param layer 0-based decoder block
--- @param site hidden_in, hidden_out, attn_out or mlp_down_out
--- @column run_id id of the run
--- @column prompt_id 0-based conversation within the run
--- @column step 0-based forward pass
--- @column position 0-based place of the token in the whole sequence
--- @column token text of the token
--- @column role role of the message that the token belongs to
--- @column projection how far the token's vector reaches along the direction
--- @column cosine cosine of the token's vector and the direction
--- @example select token, projection from token_projection('latest', 'joy', 'fear', 1, 'hidden_out')
-CREATE OR REPLACE MACRO token_projection(run_id, positive_label, negative_label, layer, site) AS TABLE
-SELECT t.run_id, t.prompt_id, t.step, t.position, n.token, n.role,
-       project(t.vector, d.direction) AS projection, cosine(t.vector, d.direction) AS cosine
-FROM tensor_of(run_id, site) AS t
-JOIN direction(run_id, positive_label, negative_label) AS d
-  ON d.run_id = t.run_id AND d.layer = t.layer AND d.site = site
-LEFT JOIN _tokens_of(run_id) AS n
-  ON n.run_id = t.run_id AND n.prompt_id = t.prompt_id AND n.position = t.position
-WHERE t.layer = layer
-ORDER BY t.run_id, t.prompt_id, t.step, t.position;
+GROUP BY d.run_id, d.site, d.layer
+ORDER BY d.run_id, d.site, d.layer;

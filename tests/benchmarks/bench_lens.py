@@ -33,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake(options.warehouse or folder)
         if options.warehouse is None:
-            from warehouse.capture import capture_files
+            from warehouse.order import capture_files
 
             list(capture_files([SCENARIO], lake.warehouse))
         first = seconds(lambda: lens.logit_lens(lake, "latest"))

@@ -31,6 +31,19 @@ def cka(x, y):
     return float(np.linalg.norm(x.T @ y) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)))
 
 
+def unbiased_cka(x, y):
+    """CKA by the estimator of HSIC without bias (Song et al. 2012, equation 5), as it is written there."""
+    k, m, n = x @ x.T, y @ y.T, len(x)
+    np.fill_diagonal(k, 0), np.fill_diagonal(m, 0)
+
+    def hsic(k, m):
+        ones = np.ones(n)
+        both = (ones @ k @ ones) * (ones @ m @ ones) / ((n - 1) * (n - 2))
+        return (np.trace(k @ m) + both - 2 / (n - 2) * ones @ k @ m @ ones) / (n * (n - 3))
+
+    return float(hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m)))
+
+
 def same(found, expected):
     """A number, or a list of them, to the tolerance of float32."""
     assert found == (None if expected is None else pytest.approx(expected, rel=1e-6, abs=1e-7))

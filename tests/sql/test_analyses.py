@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from reference import cka, cosine, jaccard, mae, same
+from reference import cka, cosine, jaccard, mae, same, unbiased_cka
 
 from warehouse import catalog
 from warehouse.lake import STATE_SITES
@@ -246,8 +246,12 @@ def test_direction_and_projection(lab):
     along = np.array(next(r["direction"] for r in rows if (r["site"], r["layer"]) == ("attn_out", 3)))
     for r in lab.rows("FROM token_projection($one, 'joy', 'fear', 3, 'attn_out')"):
         vector = out[3, r["position"]]
-        same(r["projection"], vector @ along / np.linalg.norm(along))
+        joy, fear = (reference(states, label, "attn_out", 3) for label in ("joy", "fear"))
+        same(r["projection"], (vector - (joy + fear) / 2) @ along / np.linalg.norm(along))  # 0 is the midpoint
         same(r["cosine"], cosine(vector, along))
+        same(r["relative"], r["projection"] / np.linalg.norm(vector))
+        same(r["positive_end"], (joy - (joy + fear) / 2) @ along / np.linalg.norm(along))
+        same(r["negative_end"], (fear - (joy + fear) / 2) @ along / np.linalg.norm(along))
     assert lab.rows("FROM direction($one, 'joy', 'no such label')") == []
 
 
@@ -283,8 +287,12 @@ def test_linear_cka(lab):
     for r in rows:
         x, y = (np.stack([v[n, at] for at in range(15)]) for v, n in ((one, r["layer_a"]), (narrow, r["layer_b"])))
         assert r["positions"] == 15
-        same(r["cka"], cka(x, y))
-    assert {r["positions"] for r in lab.rows("FROM linear_cka($one, $two, 'q', positions := 5)")} == {5}
+        same(r["cka_biased"], cka(x, y))
+        same(r["cka"], unbiased_cka(x, y))
+    query = "FROM linear_cka($one, $two, 'q', positions := 5, at_least := {})"
+    assert {r["positions"] for r in lab.rows(query.format(5))} == {5}
+    assert lab.rows(query.format(6)) == []  # too few to say anything
+    assert lab.rows("FROM linear_cka($one, $two, 'q', positions := 3, at_least := 0)") == []  # not defined
 
 
 @pytest.mark.parametrize("call", [

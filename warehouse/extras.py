@@ -1,0 +1,58 @@
+"""What is installed only where it is wanted: how it is told that something is missing, and what brings it."""
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+from warehouse import typed
+from warehouse.errors import AlabError
+
+
+@contextmanager
+def needing(extra: str, what: str) -> Iterator[None]:
+    """Tell a missing import inside as the extra that brings it.
+
+    Args:
+        extra: name of one of alab's extras.
+        what: what cannot be done without, such as `alab heatmap`.
+
+    Raises:
+        AlabError: something that the extra brings is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        names = " ".join(f"'{name}'" for name in packages(extra))
+        raise AlabError(
+            f"{what} needs {error.name or error}, which is not installed; the extra {extra!r} of alab brings it",
+            f"{pip()} install {names}",
+        ) from error
+
+
+def packages(extra: str) -> list[str]:
+    """What an extra asks for.
+
+    >>> packages("heatmap")
+    ['matplotlib>=3.8', 'pillow>=10']
+    """
+    try:
+        everything = requires("alab") or []
+    except PackageNotFoundError:  # run from its sources, without being installed
+        return [f"alab[{extra}]"]
+    marked = (re.fullmatch(r"(.+?)\s*;\s*extra\s*==\s*['\"](.+)['\"]", one) for one in everything)
+    return sorted(found[1] for found in marked if found and found[2] == extra)
+
+
+def pip() -> str:
+    """How to call the pip that installs beside this alab."""
+    return f"{typed.program(Path(sys.executable))} -m pip"
+
+
+def of_model(error: ImportError) -> str:
+    """What installs the package that a model's own code or tokenizer asked for, where the error names it."""
+    said = re.search(r"pip install (?:-U |--upgrade )?([\w.\[\]-]+)", str(error))
+    name = error.name or (said and said[1])
+    return f"{pip()} install {name}" if name else ""
