@@ -161,7 +161,7 @@ def test_every_state_sits_on_a_token(lake, llama):
 
 
 def test_without_states_there_are_no_tokens_of_states(lake, llama):
-    run(lake, llama, capture={"hidden_states": False})
+    run(lake, llama, capture={"states": False}, reference_states=[])
     assert rows(lake, "select count(*) from state_tokens") == [(0,)]
 
 
