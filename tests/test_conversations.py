@@ -244,3 +244,17 @@ def test_discovery_is_not_needed_for_what_is_refused(lake, llama):
         captured(lake, llama, templates.PHI3, prompt={"messages": [SYSTEM]})
     assert not lake.root.exists()
     assert sites.discover(llama[0].model).layers
+
+
+def test_one_run_for_each_message_that_the_template_takes(lake, llama, monkeypatch):
+    """A system message that is folded into the user's turn cannot be run alone; the others are."""
+    loaded = models.Loaded(llama[0].model, with_template(templates.LLAMA2), "tiny", "float32", "cpu")
+    monkeypatch.setattr(models, "load", lambda spec, **options: loaded)
+    asked = make_scenario(prompt={"messages": [SYSTEM, HI, REPLY], "run_at_each_message": True})
+    said = []
+    ids = list(capture.capture([asked], [lake], progress=lambda what, *_: said.append(what)))
+    assert [i.partition("_")[0] for i in ids] == ["tiny-m01", "tiny-m02"]
+    assert any("tiny-m00 is left out: prompt.messages[0] (role system)" in what for what in said)
+    alone = make_scenario(prompt={"messages": [SYSTEM], "run_at_each_message": True})
+    with pytest.raises(AlabError, match="leaves out its words"):
+        list(capture.capture([alone], [lake]))

@@ -1,5 +1,6 @@
 """Texts of tokens: they join to the text, and tell a word from the word after a space."""
 
+import copy
 import re
 
 import alphabets
@@ -125,3 +126,15 @@ def test_ids_past_the_vocabulary():
     for kind in alphabets.KINDS:
         tokenizer = alphabets.tokenizer(kind)
         assert Spelling(tokenizer).text(len(tokenizer) + 5) == ""
+
+
+@pytest.mark.parametrize("tail", ["", "<|end|>", "\n<|end|>cat the", ".\ncat", " the cat\n", "é<|end|>"])
+@pytest.mark.parametrize("kind", [kind for kind in alphabets.KINDS if "word" not in kind])
+def test_what_follows_a_word_is_encoded_as_it_follows(kind, tail):
+    """SentencePiece puts a space before a text, but not before what is in the midst of one."""
+    tokenizer = copy.deepcopy(alphabets.tokenizer(kind))
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{{ tail }}{% endfor %}"
+    ids = Chat(tokenizer, {"tail": tail}).after_reply([{"role": "user", "content": "x"}])
+    assert [*tokenizer("x", add_special_tokens=False)["input_ids"], *ids] == tokenizer(
+        "x" + tail, add_special_tokens=False
+    )["input_ids"]

@@ -135,6 +135,9 @@ def test_text_without_a_template():
     (templates.GEMMA, [SYSTEM], r"messages\[0\] \(role system\).*System role not supported"),
     (templates.LLAMA2, [SYSTEM, USER, AGAIN], r"messages\[2\] \(role user\).*must alternate"),
     (templates.COMMAND_R, [SYSTEM, THOUGHT], r"messages\[1\] \(role assistant\).*must alternate"),
+    ("{% if messages[-1].role == 'system' or (messages|length > 2 and messages[-1].role == messages[-2].role) %}"
+     "{{ raise_exception('wrong order') }}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}",
+     [SYSTEM, USER, AGAIN], r"messages\[2\] \(role user\).*wrong order"),  # the system message alone is refused as well
     (templates.PHI3, [SYSTEM], r"messages\[0\] \(role system\).*leaves out its words"),
     ("{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }}{% endif %}{% endfor %}x", [USER, THOUGHT],
      r"messages\[0\] \(role user\).*leaves out its words"),
@@ -199,3 +202,40 @@ def test_any_words(name, contents):
             assert found[k].strip() == core, (k, parts(rendered))
         else:
             assert not found.get(k, "").strip()
+
+
+SAID = {"role": "user", "content": "Hello World"}
+
+
+@pytest.mark.parametrize(("template", "talk", "expected"), [
+    # How long a content is stands beside it.
+    ("{% for m in messages %}[{{ m.content|length }}]{{ m.content }}{% endfor %}", [SAID, SAID],
+     [(0, "template", "[11]"), (0, "words", "Hello World"), (1, "template", "[11]"), (1, "words", "Hello World")]),
+    # It is cut off, and so is a mark at its end: what stands between is the former's.
+    ("{% for m in messages %}[{{ m.content[:5] }}]{% endfor %}", [SAID, SAID],
+     [(0, "template", "["), (0, "words", "Hello"), (0, "template", "]["), (1, "words", "Hello"), (1, "template", "]")]),
+    # Something else is written in place of nothing.
+    ("{% for m in messages %}<{{ m.role }}{{ '>' + m.content + '</>' if m.content else ' none/>' }}{% endfor %}",
+     [SAID, THOUGHT | {"content": ""}, SAID],
+     [(0, "template", "<user>"), (0, "words", "Hello World"), (0, "template", "</>"), (1, "template", "<assistant none/>"),
+      (2, "template", "<user>"), (2, "words", "Hello World"), (2, "template", "</>")]),
+    # The latest comes first.
+    ("{% for m in messages|reverse %}<{{ m.content }}>{% endfor %}", [SAID, AGAIN],
+     [(1, "template", "<"), (1, "words", "Hi"), (1, "template", "><"), (0, "words", "Hello World"), (0, "template", ">")]),
+    # As JSON, whole.
+    ("{{ messages|tojson }}", [SAID, AGAIN],
+     [(0, "template", '[{"role": "user", "content": "'), (0, "words", "Hello World"), (0, "template", '"}'),
+      (1, "template", ', {"role": "user", "content": "'), (1, "words", "Hi"), (1, "template", '"}]')]),
+    # Marked for training.
+    ("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %};{% endfor %}", [SAID, AGAIN],
+     [(0, "words", "Hello World"), (0, "template", ";"), (1, "words", "Hi"), (1, "template", ";")]),
+])  # fmt: skip
+def test_templates_that_look_at_their_contents(template, talk, expected):
+    assert parts(chat(template).conversation(talk, "prompt")) == expected
+
+
+def test_a_content_that_the_template_compares_is_found_where_it_stands_alone():
+    """No mark goes through: the words are there once, and are gone with the message."""
+    picky = "{% for m in messages %}{{ m.content if m.content in ('Hello World', 'Hi') else '?' }}|{% endfor %}"
+    assert words(chat(picky).render([SAID, AGAIN])) == {0: "Hello World", 1: "Hi"}
+    assert chat(picky).render([SAID, SAID]).absent == [0, 1]

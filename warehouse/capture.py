@@ -19,7 +19,7 @@ from warehouse.ending import ending, next_command
 from warehouse.errors import AlabError
 from warehouse.gather import Rows
 from warehouse.lake import Lake, StagedRun
-from warehouse.plan import Plan, Snapshot, chat_of, check_room, make_plan, preview
+from warehouse.plan import Plan, Snapshot, chat_of, check_room, make_plan, preview, refusal
 from warehouse.prompt_rows import prompt_rows
 from warehouse.recorder import LayerTensors, Recorder
 from warehouse.references import grouped, sequences
@@ -61,7 +61,7 @@ def capture(
         loaded = models.load(spec, attention_weights=eager)
         found = sites.discover(loaded.model)
         for scenario, lake in group:
-            for single in scenario.at_each_message():
+            for single in _singles(scenario, loaded, report):
                 ended.append((lake, capture_one(single, loaded, found, lake, force=force, progress=report)))
                 yield ended[-1][1]
                 if tell:
@@ -72,6 +72,17 @@ def capture(
             torch.cuda.empty_cache()
     if tell:
         tell(next_command(ended))
+
+
+def _singles(scenario: Scenario, loaded: models.Loaded, report: Progress) -> Iterator[Scenario]:
+    """The runs of a scenario; where there is one for each message, without those that the template does not take."""
+    runs = scenario.at_each_message()
+    reasons = [None if run.name == scenario.name else refusal(run, loaded) for run in runs]
+    for run, reason in zip(runs, reasons, strict=True):
+        if reason is None or all(reasons):  # which then says so itself
+            yield run
+        else:
+            report(f"{run.name} is left out: {reason}", 0, 0)
 
 
 def capture_one(

@@ -60,8 +60,9 @@ class Chat:
         self, tokenizer: Any, options: dict | None = None, *, generation_prompt: bool = True, plain: bool = False
     ):
         self.tokenizer = tokenizer
-        self.has_template = not plain and bool(getattr(tokenizer, "chat_template", None))
         self._options = options or {}
+        template = self._options.get("chat_template") or getattr(tokenizer, "chat_template", None)
+        self.has_template = not plain and bool(template)
         self._generation_prompt = generation_prompt
         self._spelling: Spelling | None = None  # probed when the first token is spelled
 
@@ -233,9 +234,13 @@ class Chat:
     def _ids_after(self, text: str) -> list[int]:
         """Token ids of a text that follows a word, without what a tokenizer puts before its first word."""
         ids, first, ranges = self._encode("a" + text)
-        ids = ids[first:]
-        if ranges and ranges[0] == (0, 1) and all(start >= 1 for start, _ in ranges[1:]):
-            return ids[1:]
+        word = [stop <= 1 for _, stop in ranges]
+        if (
+            True in word
+            and all(start >= 1 for start, _ in ranges[sum(word) :])
+            and word == sorted(word, reverse=True)
+        ):
+            return ids[first + sum(word) :]
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _check_options(self, where: str) -> None:
@@ -244,8 +249,8 @@ class Chat:
             return
         if not self.has_template:
             raise AlabError(f"{where}.template: the model's tokenizer has no chat template to give options to", "", 2)
-        source = self.tokenizer.chat_template
-        source = "\n".join(source.values()) if isinstance(source, dict) else source
+        options = self._options.get("chat_template"), self._options.get("tools")
+        source = self.tokenizer.get_chat_template(*options)
         for name in self._options:
             if name != "chat_template" and not re.search(rf"\b{re.escape(name)}\b", source):
                 known = sorted(set(re.findall(r"\b([a-z]+(?:_[a-z]+)+) is (?:not )?(?:defined|true|false)", source)))

@@ -287,7 +287,7 @@ class Recording:
                 "n_prompt_tokens": len(given), "n_generated": len(reply), "stop_reason": None,
                 "prompt_text": self._chat.spelling.whole(given), "generated_text": self._chat.decode(reply),
             }  # fmt: skip
-            if self._wanted.hidden_states:
+            if self._wanted.states:
                 self.rows["state_tokens"] += state_tokens.recorded_rows(prompt["prompt_id"], read)
 
     def _begin(self) -> None:

@@ -113,6 +113,16 @@ def _layers(wanted: list[int] | str, count: int) -> list[int]:
     return sorted(asked)
 
 
+def refusal(scenario: Scenario, loaded: models.Loaded) -> str | None:
+    """Why the model's chat template does not take a scenario's conversations; None where it does."""
+    try:
+        for prompt in scenario.prompt:
+            chat_of(loaded.tokenizer, prompt).conversation(prompt.turns, "prompt")
+    except AlabError as error:
+        return error.message
+    return None
+
+
 def chat_of(tokenizer: Any, prompt: Prompt) -> Chat:
     """How a prompt is written: by the chat template with the prompt's options, or as it is."""
     return Chat(

@@ -58,7 +58,7 @@ def prompt_rows(
 
 def _step(position: int, prompt: int, generated: int) -> int | None:
     """The pass that read a token; None for the last one, which none did."""
-    if position == prompt + generated - 1:
+    if generated and position == prompt + generated - 1:
         return None
     return max(0, position - prompt + 1)
 

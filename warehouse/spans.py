@@ -28,7 +28,7 @@ class Piece:
     Attributes:
         start: its first character in the rendering.
         end: one past its last.
-        upto: one past its last in the content.
+        upto: one past its last in the content; -1 where no mark can be put into it.
     """
 
     start: int
@@ -108,23 +108,28 @@ class _Search:
         self.contents = [words(message) for message in messages]
         self._taken = set(text).union(*self.contents)
 
-    def seen(self, places: dict[int, Sequence[int]]) -> dict[tuple[int, int], list[int]] | None:
+    def seen(
+        self, places: dict[int, Sequence[int]], instead: bool = False
+    ) -> dict[tuple[int, int], list[int]] | None:
         """Where marks come out.
 
         Args:
             places: per message, where in its content a mark is put.
+            instead: put it in the place of a character, so that no content gets longer.
 
         Returns:
             Per (message, place), where the rendering has it; None where marks change the rendering.
         """
         marks, changed, free = {}, list(self.messages), _characters_not_in(self._taken)
+        originals: dict[str, str] = {}
         for k, at in places.items():
             content, last, parts = self.contents[k], 0, []
             for place in sorted(set(at)):
                 mark = next(free)
                 marks[mark] = (k, place)
+                originals[mark] = content[place : place + instead]
                 parts += [content[last:place], mark]
-                last = place
+                last = place + instead
             changed[k] = worded(self.messages[k], "".join([*parts, content[last:]]))
         rendered = self.render(changed)
         if rendered is None:
@@ -132,8 +137,8 @@ class _Search:
         found: dict[tuple[int, int], list[int]] = {key: [] for key in marks.values()}
         pattern = re.compile(f"[{''.join(marks)}]")
         for n, mark in enumerate(pattern.finditer(rendered)):
-            found[marks[mark[0]]].append(mark.start() - n)
-        return found if pattern.sub("", rendered) == self.text else None
+            found[marks[mark[0]]].append(mark.start() - n * (not instead))
+        return found if pattern.sub(lambda mark: originals[mark[0]], rendered) == self.text else None
 
     def shown(self, k: int, place: int) -> list[int]:
         """Where a mark at one place of a content comes out; nothing where it changes the rendering."""
@@ -159,11 +164,25 @@ class _Search:
             if found is not None and (pairs := _pairs(found[k, first], found[k, last], last)):
                 return pairs
             unseen |= found is not None and not found[k, first] and not found[k, last]
+        if not unseen and (pieces := self._replaced(k, *core)):
+            return pieces
         inner = self._inside(k, *core)
         found = self.seen({k: inner}) if inner else {}
         if unseen and found is not None and not any(found.values()):
             return []  # neither its ends nor anything between
         return sorted(self._grown(k, [*core[::-1], *inner]), key=lambda piece: piece.start)
+
+    def _replaced(self, k: int, first: int, last: int) -> list[Piece]:
+        """Pieces of a message's words where the template looks at how long they are."""
+        content = self.contents[k]
+        found = self.seen({k: (first, last - 1)}, instead=True) if last - first > 1 else None
+        if found is None:
+            return []
+        pairs = _pairs(found[k, first], found[k, last - 1], last)
+        if pairs:
+            return [Piece(piece.start, piece.end + 1, last) for piece in pairs]
+        shown = [(start, common_start(content[first:], self.text[start:])) for start in found[k, first]]
+        return [Piece(start, start + length, first + length) for start, length in shown]
 
     def once(self, k: int, pieces: list[list[Piece]]) -> list[Piece]:
         """Words that stand in the rendering once, with this message alone, though no mark went through."""
@@ -270,11 +289,13 @@ def _empty_ones(messages: Sequence[dict], text: str, found: Found, render: Rende
             through = render(messages[: k + 1])
             if through is not None:
                 end = common_start(through, text)
-                yield Piece(end, end, 0), k
+                yield Piece(end, end, -1), k
 
 
 def _after(messages: Sequence[dict], piece: Piece, k: int, render: Render) -> str | None:
     """What the template writes after a message's words where it is the last; None where that is not known."""
+    if piece.upto < 0:
+        return ""
     content = words(messages[k])
     mark = next(_characters_not_in(set("".join(words(m) for m in messages))))
     marked = worded(messages[k], content[: piece.upto] + mark + content[piece.upto :])
