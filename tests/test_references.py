@@ -83,7 +83,7 @@ def test_from_python(lake, llama):
         lab.vector(run_id, "attn_out", 1, state="example", example=1)
 
 
-@pytest.mark.parametrize("fmt", ["npz", "npy", "safetensors"])
+@pytest.mark.parametrize("fmt", ["npz", "safetensors"])
 def test_out_and_in_again(lake, llama, tmp_path, fmt):
     labels = [{**one, "label": one["label"] + " / a"} for one in SEVERAL]  # a label need not be a file's name
     run_id = run(lake, llama, reference_states=labels)

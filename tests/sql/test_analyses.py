@@ -302,6 +302,10 @@ def test_linear_cka(lab):
     "cross_layer_cosine($x, 0, 'hidden_in')", "neuron_trajectory($x, 0, 'mlp_act', 0)", "attention_entropy($x)",
     "token_similarity($x, 0, 'hidden_in', 0)", "direction($x, 'joy', 'fear')", "convergence($x)",
     "token_projection($x, 'joy', 'fear', 0, 'hidden_in')", "effective_depth($x)", "linear_cka($x, $one, 'hidden_in')",
+    "snapshot_interval($x)", "shift_interval($x)", "leaning($x)", "direction_interval($x, 'joy', 'fear')",
+    "reference_separation($x)", "compare_states($x, 'final', $one, 'final')", "group_states($x, 'final')",
+    "group_members($x, 'final')", "state_matrix($x, 'final')", "attended_value($x)", "sublayer_convergence($x)",
+    "arrival_depth($x)", "settling_depth($x)", "shared_tokens($x, $one)",
 ])  # fmt: skip
 def test_nothing_to_compare_gives_no_rows(lab, call):
     assert lab.rows(f"FROM {call.replace('$x', chr(39) + 'no such run' + chr(39))}") == []
