@@ -16,7 +16,7 @@ ARGUMENTS = {
     "run_id": "'latest'", "run_a": "'$one'", "run_b": "'latest'", "runs": "['$one', 'latest']",
     "site": "'hidden_out'", "layer": "1", "step": "0", "position": "2", "neuron": "3", "k": "3",
     "positive_label": "'joy'", "negative_label": "'fear'", "kind": "'reference'",
-    "vector": "(SELECT vector FROM states_of('latest') LIMIT 1)", "prompt_id": "0",
+    "vector": "(SELECT vector FROM states_of('latest') ORDER BY ALL LIMIT 1)", "prompt_id": "0",
     "pairs": "'_example_pairs'", "model": "'package:synthetic'",
 }  # fmt: skip
 ANALYSES = [item for item in LIBRARY if item.kind == "analysis"]
