@@ -5,6 +5,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from string import Template
 
 import duckdb
@@ -40,11 +41,20 @@ _ALIASES = {"site": {"mlp_act"}}
 
 
 @contextmanager
-def explained(lake: Lake, db: duckdb.DuckDBPyConnection, on: Callable) -> Iterator[None]:
-    """Turn DuckDB's errors into one line of what is wrong and one of what to do next; `on` calls what asks it."""
+def explained(lake: Lake, db: duckdb.DuckDBPyConnection, on: Callable, output: Path | None = None) -> Iterator[None]:
+    """Turn DuckDB's errors into one line of what is wrong and one of what to do next.
+
+    Args:
+        lake: the warehouse's lake.
+        db: the catalog.
+        on: calls what asks it.
+        output: the file that is written; errors about it pass.
+    """
     try:
         yield
     except duckdb.Error as error:
+        if output and str(output) in str(error):
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         line = next((line for line in lines if line.startswith("LINE ")), "")
         ambiguous = re.search(r"'.*' could be any of \d+ runs: .*", lines[0])

@@ -4,6 +4,7 @@ Rows are written as they arrive, so a result does not have to fit in memory. A q
 nothing but its spill folder and its output, where the system is one that can say so (`warehouse.landlock`).
 """
 
+import errno
 import os
 import shutil
 import sys
@@ -20,7 +21,7 @@ import duckdb
 from filelock import FileLock
 
 from warehouse import catalog, hints, landlock, readonly
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, first_line
 from warehouse.formats import FORMATS, TABLE_ROWS
 from warehouse.lake import Lake
 from warehouse.whole import writing
@@ -60,9 +61,9 @@ def run(lake: Lake, sql: str, fmt: str | None = None, output: Path | None = None
     try:
         with _spill_folder(lake) as spill:
             if fmt != "parquet":
-                with _beside(lake, [spill]) as (db, beside):
+                with _beside(lake, [spill], None) as (db, beside):
                     return _write_text(db, beside, sql, fmt, output)
-            with _file(output, spill) as path, _beside(lake, [spill, path.parent]) as (db, beside):
+            with _file(output, spill) as path, _beside(lake, [spill, path.parent], path) as (db, beside):
                 return _write_parquet(db, beside, sql, path)
     except _NoRowsError:
         return [_NO_ROWS]
@@ -96,7 +97,9 @@ def _write_parquet(db: duckdb.DuckDBPyConnection, beside: Callable, sql: str, pa
 
 
 @contextmanager
-def _beside(lake: Lake, writable: list[Path]) -> Iterator[tuple[duckdb.DuckDBPyConnection, Callable]]:
+def _beside(
+    lake: Lake, writable: list[Path], output: Path | None
+) -> Iterator[tuple[duckdb.DuckDBPyConnection, Callable]]:
     """The catalog, open on another thread that may write to some folders only, and what calls on that thread.
 
     On Python's main thread signals wait for DuckDB, for minutes. DuckDB's own threads are children of the one that
@@ -119,7 +122,7 @@ def _beside(lake: Lake, writable: list[Path]) -> Iterator[tuple[duckdb.DuckDBPyC
         db = stack.enter_context(catalog.connect(lake, on=call))
         opened.append(db)
         call(db.execute, "SET temp_directory = ?", [str(writable[0])])
-        stack.enter_context(hints.explained(lake, db, call))
+        stack.enter_context(hints.explained(lake, db, call, output))
         yield db, call
 
 
@@ -178,14 +181,28 @@ def _file(output: Path | None, spill: Path) -> Iterator[Path]:
         with path.open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)
         return
-    with writing(output, "-o") as draft:
-        if draft.exists():  # a device or a pipe
-            path = spill / "rows"
+    with writing(output, "-o") as draft, ExitStack() as stack:
+        folder = spill
+        if not (is_special := draft.exists()):  # a device or a pipe has no folder for files of ours
+            folder = Path(stack.enter_context(_folder_beside(draft)))
+        path = folder / "rows"
+        try:
             yield path
+        except duckdb.IOException as error:
+            if str(path) not in str(error):
+                raise
+            raise OSError(errno.EIO, first_line(error), str(draft)) from error
+        if is_special:
             with path.open("rb") as file, draft.open("wb") as target:
                 shutil.copyfileobj(file, target)
-            return
-        with tempfile.TemporaryDirectory(dir=draft.parent, prefix=".alab-") as folder:
-            path = Path(folder) / "rows"
-            yield path
+        else:
             path.replace(draft)
+
+
+def _folder_beside(draft: Path) -> tempfile.TemporaryDirectory:
+    """A folder for what becomes a file, on its disk; where there can be none, the file is what cannot be written."""
+    try:
+        return tempfile.TemporaryDirectory(dir=draft.parent, prefix=".alab-")
+    except OSError as error:
+        error.filename = str(draft)
+        raise
