@@ -348,7 +348,11 @@ def pairs(tables: Tables, runs: list[dict], site: str) -> dict | None:
     found = tables.rows("pairs_shown", each=MAX_PAIRS)
     tables.add("pair_matrix", "pair_matrix", runs=ids)
     tables.add_each("pair_layers", "pair_layers", [{"run_a": row["run_a"], "run_b": row["run_b"]} for row in found])
-    by_message = len(ids) <= MAX_SIDE_BY_SIDE and tables.add("pair_messages", "pair_messages", runs=ids).num_rows > 0
+    by_message = len(ids) <= MAX_SIDE_BY_SIDE
+    if by_message:
+        messages = tables.add("pair_messages", "pair_messages", runs=ids)
+        tables.store("pair_messages_rows", messages)
+        by_message = messages.num_rows > 0
     by_id = {run["run_id"]: run for run in runs}
     wanted = {(row["run_a"], row["run_b"]) for row in found}
     own = defaultdict(list)

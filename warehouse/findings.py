@@ -15,6 +15,8 @@ CAVEATS = (
     "no_references", "one_reference", "one_example", "cut", "token_kind", "unknown_token", "snapshot_tokens",
     "one_conversation",
 )  # fmt: skip
+#: Texts of which less than this share is common are shown without marks: they would be all marks.
+RELATED = 0.55
 #: Moves whose ratio is within this factor are about as far as each other.
 ALIKE = 1.25
 
@@ -121,12 +123,14 @@ def differences(variants: list[dict], names: dict[str, str]) -> list[dict]:
 
 
 def marked(other: str, text: str) -> list[tuple[bool, str]]:
-    """The text in pieces: whether each stands in the other text too, word by word."""
+    """The text in pieces: whether each stands in the other text too, word by word; one piece where little does."""
     a, b = (re.findall(r"\s+|\w+|[^\w\s]", one or "") for one in (other, text))
     if len(a) + len(b) > 4000:  # comparing takes the square of the length
-        return [(other == text, text or "")]
-    blocks = difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
-    return [(kind == "equal", "".join(b[low:high])) for kind, _, _, low, high in blocks if high > low]
+        return [(True, text or "")]
+    match = difflib.SequenceMatcher(None, a, b, autojunk=False)
+    if match.ratio() < RELATED:
+        return [(True, text)]
+    return [(kind == "equal", "".join(b[low:high])) for kind, _, _, low, high in match.get_opcodes() if high > low]
 
 
 def overall(tables, runs: list[dict], prompts: list[dict], found: dict, pairs: dict | None, site: str) -> dict:
@@ -171,7 +175,8 @@ def overall(tables, runs: list[dict], prompts: list[dict], found: dict, pairs: d
         "leaning": leaning, "leading": counts, "n_clear": sum(len(rows) for _, rows in counts),
         "strongest": max(leaning, key=lambda row: row["hundredths"], default=None),
         "shift": shift.num_rows > 0 and len(leaning) > 0, "separating": found["separating"], "replies": replies,
-        "caveats": dict.fromkeys(CAVEATS) | caveats, "pairs": pairs and pairs.get("found"), "names": names,
+        "caveats": dict.fromkeys(CAVEATS) | caveats, "pairs": (pairs or {}).get("found") or [], "names": names,
+        "steps": tables.rows("pair_steps", site=site) if (pairs or {}).get("by_message") else [],
         "differences": differences(variants, names), "settings": _settings(tables, ids, names),
     }  # fmt: skip
 

@@ -7,7 +7,7 @@ WITH means AS (
   GROUP BY ALL
 )
 SELECT m.run_id, m.prompt_id, m.message_index, m.message_index || ' ' || m.role AS message,
-       m.message_index || ' ' || m.role || '  ' || replace(left(coalesce(i.preview, ''), 48), chr(10), ' ') AS message_text,
+       m.message_index || ' ' || m.role || coalesce(': ' || replace(i.preview, chr(10), ' '), '') AS message_text,
        m.role, m.is_generated, m.label, m.site, m.cosine, m.mae, m.jaccard, m.cosine_centred, 100 * s.shift AS hundredths
 FROM means AS m
 JOIN reference_shift($runs) AS s

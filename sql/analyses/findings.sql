@@ -226,7 +226,7 @@ WITH asked AS MATERIALIZED (
   SELECT r.run_id AS id, r.created_at AS age FROM (SELECT unnest(_run_ids(runs)) AS one) AS a JOIN runs AS r ON r.run_id = a.one
 ), variants AS (
   SELECT m.prompt_id, m.message_index, m.is_generated, m.role, m.content,
-         list(m.run_id ORDER BY asked.age, m.run_id) AS run_ids
+         list(m.run_id ORDER BY asked.age, m.run_id) AS run_ids, min(asked.age) AS age
   FROM messages AS m JOIN asked ON m.run_id = asked.id
   GROUP BY m.prompt_id, m.message_index, m.is_generated, m.role, m.content
 )
@@ -234,7 +234,7 @@ SELECT v.prompt_id, v.message_index, v.is_generated, v.role, v.content, v.run_id
        count(*) OVER (PARTITION BY v.prompt_id, v.message_index) AS wordings,
        (SELECT count(*) FROM asked) - sum(len(v.run_ids)) OVER (PARTITION BY v.prompt_id, v.message_index) AS missing
 FROM variants AS v
-ORDER BY v.prompt_id, v.message_index, v.is_generated, v.run_ids[1];
+ORDER BY v.prompt_id, v.message_index, v.age, v.run_ids[1];
 
 -- The settings in which some runs differ, one line per run; no rows for settings that are the same in all of them.
 -- @param runs a run id, `latest`, or a list of these
