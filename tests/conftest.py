@@ -26,7 +26,7 @@ def llama() -> tuple[models.Loaded, sites.ModelSites]:
 def two_runs(tmp_path_factory) -> tuple[Lake, str, str]:
     """A registered lake with two synthetic runs and their model's head; read only, shared by the whole session."""
     lake = Lake(tmp_path_factory.mktemp("two_runs") / "lab")
-    shape = Shape(lens=True)
+    shape = Shape(lens=True, examples=(1, 3))
     ids = make_run(lake, "alpha", shape, seed=1), make_run(lake, "beta", shape, seed=2)
     draw = torch.Generator().manual_seed(0)
     head = heads.Head(

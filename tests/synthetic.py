@@ -24,6 +24,7 @@ class Shape:
     vocab: int = 40
     messages: int = 5
     labels: tuple[str, ...] = LABELS
+    examples: tuple[int, ...] = (1,)  # of the labels in turn
     prompt_tokens: int = 12
     steps: int = 4
     activations: bool = True
@@ -31,6 +32,10 @@ class Shape:
     outputs: bool = True
     lens: bool = False
     sites: tuple[str, ...] = lake.SITES
+
+    def count(self, label: int) -> int:
+        """Examples of a label, by its place."""
+        return self.examples[label % len(self.examples)]
 
     def site_width(self, site: str) -> int:
         return self.mlp if site in ("mlp_gate", "mlp_up", "mlp_down_in") else self.width
@@ -116,21 +121,31 @@ def write_states(staged: lake.StagedRun, shape: Shape, rng: np.random.Generator,
     states += [(0, "snapshot", k, None) for k in range(shape.messages + 1)]
     states += [(None, "reference", i, label) for i, label in enumerate(shape.labels)]
     sites = [site for site in lake.STATE_SITES if site in shape.sites]
+    size, width = shape.layers * len(sites), shape.width
+    stacks, place = {}, 0
+    for state in states:
+        _, kind, index, _ = state
+        if kind in ("initial", "final"):
+            at = shape.prompt_tokens - 1 if kind == "initial" else -1
+            stacks[state] = np.stack([per_layer[n][site][at] for n in range(shape.layers) for site in sites])
+        else:
+            stacks[state] = rng.standard_normal((size, width)) + 1.0
+        if kind == "reference":
+            if (n := shape.count(index)) > 1:  # around the label's own vector, so that examples of a label are alike
+                some = stacks[state] + 0.5 * rng.standard_normal((n, size, width))
+                stacks |= {(None, "example", place + k, state[3]): one for k, one in enumerate(some)}
+                stacks[state] = some.mean(0)
+            place += n
     rows = {name: [] for name in ("prompt_id", "state", "state_index", "label", "layer", "site")}
-    stack = []
-    for prompt_id, state, index, label in states:
+    for state in stacks:
         for layer in range(shape.layers):
             for site in sites:
-                values = (prompt_id, state, index, label, layer, site)
-                for key, value in zip(rows, values, strict=True):
+                for key, value in zip(rows, (*state, layer, site), strict=True):
                     rows[key].append(value)
-                if state in ("initial", "final"):
-                    stack.append(per_layer[layer][site][shape.prompt_tokens - 1 if state == "initial" else -1])
-                else:
-                    stack.append(rng.standard_normal(shape.width) + 1.0)
+    stack = np.concatenate(list(stacks.values()))
     write(
         staged.path("states", "part-0.parquet"), parquet.state_schema(shape.width),
-        rows | {"vector": vectors(np.stack(stack))}, max(64, shape.layers * len(sites)),
+        rows | {"vector": vectors(stack)}, max(64, shape.layers * len(sites)),
     )  # fmt: skip
 
 
@@ -193,7 +208,7 @@ def metadata(run_id: str, name: str, shape: Shape, model_id: str, seed: int, log
             "logprob": float(last[s, order[s, r]]),
         } for s in range(shape.steps) for r in range(5)],
         "reference_states": [run | {
-            "label": label, "ref_index": i, "n_tokens": 5, "n": 1,
+            "label": label, "ref_index": i, "n_tokens": 5 * shape.count(i), "n": shape.count(i),
             "messages": json.dumps([{"role": "user", "content": label}]),
         } for i, label in enumerate(shape.labels)],
         "snapshots": [one | {

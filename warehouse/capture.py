@@ -1,7 +1,6 @@
 """Runs scenarios: prefill, decode, snapshots and references, every tensor on its way to the lake meanwhile."""
 
 import gc
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from warehouse.gather import Rows
 from warehouse.lake import Lake, StagedRun
 from warehouse.plan import Plan, Snapshot, check_room, make_plan, preview
 from warehouse.recorder import LayerTensors, Recorder
+from warehouse.references import grouped
 from warehouse.scenario import Scenario, find, load
 from warehouse.states import Key, StateFile
 from warehouse.transfer import Transfer
@@ -320,15 +320,11 @@ class _Run:
             self._tick(what, len(rows))
 
     def _references(self) -> None:
-        references = self.plan.references
-        self._read_states(
-            {(None, "reference", i, label): ids for i, (label, _, ids) in enumerate(references)}, "references"
-        )
-        self.rows["reference_states"] += [
-            {"label": label, "ref_index": index, "messages": json.dumps(messages, ensure_ascii=False),
-             "n_tokens": len(ids)}
-            for index, (label, messages, ids) in enumerate(references)
-        ]  # fmt: skip
+        references = grouped(self.plan.references)
+        self._read_states({key: ids for one in references for key, ids in one.sequences().items()}, "references")
+        for one in references:
+            one.average(self.states)
+        self.rows["reference_states"] += [one.row() for one in references]
         self.states.flush()
 
     def _prompt_rows(

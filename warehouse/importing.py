@@ -255,6 +255,8 @@ class _States:
         for number, row in enumerate(self.references):
             row["ref_index"] = int(row.get("ref_index", number))
             self._add((None, "reference", row["ref_index"], str(row["label"])), row)
+        for row in source.index("examples", r"example_(?P<state_index>\d+)_(?P<label>.+)"):
+            self._add((None, "example", int(row["state_index"]), str(row["label"])), row)
         for row in source.index("states", "(?P<state>initial|final)"):
             self._add((row.get("prompt_id") or 0, row["state"], int(row.get("state_index", 0)), None), row)
         if not any(state in ("initial", "final") for _, state, *_ in self._vectors):

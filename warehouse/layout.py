@@ -7,6 +7,7 @@ It is that of scripts which hook a model and save a file for each forward pass:
     tensors/step_000.npz            the tensors of a pass, keys such as layer_07/hidden_out
     conversation_snapshots/index.json, snapshot_00_system.npz    states after each message
     references/index.json, ref_joy.npz                           states after each reference
+    examples/index.json, example_003_joy.npz                     those that a reference is the mean of, where several
     states/index.json, initial.npz, final.npz                    the states that comparisons start and end with
     logit_lens/hidden_out.json      what each layer would say next, as `warehouse.lens_json` has it
 
@@ -37,7 +38,10 @@ from warehouse.reading import KEYS, Pass, Run, Selection, Source, blocks, source
 #: Tables that `run.json` holds as lists.
 RUN_TABLES = ("prompts", "messages", "tokens", "state_tokens", "layers", "sites", "warnings")
 #: Folder of each kind of state.
-FOLDERS = {"snapshot": "conversation_snapshots", "reference": "references", "initial": "states", "final": "states"}
+FOLDERS = {
+    "snapshot": "conversation_snapshots", "reference": "references", "example": "examples",
+    "initial": "states", "final": "states",
+}  # fmt: skip
 #: Files that are open at once; a run with more passes is written in several rounds.
 OPEN_FILES = 64
 
@@ -153,6 +157,9 @@ def _write_states(run: Run, out: Path, fmt: str, wanted: Selection, small: np.dt
             row["messages"] = json.loads(row["messages"] or "null")
             taken = {entry["file"] for entry in indexes.get("references", [])}
             name = _free_name(f"ref_{re.sub(r'[^A-Za-z0-9_-]+', '_', label)}", SUFFIXES[fmt], taken)
+        elif state == "example":
+            row = {"label": label, "state_index": index}
+            name = f"example_{index:03d}_{re.sub(r'[^A-Za-z0-9_-]+', '_', label)}"
         else:
             row = {"prompt_id": prompt_id, "state": state, "state_index": index}
             name = f"{_folder(prompt_id)}{state}"

@@ -32,7 +32,7 @@ class Plan:
 
     Attributes:
         prompts: per prompt, its messages, its rendering and its snapshots.
-        references: per reference, (label, messages, token ids).
+        references: per example of a reference, in the scenario's order, (label, messages, token ids).
         layers: layers to capture.
         sites: sites to capture.
         warnings: rows of the table `warnings`, without the run's id.

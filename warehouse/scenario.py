@@ -118,7 +118,10 @@ class Output(_Strict):
 
 
 class Reference(_Strict):
-    """A short labelled conversation whose last-token state others are compared with."""
+    """A short labelled conversation whose last-token state others are compared with.
+
+    Several with the same label are its examples: others are compared with their mean.
+    """
 
     label: Text = Field(min_length=1)
     messages: list[Message] = Field(min_length=1)
@@ -140,11 +143,11 @@ class Scenario(_Strict):
     reference_states: list[Reference] = []
 
     @model_validator(mode="after")
-    def _labels_unique(self):
-        labels = [reference.label for reference in self.reference_states]
-        twice = sorted({label for label in labels if labels.count(label) > 1})
-        if twice:
-            raise ValueError(f"reference_states has the label {twice[0]!r} twice")
+    def _examples_differ(self):
+        """A label may have several examples; one that is there twice would count as two."""
+        for i, reference in enumerate(self.reference_states):
+            if reference in self.reference_states[:i]:
+                raise ValueError(f"reference_states has the label {reference.label!r} twice with the same messages")
         return self
 
     def at_each_message(self) -> "list[Scenario]":

@@ -1,5 +1,6 @@
 """Collects last-token states and writes them to the run's `states` file."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -48,6 +49,13 @@ class StateFile:
         if self._held is None or self._held[0] != key:
             self._held = key, {}
         self._held[1][layer] = sites
+
+    def average(self, key: Key, of: Sequence[Key]) -> None:
+        """Add a state that is the mean of others which are not written yet, taken before anything is rounded."""
+        parts = [self._states[one] for one in of]
+        self._states[key] = {
+            at: torch.stack([part[at] for part in parts]).double().mean(0).float() for at in parts[0]
+        }
 
     def flush(self) -> None:
         """Write what has been collected."""

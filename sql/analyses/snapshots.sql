@@ -24,10 +24,13 @@ SELECT s.* FROM snapshots AS s JOIN (SELECT unnest(_run_ids(run_id)) AS asked) O
 --   is left of one, as with a single reference
 -- @column mae mean absolute difference of the two states
 -- @column jaccard overlap of the largest 1% of their dimensions
+-- @column n examples that the reference is the mean of; `snapshot_interval` says how sure the cosines are
 -- @example select label, avg(cosine) from snapshot_reference('latest') where site = 'hidden_out' group by label
 CREATE OR REPLACE MACRO snapshot_reference(run_id) AS TABLE
 WITH pairs AS MATERIALIZED (
-  FROM _compare_states(run_id, 'reference')
+  SELECT c.a, {'id': c.b.id, 'label': c.b.label, 'state_index': c.b.state_index} AS b,
+         c.dot, c.cosine, c.mae, c.jaccard
+  FROM _compare_states(run_id, 'reference') AS c
 ), points AS MATERIALIZED (
   -- with the references' mean m: v·m is the mean of v·r over the references r, and m·m the mean of r·m
   -- what is left of v, v·v − 2 v·m + m·m, is nothing where only rounding is left
@@ -46,10 +49,11 @@ SELECT p.a.run_id, p.a.prompt_id, p.a.state_index AS message_index, i.role, i.is
        p.b.label, p.a.site, p.a.layer, p.cosine,
        -- (v − m)·(w − m) = v·w − v·m − w·m + m·m: inner products are enough
        _clamp((p.dot - v.with_mean - w.with_mean + v.mean_own) / (v.apart * w.apart)) AS centered_cosine,
-       p.mae, p.jaccard
+       p.mae, p.jaccard, coalesce(e.n, 1) AS n
 FROM pairs AS p
 JOIN points AS v ON v.id = p.a.id
 JOIN points AS w ON w.id = p.b.id
+LEFT JOIN _references_of(run_id) AS e ON e.run_id = p.a.run_id AND e.label = p.b.label
 JOIN snapshots_of(run_id) AS i
   ON i.run_id = p.a.run_id AND i.prompt_id = p.a.prompt_id AND i.message_index = p.a.state_index
 WHERE p.a.state = 'snapshot'
@@ -69,8 +73,9 @@ ORDER BY p.a.run_id, p.a.prompt_id, message_index, p.b.state_index, p.a.site, p.
 -- @column site hidden_in, hidden_out, attn_out or mlp_down_out
 -- @column layer 0-based decoder block
 -- @column cosine cosine of the snapshot and the reference; NULL where one is all zeros
+-- @column n examples that the reference is the mean of
 -- @example select label, avg(cosine) from snapshot_cosine('latest', centered := true) group by label
 CREATE OR REPLACE MACRO snapshot_cosine(run_id, centered := false) AS TABLE
 SELECT r.run_id, r.prompt_id, r.message_index, r.role, r.is_generated, r.label, r.site, r.layer,
-       CASE WHEN centered THEN r.centered_cosine ELSE r.cosine END AS cosine
+       CASE WHEN centered THEN r.centered_cosine ELSE r.cosine END AS cosine, r.n
 FROM snapshot_reference(run_id) AS r;

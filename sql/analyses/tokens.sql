@@ -67,10 +67,16 @@ ORDER BY b.cosine DESC NULLS LAST, b.run_id, b.prompt_id, b.position;
 -- @column layer 0-based decoder block
 -- @column direction positive minus negative mean state
 -- @column norm length of the direction
+-- @column n_positive examples of the first label; `direction_interval` says how sure the direction is
+-- @column n_negative examples of the second label
 -- @example select site, layer, norm from direction('latest', 'joy', 'fear')
 CREATE OR REPLACE MACRO direction(run_id, positive_label, negative_label) AS TABLE
-SELECT d.run_id, site, layer, list(difference ORDER BY dim) AS direction,
-       sqrt(sum(difference ** 2)) AS norm
+SELECT d.run_id, d.site, d.layer, list(difference ORDER BY dim) AS direction,
+       sqrt(sum(difference ** 2)) AS norm,
+       coalesce((SELECT max(r.n) FROM _references_of(run_id) AS r
+                 WHERE r.run_id = d.run_id AND r.label = positive_label), 1) AS n_positive,
+       coalesce((SELECT max(r.n) FROM _references_of(run_id) AS r
+                 WHERE r.run_id = d.run_id AND r.label = negative_label), 1) AS n_negative
 FROM (
   SELECT p.run_id, site, layer, dim,
          avg(x) FILTER (label = positive_label) - avg(x) FILTER (label = negative_label) AS difference
@@ -82,8 +88,8 @@ FROM (
   GROUP BY p.run_id, site, layer, dim
 ) AS d
 WHERE difference IS NOT NULL
-GROUP BY d.run_id, site, layer
-ORDER BY d.run_id, site, layer;
+GROUP BY d.run_id, d.site, d.layer
+ORDER BY d.run_id, d.site, d.layer;
 
 -- Every token of a run on the direction from one reference to another, at one layer and site.
 --

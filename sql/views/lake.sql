@@ -64,10 +64,12 @@ WHERE _has('outputs', f.run);
 --
 -- It keeps working after the bulky activations of a run were dropped.
 -- @column run_id id of the run
--- @column prompt_id 0-based conversation within the run; NULL for references, which belong to the whole run
--- @column state initial (prefill), final (last decode step), snapshot or reference
--- @column state_index step of an initial or final state, message_index of a snapshot, ref_index of a reference
--- @column label label of a reference, else NULL
+-- @column prompt_id 0-based conversation within the run; NULL for references and examples, which belong to the whole run
+-- @column state initial (prefill), final (last decode step), snapshot, reference, or example: each of those that a
+--   reference of several examples is the mean of; the only example of a label is its reference
+-- @column state_index step of an initial or final state, message_index of a snapshot, ref_index of a reference, place
+--   of an example in the scenario
+-- @column label label of a reference or example, else NULL
 -- @column layer 0-based decoder block
 -- @column site hidden_in, hidden_out, attn_out or mlp_down_out
 -- @column vector the state, as wide as the residual stream

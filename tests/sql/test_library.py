@@ -17,7 +17,9 @@ ARGUMENTS = {
     "site": "'hidden_out'", "layer": "1", "step": "0", "position": "2", "neuron": "3", "k": "3",
     "positive_label": "'joy'", "negative_label": "'fear'", "kind": "'reference'",
     "vector": "(SELECT vector FROM states_of('latest') LIMIT 1)", "prompt_id": "0",
-    "pairs": "'_example_pairs'", "model": "'package:synthetic'",
+    "pairs": "'_example_pairs'", "model": "'package:synthetic'", "resamples": "20", "seed": "0",
+    "one_site": "'hidden_out'", "several": "false", "one_index": "NULL", "one_label": "NULL",
+    "one_prompt": "NULL", "state": "'snapshot'", "state_a": "'snapshot'", "state_b": "'snapshot'",
 }  # fmt: skip
 ANALYSES = [item for item in LIBRARY if item.kind == "analysis"]
 by_name = pytest.mark.parametrize("item", LIBRARY, ids=lambda item: item.name)
