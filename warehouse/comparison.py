@@ -20,15 +20,19 @@ from warehouse.lake import Lake
 
 #: Tables of each run that are drawn, and the queries that make them.
 RUN_TABLES = (
-    "references", "message_means", "roles", "discriminative", "damping", "fade", "steps", "top_tokens", "residual",
-    "residual_error", "logit_lens",
+    "turns", "references", "message_means", "roles", "discriminative", "damping", "fade", "steps", "top_tokens",
+    "residual", "residual_error", "logit_lens",
 )  # fmt: skip
 #: Tables of each run that templates print.
 RUN_ROWS = ("reference_table",)
 #: Tables that say what was found, of all conversations, whether they have a card or not.
-FOUND = ("leaning", "separating", "caveats", "state_tokens", "before_reply")
+FOUND = (
+    "intra", "intra_summary", "reply_summary", "leaning", "separating", "caveats", "state_tokens", "before_reply",
+)  # fmt: skip
 #: A run's id as `Lake.stage` makes it.
 _ID = re.compile(r"(?P<name>.+)_\d{4}(?P<month>\d\d)(?P<day>\d\d)T(?P<h>\d\d)(?P<m>\d\d)(?P<s>\d\d)Z")
+#: The intervals of the leanings, of runs whose labels have several examples.
+MARGINS = "leaning_margins"
 #: Conversations that get a card of their own; the overview has all of them.
 MAX_CARDS = 120
 #: Runs are asked about together, up to so many numbers in their states (64 MB as DuckDB has them).
@@ -171,24 +175,21 @@ def fill_runs(tables: Tables, runs: list[dict], prompts: list[dict], site: str) 
         site: site that the findings are about.
 
     Returns:
-        Rows of every conversation: `intra_summary`, `reply_summary`, and those of `FOUND`.
+        Rows of every conversation, by the name of the query: most of `FOUND`.
     """
     shown = defaultdict(dict)
     for index, prompt in enumerate(prompts):
         shown[prompt["run_id"]][prompt["prompt_id"]] = index
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        ends = pool.map(lambda group: _intra(tables, group, site), _groups(runs))
-        filled = pool.map(lambda group: _fill_group(tables, group, shown, site), _groups(runs))
-        rows, summary, replies = map(pa.concat_tables, zip(*ends, strict=True))
-        found = {name: pa.concat_tables(some) for name, some in zip(FOUND, zip(*filled, strict=True), strict=True)}
-    ids = [run["run_id"] for run in runs]
-    tables.store("intra_rows", tables.put("intra", rows, {"query": "intra", "values": {"runs": ids}}))
-    tables.store("intra_summary_rows", summary)
-    tables.store("reply_summary_rows", replies)
+        filled = list(pool.map(lambda group: _fill_group(tables, group, shown, site), _groups(runs)))
+    names = dict.fromkeys(name for group in filled for name in group)
+    found = {name: pa.concat_tables(group[name] for group in filled if name in group) for name in names}
+    origin = {"query": "intra", "values": {"runs": [run["run_id"] for run in runs]}}
+    tables.store("intra_rows", tables.put("intra", found.pop("intra"), origin))
+    tables.store("intra_summary_rows", found["intra_summary"])
+    tables.store("reply_summary_rows", found["reply_summary"])
     tables.store("before_reply_rows", found.pop("before_reply"))
-    return {"intra_summary": summary.to_pylist(), "reply_summary": replies.to_pylist()} | {
-        name: table.to_pylist() for name, table in found.items()
-    }
+    return {name: table.to_pylist() for name, table in found.items()}
 
 
 def _groups(runs: list[dict]) -> list[list[dict]]:
@@ -203,26 +204,7 @@ def _groups(runs: list[dict]) -> list[list[dict]]:
     return groups
 
 
-def _intra(tables: Tables, runs: list[dict], site: str) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """What replying changed in some runs: the rows, their summary, and the move beside those before it.
-
-    The moves of single messages go on the page, by run.
-    """
-    values = {"runs": [run["run_id"] for run in runs]}
-    own = tables.beside()
-    with own.db:
-        own.share("intra", **values)
-        for run, table in _by_run(own.query("turns", **values), runs):
-            run["turns"] = own.put(f"turns-{run['index']}", table, {"query": "turns", "values": {"runs": [run["run_id"]]}})
-        return (
-            own.query("intra", **values), own.query("intra_summary", **values),
-            own.query("reply_summary", **values, site=site),
-        )  # fmt: skip
-
-
-def _fill_group(
-    tables: Tables, runs: list[dict], shown: dict[str, dict[int, int]], site: str
-) -> tuple[pa.Table, ...]:
+def _fill_group(tables: Tables, runs: list[dict], shown: dict[str, dict[int, int]], site: str) -> dict[str, pa.Table]:
     """Put the tables of some runs on the page and give them to the runs by name, over a connection of their own.
 
     Args:
@@ -232,13 +214,13 @@ def _fill_group(
         site: site that the findings are about.
 
     Returns:
-        The tables of `FOUND`, about every conversation.
+        The tables of `FOUND` about every conversation, and that of `MARGINS` where labels have several examples.
     """
     values = {"runs": [run["run_id"] for run in runs]}
     with_cards = [run for run in runs if run["run_id"] in shown]
     own = tables.beside()
     with own.db:
-        own.share("references", **values)
+        own.share("states", **values)
         for run in runs:
             run |= {"tables": {}, "cross_layer": {}}
         for name in (*RUN_ROWS, *RUN_TABLES) if with_cards else ():
@@ -250,7 +232,9 @@ def _fill_group(
                     own.put(f"{name}-{run['index']}", table, origin)
                 run["tables"][name] = table
         _cross_layers(own, with_cards, shown)
-        return tuple(own.query(name, **values, site=site) for name in FOUND)
+        several = own.rows("several", **values)[0]["runs"]
+        found = {name: own.query(name, **values, site=site) for name in FOUND}
+        return found | ({MARGINS: own.query(MARGINS, runs=several, site=site)} if several else {})
 
 
 def _cross_layers(tables: Tables, runs: list[dict], shown: dict[str, dict[int, int]]) -> None:
@@ -287,6 +271,9 @@ def cards(tables: Tables, runs: list[dict], prompts: list[dict], found: dict[str
     labels = defaultdict(list)
     for row in tables.rows("labels", runs=ids):
         labels[row["run_id"]].append(row["label"])
+    margins = {(row["run_id"], row["prompt_id"], row["message_index"]): row for row in found.get(MARGINS, ())}
+    for row in found["leaning"]:
+        row["sure"] = margins.get((row["run_id"], row["prompt_id"], row["message_index"]))
     separating = {row["run_id"]: row for row in found["separating"]}
     several = {row["run_id"] for row in prompts if row["prompt_id"]}
     for index, card in enumerate(prompts):
@@ -301,7 +288,9 @@ def cards(tables: Tables, runs: list[dict], prompts: list[dict], found: dict[str
             "leaning": leanings[key], "reply": next(iter(replies[key]), None),
             "separating": separating.get(card["run_id"]),
             "caveats": [row for row in found["caveats"] if row["run_id"] == card["run_id"]],
-            "states": {(row["state"], row["state_index"] if row["state"] == "snapshot" else 0): row for row in places[key]},
+            "states": {
+                (row["state"], row["state_index"] if row["state"] == "snapshot" else 0): row for row in places[key]
+            },
         }  # fmt: skip
         card["found"] = findings.conversation(card)
         _fill(card)
@@ -312,7 +301,6 @@ def _fill(card: dict) -> None:
     """Say which parts a conversation has, and what its controls offer."""
     own = {name: _conversation(table, card["prompt_id"]) for name, table in card["run"]["tables"].items()}
     own["cross_layer"] = card["run"]["cross_layer"][card["prompt_id"]]
-    own["turns"] = _conversation(card["run"]["turns"], card["prompt_id"])
     card["has"] = {name: table.num_rows > 0 for name, table in own.items()}
     card["compared"] = [name for name in COMPARED if card["intra_summary"][name]]
     card["has"]["intra"] = bool(card["compared"])

@@ -1,4 +1,4 @@
-"""What a report says first: rows of the analyses of `sql/analyses/findings.sql`, sorted for the sentences of a template.
+"""What a report says first: rows of the analyses in `sql/analyses/findings.sql`, sorted for a template's sentences.
 
 No number is computed here. What counts as clear, or as about as far, is decided here, once, and the page says it.
 """
@@ -29,7 +29,8 @@ def conversation(card: dict) -> dict:
 
     Returns:
         `leading`, the clear leanings by label, and `close`, the others, by pair of labels; `separating` and `reply`,
-        a row or None; `further`, how the reply's move compares with those before it; `caveats`, a row or None by code.
+        a row or None; `further`, how the reply's move compares with those before it; `caveats`, a row or None by
+        code.
     """
     rows = card["leaning"]
     turned = bool(rows) and rows[0]["states"] == 2  # of two states one mirrors the other: the reply tells of both
@@ -51,8 +52,12 @@ def conversation(card: dict) -> dict:
 
 
 def is_clear(row: dict) -> bool:
-    """Whether the first reference of a row of `leaning` leads in most layers."""
-    return row["layers_led"] >= CLEAR * row["layers"]
+    """Whether the first reference of a row of `leaning_layers` leads in most layers, and with other examples too.
+
+    Where labels have several examples, `sure` has the interval of the margin.
+    """
+    sure = row.get("sure")
+    return row["layers_led"] >= CLEAR * row["layers"] and (sure is None or sure["margin_low"] > 0)
 
 
 def further(cosine: float | None, before: float | None) -> str | None:
@@ -98,9 +103,9 @@ def differences(variants: list[dict], names: dict[str, str]) -> list[dict]:
         names: short name of each run.
 
     Returns:
-        Per message `prompt_id`, `message_index`, `is_generated`, `role`, and `wordings`: each with `runs` and `words`,
-        pieces of text as (whether it is in the first wording too, text). A message that all runs share has one
-        wording.
+        Per message `prompt_id`, `message_index`, `is_generated`, `role`, and `wordings`: each with `runs` and
+        `words`, pieces of text as (whether it is in the first wording too, text). A message that all runs share has
+        one wording.
     """
     places = defaultdict(list)
     for row in variants:
@@ -165,7 +170,10 @@ def overall(tables, runs: list[dict], prompts: list[dict], found: dict, pairs: d
     counts = sorted(labels.items(), key=lambda item: (-len(item[1]), item[0]))
     replies = next(iter(tables.rows("reply_totals")), None)
     if replies:
-        replies |= {"least_name": name(**replies["least_of"]), "further": further(replies["cosine"], replies["cosine_before"])}
+        replies |= {
+            "least_name": name(**replies["least_of"]),
+            "further": further(replies["cosine"], replies["cosine_before"]),
+        }
     caveats = defaultdict(lambda: {"count": 0, "total": 0, "runs": 0})
     for row in found["caveats"]:
         own = caveats[row["code"]]

@@ -142,8 +142,15 @@ def render(context: dict) -> str:
         lstrip_blocks=True,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
-    env.filters |= {"num": number, "listing": findings.listing, "named": findings.named, "span": findings.span, "seen": token_text, "times": lambda value, by: value * by}
-    env.globals |= {"charts": context["registry"]["charts"], "measures": context["registry"]["measures"]}
+    env.filters |= {
+        "num": number,
+        "listing": findings.listing,
+        "named": findings.named,
+        "span": findings.span,
+        "seen": token_text,
+        "times": lambda value, by: value * by,
+    }
+    env.globals["charts"] = context["registry"]["charts"]
     code = script()
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     css = (asset_dir("reports") / "report.css").read_text(encoding="utf-8")

@@ -83,6 +83,8 @@ def collect(lake: Lake, tables: comparison.Tables, run_ids: list[str]) -> dict:
     found = comparison.fill_runs(tables, runs, shown, site)
     cards = comparison.cards(tables, runs, shown, found)
     pairs = comparison.pairs(tables, runs, site)
+    there = {row["compared"] for row in found["intra_summary"]}
+    compared = [name for name in comparison.COMPARED if name in there]
     return {
         "title": runs[0]["scenario"] if len(runs) == 1 else f"{len(runs)} runs",
         "warehouse": lake.warehouse.name,
@@ -95,7 +97,7 @@ def collect(lake: Lake, tables: comparison.Tables, run_ids: list[str]) -> dict:
         "sites": sites,
         "cards": cards,
         "conversations": len(prompts),
-        "compared": [name for name in comparison.COMPARED if any(row["compared"] == name for row in found["intra_summary"])],
+        "compared": compared,
         "overview": _overview(prompts, runs, found),
         "totals": tables.rows("intra_totals") if found["intra_summary"] else [],
         "overall": findings.overall(tables, runs, prompts, found, pairs, site) if len(prompts) > 1 else None,
@@ -106,18 +108,18 @@ def collect(lake: Lake, tables: comparison.Tables, run_ids: list[str]) -> dict:
         "registry": {
             "charts": page.charts(),
             "measures": page.measures(),
-            "scales": _scales(cards, runs),
+            "scales": _scales(cards),
             "queries": tables.queries,
             "tables": dict(sorted(tables.origin.items())),  # runs are filled side by side
             "sites": sites,
-            "compared": next((name for name in comparison.COMPARED if any(row["compared"] == name for row in found["intra_summary"])), None),
+            "compared": next(iter(compared), None),
             "names": {run["run_id"]: run["name"] for run in runs} if len(runs) > 1 else {},
         },
         "packed": dict(sorted(tables.packed.items())),
     }
 
 
-def _scales(cards: list[dict], runs: list[dict]) -> dict[str, list[str]]:
+def _scales(cards: list[dict]) -> dict[str, list[str]]:
     """What has a colour of its own, the same in every chart: by field, its values in the order of the colours."""
     labels = {label for card in cards for label in card["references"]}
     return {
@@ -137,9 +139,11 @@ def _overview(prompts: list[dict], runs: list[dict], found: dict[str, list[dict]
         like = [row for row in own if row["compared"] == comparison.COMPARED[0]] or own
         if own:
             name = names[prompt["run_id"]]
-            title = f"{name} · {prompt['prompt_id']}" if prompt["run_id"] in several else name
-            rows.append({"index": index, "title": title, "reply": prompt["generated_text"], "cut": prompt["stop_reason"] == "length",
-                         "cosines": {row["site"]: row["cosine_mean"] for row in like}})  # fmt: skip
+            rows.append({
+                "index": index, "title": f"{name} · {prompt['prompt_id']}" if prompt["run_id"] in several else name,
+                "reply": prompt["generated_text"], "cut": prompt["stop_reason"] == "length",
+                "cosines": {row["site"]: row["cosine_mean"] for row in like},
+            })  # fmt: skip
     return rows
 
 

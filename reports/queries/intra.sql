@@ -1,5 +1,4 @@
--- How far the reply moved each layer's state: between the generation prompts before and after it, and from the last
--- token of the prompt to the last token of the reply.
+-- How far the reply moved each layer's state: generation prompt before and after it, last tokens of prompt and reply.
 SELECT run_id, prompt_id, CASE prompt_id WHEN 0 THEN run_id ELSE run_id || ' · ' || prompt_id END AS run,
        compared, site, layer, cosine, mae, jaccard
 FROM (

@@ -1,8 +1,8 @@
--- Towards which reference each state leans, by how much, and how sure that is.
+-- Towards which reference each state leans, and in how many layers that one leads.
 --
 -- The first and the second of `reference_shift`, or of `conversation_shift`, at one site. A lead in most layers can be
--- relied on; a label that leads in half of them is hardly ahead. No rows for a single reference, nor for a single
--- state, beside which nothing is usual.
+-- relied on; a label that leads in half of them is hardly ahead. `leaning` says how sure the margin is where labels have
+-- several examples. No rows for a single reference, nor for a single state, beside which nothing is usual.
 -- @param run_id a run id, `latest`, or a list of these
 -- @param site hidden_in, hidden_out, attn_out or mlp_down_out; give it by name
 -- @param over conversation: the state after each message, beside those after the other messages of the conversation;
@@ -21,9 +21,9 @@
 -- @column layers layers compared
 -- @column states states that the usual is the mean of
 -- @column n examples of the reference; one can't tell the label from the wording of its example
--- @example select message_index, role, label, round(100 * margin, 2) as hundredths, layers_led from leaning('latest')
--- @example select label, count(*) from leaning('latest', over := 'conversations') group by label
-CREATE OR REPLACE MACRO leaning(run_id, site := 'hidden_out', over := 'conversation') AS TABLE
+-- @example select message_index, label, round(100 * margin, 2) as hundredths, layers_led from leaning_layers('latest')
+-- @example select label, count(*) from leaning_layers('latest', over := 'conversations') group by label
+CREATE OR REPLACE MACRO leaning_layers(run_id, site := 'hidden_out', over := 'conversation') AS TABLE
 WITH cosines AS MATERIALIZED (
   FROM _leaning_cosines(run_id, site, over)
 ), usual AS (
@@ -55,10 +55,10 @@ WHERE f.labels > 1 AND f.states > 1
 GROUP BY f.run_id, f.prompt_id, f.message_index
 ORDER BY f.run_id, f.prompt_id, f.message_index;
 
--- The cosines that `leaning` and `conversation_shift` weigh.
+-- The cosines that `leaning_layers` and `conversation_shift` weigh.
 -- @param run_id a run id, `latest`, or a list of these
 -- @param site hidden_in, hidden_out, attn_out or mlp_down_out
--- @param over conversation or conversations, as in `leaning`
+-- @param over conversation or conversations, as in `leaning_layers`
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run
 -- @column message_index last message that the state has seen
@@ -103,6 +103,8 @@ ORDER BY m.run_id, m.prompt_id, m.label;
 
 -- Which layers tell the references apart: at each site the layer where they lie furthest apart, and the layers around
 -- it in which they lie at least half as far apart.
+--
+-- The distance is that of `reference_separation`, which has it for every layer.
 -- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run
 -- @column site hidden_in, hidden_out, attn_out or mlp_down_out
@@ -223,7 +225,8 @@ ORDER BY r.run_id, r.place;
 -- @example select message_index, role, len(run_ids) as runs from message_variants('latest') where wordings > 1
 CREATE OR REPLACE MACRO message_variants(runs) AS TABLE
 WITH asked AS MATERIALIZED (
-  SELECT r.run_id AS id, r.created_at AS age FROM (SELECT unnest(_run_ids(runs)) AS one) AS a JOIN runs AS r ON r.run_id = a.one
+  SELECT r.run_id AS id, r.created_at AS age
+  FROM (SELECT unnest(_run_ids(runs)) AS one) AS a JOIN runs AS r ON r.run_id = a.one
 ), variants AS (
   SELECT m.prompt_id, m.message_index, m.is_generated, m.role, m.content,
          list(m.run_id ORDER BY asked.age, m.run_id) AS run_ids, min(asked.age) AS age
@@ -250,7 +253,8 @@ FROM (
   FROM (
     SELECT r.run_id, r.created_at, unnest([
       {'place': 1, 'setting': 'model', 'value': r.model_id}, {'place': 2, 'setting': 'revision', 'value': r.revision},
-      {'place': 3, 'setting': 'adapter', 'value': r.adapter}, {'place': 4, 'setting': 'weights', 'value': r.weights_hash},
+      {'place': 3, 'setting': 'adapter', 'value': r.adapter},
+      {'place': 4, 'setting': 'weights', 'value': r.weights_hash},
       {'place': 5, 'setting': 'dtype', 'value': r.dtype}, {'place': 6, 'setting': 'device', 'value': r.device},
       {'place': 7, 'setting': 'store_dtype', 'value': r.store_dtype},
       {'place': 8, 'setting': 'seed', 'value': r.seed::VARCHAR},

@@ -50,13 +50,13 @@ WITH asked AS MATERIALIZED (
 SELECT e.*, CASE WHEN is_template THEN 'template' WHEN is_generated THEN 'generated'
                  WHEN token IS NOT NULL THEN 'content' END AS kind
 FROM every AS e
-ORDER BY e.run_id, e.prompt_id NULLS LAST, list_position(['initial', 'final', 'snapshot', 'reference', 'example'], state),
-         state_index;
+ORDER BY e.run_id, e.prompt_id NULLS LAST,
+         list_position(['initial', 'final', 'snapshot', 'reference', 'example'], state), state_index;
 
 -- How far each message moved the state: the state before the message against the state after it, like with like.
 --
--- Both are read at the end of the generation prompt, where the model is about to answer. For the reply that is the
--- state from which it was written, and the state after it. Reads the run's states only.
+-- Both are snapshots, at the end of the generation prompt, where the model is about to answer. For the reply these are
+-- the state from which it was written, and the state after it. Reads the run's states only.
 -- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run
@@ -75,7 +75,6 @@ SELECT c.a.run_id, c.a.prompt_id, c.b.state_index AS message_index, i.role, i.is
 FROM _compare_states(run_id, 'turns') AS c
 JOIN snapshots_of(run_id) AS i
   ON i.run_id = c.b.run_id AND i.prompt_id = c.b.prompt_id AND i.message_index = c.b.state_index
-WHERE c.b.state = 'snapshot' AND (c.a.state = 'initial') = i.is_generated
 ORDER BY c.a.run_id, c.a.prompt_id, message_index, c.a.site, c.a.layer;
 
 -- What replying changed, like with like: the generation prompt before the reply against the one after it.
