@@ -88,8 +88,8 @@ def test_the_shift_is_drawn_and_is_that_of_the_analysis(two_runs):
         assert drawn[tuple(key)] == pytest.approx(100 * shift, rel=1e-4, abs=1e-9)
 
 
-def test_the_page_opens_with_what_was_found(two_runs):
-    lake, alpha, _ = two_runs
+def test_the_page_opens_with_what_was_found(lake):
+    alpha = make_run(lake)
     html = written(lake, alpha)
     found = section(html, "findings")
     assert html.index('id="findings"') < html.index('id="conversation"')
@@ -105,6 +105,16 @@ def test_the_page_opens_with_what_was_found(two_runs):
     assert "What this can't tell" in found
     for words in ("Every reference stands on one example", "The reply was cut", "This is one conversation"):
         assert words in found
+
+
+def test_intervals_are_told_where_labels_have_several_examples(two_runs):
+    lake, alpha, _ = two_runs
+    with catalog.connect(lake) as db:
+        rows = db.execute("SELECT n, margin_low FROM leaning(?, site := 'hidden_out')", [alpha]).fetchall()
+    assert any(low is not None for _, low in rows)
+    found = section(written(lake, alpha), "findings")
+    assert ("with other examples of the labels" in found) or ("might name the other" in found)
+    assert "Every reference stands on one example" not in found
 
 
 def test_a_clear_lead_is_in_most_layers_and_survives_other_examples():

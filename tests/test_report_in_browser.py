@@ -55,6 +55,63 @@ def test_every_chart_is_drawn_without_complaint(pages, open_page, number, width,
     )
 
 
+COLOURS = """() => {
+  const found = [];
+  for (const figure of document.querySelectorAll('figure[data-state=drawn]')) {
+    const channels = (part) => [part.encoding?.color, ...(part.layer ?? []).flatMap(channels)].filter(Boolean);
+    const spec = figure.result?.embedOptions ? figure.result.spec : null;
+    if (!spec) continue;
+    for (const {field, type} of channels(spec)) {
+      if (type !== 'nominal' || !['label', 'site', 'role', 'state'].includes(field)) continue;
+      const scale = figure.result.view.scale('color');
+      for (const value of scale.domain()) found.push([field, value, scale(value), figure.dataset.chart]);
+    }
+  }
+  return found;
+}"""
+
+
+@pytest.mark.browser
+def test_a_site_and_a_label_have_one_colour_in_every_chart(pages, open_page):
+    tab = open_page(pages[0])
+    tab.draw_all()
+    colours, charts = {}, {}
+    for field, value, colour, chart in tab.page.evaluate(COLOURS):
+        colours.setdefault((field, value), set()).add(colour)
+        charts.setdefault(field, set()).add(chart)
+    assert all(len(some) == 1 for some in colours.values()), colours
+    for field in ("label", "site"):
+        own = [colour for (of, _), some in colours.items() if of == field for colour in some]
+        assert len(set(own)) == len(own) >= 3, field
+    assert {"intra_layers", "layer_line", "residual_norms", "residual_cosines"} <= charts["site"]
+    assert {"message_lines", "reference_layers", "fade"} <= charts["label"]
+
+
+@pytest.mark.browser
+def test_figures_that_are_compared_share_their_scale(pages, open_page):
+    tab = open_page(pages[1])
+    tab.draw_all(open_folds=False)
+    scales = tab.page.evaluate(
+        """[...document.querySelectorAll('figure[data-chart=run_matrix]')].map((one) => one.result.view.scale('color').domain())"""
+    )
+    assert len(scales) == 2
+    assert scales[0] == scales[1]
+    assert scales[0][0] < scales[0][1]
+
+
+@pytest.mark.browser
+def test_the_reply_is_compared_like_with_like_or_at_the_last_tokens(pages, open_page):
+    tab = open_page(pages[0])
+    chart = tab.page.locator("figure[data-chart=intra_layers]")
+    chart.scroll_into_view_if_needed()
+    chart.locator("svg").wait_for()
+    rows = "document.querySelector('figure[data-chart=intra_layers]').result.view.data('rows').map((r) => r.compared)"
+    assert set(tab.page.evaluate(rows)) == {"generation prompt"}
+    tab.page.locator("#intra .switch label", has_text="Last token").click()
+    tab.wait()
+    assert set(tab.page.evaluate(rows)) == {"last token"}
+
+
 @pytest.mark.browser
 def test_charts_wait_until_they_are_seen(pages, open_page):
     tab = open_page(pages[0])
