@@ -4,7 +4,7 @@ import browser
 import numpy as np
 import pyarrow as pa
 import pytest
-from report_pages import edit, edit_states, unpack
+from report_pages import edit, edit_states, multiply, unpack
 from synthetic import Shape, make_run
 
 from warehouse.report import write_report
@@ -53,6 +53,15 @@ def test_every_chart_is_drawn_without_complaint(pages, open_page, number, width,
         tab.page.evaluate("Object.keys(window).filter((name) => /vega|alab|^(report|choices|draw)$/i.test(name))")
         == []
     )
+
+
+@pytest.mark.browser
+def test_a_page_of_many_conversations_is_drawn(lake, open_page):
+    multiply(lake, make_run(lake, shape=Shape(messages=2, attention=False, outputs=False, activations=False)), 16)
+    tab = open_page(write_report(lake)[0], 400, color_scheme="dark")
+    assert set(tab.draw_all(open_folds=False)) == {"drawn"}
+    assert tab.page.locator("figure[data-chart=conversation_counts] svg").count() == 1
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
 COLOURS = """() => {

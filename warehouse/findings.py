@@ -15,6 +15,8 @@ CAVEATS = (
     "no_references", "one_reference", "one_example", "cut", "token_kind", "unknown_token", "snapshot_tokens",
     "one_conversation",
 )  # fmt: skip
+#: States that are not clear are named one by one up to so many.
+FEW = 4
 #: Texts of which less than this share is common are shown without marks: they would be all marks.
 RELATED = 0.55
 #: Moves whose ratio is within this factor are about as far as each other.
@@ -28,23 +30,25 @@ def conversation(card: dict) -> dict:
         card: a conversation with its rows `leaning`, `separating`, `reply` and `caveats`.
 
     Returns:
-        `leading`, the clear leanings by label, and `close`, the others, by pair of labels; `separating` and `reply`,
-        a row or None; `further`, how the reply's move compares with those before it; `caveats`, a row or None by
-        code.
+        `leading`, the clear leanings by label, and `close`, pairs of two labels and rows, the others (of many
+        those of the widest margins), which are `close_count`; `separating` and `reply`, a row or None; `further`, how
+        the reply's move compares with those before it; `caveats`, a row or None by code.
     """
     rows = card["leaning"]
     turned = bool(rows) and rows[0]["states"] == 2  # of two states one mirrors the other: the reply tells of both
     if turned:
         rows = [row for row in rows if row["is_generated"]]
     leading, close = defaultdict(list), defaultdict(list)
-    for row in rows:
-        if is_clear(row):
-            leading[row["label"]].append(row)
-        else:
-            close[row["label"], row["second"]].append(row)
+    for row in filter(is_clear, rows):
+        leading[row["label"]].append(row)
+    unclear = [row for row in rows if not is_clear(row)]
+    widest = sorted(unclear, key=lambda row: -row["margin"])[:3]
+    for row in widest if len(unclear) > FEW else unclear:
+        close[row["label"], row["second"]].append(row)
     reply = card["reply"]
     return {
-        "turned": turned, "leading": dict(leading), "close": dict(close), "count": len(rows),
+        "turned": turned, "leading": dict(leading), "close": list(close.items()), "close_count": len(unclear),
+        "count": len(rows),
         "separating": card["separating"], "reply": reply,
         "further": further(reply["cosine"], reply["cosine_before"]) if reply else None,
         "caveats": dict.fromkeys(CAVEATS) | {row["code"]: row for row in card["caveats"]},
@@ -93,6 +97,11 @@ def named(rows: list[dict]) -> str:
     numbers = [str(row["message_index"]) for row in rows if not row["is_generated"]]
     parts = [f"message{'s' if len(numbers) > 1 else ''} {listing(numbers)}"] if numbers else []
     return " and ".join([*parts, *(["the reply"] if any(row["is_generated"] for row in rows) else [])])
+
+
+def place(row: dict) -> str:
+    """The message after which a state was taken."""
+    return "the reply" if row["is_generated"] else f"message {row['message_index']} ({row['role']})"
 
 
 def differences(variants: list[dict], names: dict[str, str]) -> list[dict]:

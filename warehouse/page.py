@@ -147,6 +147,7 @@ def render(context: dict) -> str:
         "listing": findings.listing,
         "named": findings.named,
         "span": findings.span,
+        "place": findings.place,
         "seen": token_text,
         "times": lambda value, by: value * by,
     }
