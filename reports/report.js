@@ -3,25 +3,8 @@
 'use strict';
 
 const report = JSON.parse(document.getElementById('report').textContent);
-const METRICS = {
-  cosine: {
-    metric_title: 'Cosine similarity',
-    metric_reading: '1 = same direction, 0 = unrelated',
-    metric_colour: 'bright = more alike',
-  },
-  mae: {
-    metric_title: 'Mean absolute error',
-    metric_reading: '0 = identical; in units of the activations',
-    metric_colour: 'bright = further apart',
-  },
-  jaccard: {
-    metric_title: 'Overlap of the top 1% (Jaccard)',
-    metric_reading: '1 = the same largest dimensions, 0 = none shared',
-    metric_colour: 'bright = more alike',
-  },
-};
 // What the switches say: the page's choices here, those of one card on its element.
-const choices = {metric: 'cosine', site: report.sites[0] ?? 'hidden_out', scale: 'raw'};
+const choices = {metric: 'cosine', site: report.sites[0] ?? 'hidden_out', scale: 'raw', compared: report.compared};
 let printing = false;
 
 // --- data ---------------------------------------------------------------------------------------------------
@@ -178,21 +161,62 @@ function config(width) {
   };
 }
 
-/** Every choice that concerns a figure, with the texts of its metric. */
+/** The column that a chart draws: what its file says, or what the switches choose where it leaves that open. */
+function measured(chart, all) {
+  const {measure} = chart.usermeta;
+  const name = typeof measure === 'string' ? measure : measure[all.scale];
+  return name.startsWith('$') ? all[name.slice(1)] : name;
+}
+
+/** Every choice that concerns a figure, with the words for the column that it draws. */
 function known(figure) {
   const all = {names: report.names, ...choices, ...figure.closest('[data-card]')?.choices,
     ...JSON.parse(figure.dataset.fix || '{}')};
-  return {...all, ...METRICS[all.metric]};
+  const chart = report.charts[figure.dataset.chart];
+  if (!chart) return all;
+  const field = measured(chart, all);
+  const {title, reading, colour} = report.measures[field];
+  return {...all, field, title, reading: chart.usermeta.channel === 'color' ? colour : reading};
 }
 
-/** Whether a chart has anything to draw: a row with a number in one of the columns that its file says it needs. */
+/** Whether a chart has anything to draw: a row with a number in the column that it draws. */
 function drawable(figure, rows) {
   const chart = report.charts[figure.dataset.chart];
   if (!chart) return rows.length > 0;
-  const all = known(figure);
-  const columns = chart.usermeta.needs.map((name) => (name.startsWith('$') ? all[name.slice(1)] : name));
+  const columns = chart.usermeta.columns ?? [known(figure).field];
   return rows.some((row) => columns.some((name) => row[name] !== null));
 }
+
+/** The least and the largest number of a chart, and of those that a reader compares it with: one scale for all. */
+function extent(figure, tables, field) {
+  const together = JSON.parse(figure.dataset.together || '{}');
+  const where = {...conditions(figure), ...together};
+  for (const [name, value] of Object.entries(together)) if (value === null) delete where[name];
+  const values = tables.flatMap((one) => select(one, where).map((row) => row[field])).filter((value) => value !== null);
+  return {low: values.reduce((a, b) => Math.min(a, b), Infinity), high: values.reduce((a, b) => Math.max(a, b), -Infinity)};
+}
+
+/** Give whatever has a colour of its own that colour, in a chart's every part: one definition for the whole page. */
+function paint(part, rows, series) {
+  if (part === null || typeof part !== 'object') return;
+  const domain = part.field && report.scales[part.field];
+  if (domain && part.type === 'nominal') {
+    part.scale = {domain, range: domain.map((_, index) => series[index] ?? `hsl(${(index * 137.5) % 360} 50% 50%)`), ...part.scale};
+    if (part.legend !== null) {
+      const there = new Set(rows.map((row) => row[part.field]));
+      const values = domain.filter((value) => there.has(value));
+      if (values.length) part.legend = {values, ...part.legend};
+    }
+  }
+}
+function paintAll(spec, rows) {
+  const css = getComputedStyle(document.documentElement).getPropertyValue('--series');
+  const series = css.trim().split(/\s*,\s*/);
+  for (const layer of [spec, ...spec.layer ?? []]) paint(layer.encoding?.color, rows, series);
+}
+
+/** The table of a figure, and those of figures that a reader compares it with. */
+const compared = (figure) => Promise.all([figure.dataset.table, ...JSON.parse(figure.dataset.also || '[]')].map(table));
 
 /** Draw a figure, or bring a drawn one up to date with the choices. */
 async function draw(figure) {
@@ -203,7 +227,7 @@ async function draw(figure) {
     const some = drawable(figure, rows);
     figure.classList.toggle('empty', !some);
     if (figure.dataset.chart in custom) custom[figure.dataset.chart].draw(figure, rows);
-    else if (some) await drawChart(figure, rows, turn);
+    else if (some) await drawChart(figure, rows, turn, await compared(figure));
     figure.dataset.state = some ? 'drawn' : 'empty';
   } catch (error) {
     figure.dataset.state = 'failed';
@@ -211,10 +235,11 @@ async function draw(figure) {
   }
 }
 
-async function drawChart(figure, rows, turn) {
+async function drawChart(figure, rows, turn, tables) {
   const plot = figure.querySelector('.plot');
   const chart = report.charts[figure.dataset.chart];
   const all = known(figure);
+  if (chart.usermeta.shared) Object.assign(all, extent(figure, tables, all.field));
   const values = (chart.params ?? []).filter(({name}) => name in all).map(({name}) => [name, all[name]]);
   if (figure.dataset.rows) {
     const count = new Set(rows.map((row) => row[figure.dataset.rows])).size;
@@ -233,6 +258,7 @@ async function drawChart(figure, rows, turn) {
   const spec = structuredClone(chart);
   for (const one of spec.params ?? []) one.value = values.find(([name]) => name === one.name)?.[1] ?? one.value;
   spec.data = {name: 'rows', values: rows};
+  paintAll(spec, rows);
   figure.drawnTheme = theme();
   const result = await alab.embed(plot, spec, {
     actions: false, renderer: 'svg', ast: true, config: config(plot.clientWidth), tooltip: {theme: theme()},
@@ -250,11 +276,14 @@ const custom = {};
 
 /** Whether a choice moves a figure. */
 function uses(figure, name) {
-  const {chart, where} = figure.dataset;
+  const {chart, where = '{}'} = figure.dataset;
   const own = JSON.parse(figure.dataset.fix || '{}');
   if (where.includes(`"$${name}"`)) return true;
   if (chart in custom) return custom[chart].uses.includes(name);
-  return !(name in own) && (report.charts[chart].params ?? []).some((one) => one.name === name);
+  if (name in own) return false;
+  const {params = [], usermeta} = report.charts[chart];
+  const measures = typeof usermeta.measure === 'string' ? [usermeta.measure] : Object.values(usermeta.measure);
+  return params.some((one) => one.name === name) || measures.includes(`$${name}`) || (name === 'scale' && measures.length > 1);
 }
 
 /** Redraw what is drawn below an element, or what of it a choice moves. */

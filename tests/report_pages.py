@@ -5,6 +5,7 @@ import gzip
 import json
 import re
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -34,6 +35,32 @@ def edit_states(lake: Lake, run_id: str, change) -> None:
     """Replace a run's states by what `change` makes of them."""
     path = lake.dataset("states", run_id) / "part-0.parquet"
     pq.write_table(change(pq.read_table(path, partitioning=None)), path)
+
+
+def multiply(lake: Lake, run_id: str, count: int) -> None:
+    """Make a run of one conversation one of many, each with states of its own."""
+    rng = np.random.default_rng(7)
+
+    def copies(table: pa.Table) -> pa.Table:
+        own = table.filter(pa.compute.field("prompt_id").is_valid())
+        rest = table.filter(pa.compute.field("prompt_id").is_null())
+        place = table.schema.get_field_index("prompt_id")
+        field = table.schema.field("prompt_id")
+        parts = [own.set_column(place, field, pa.array([i] * own.num_rows, field.type)) for i in range(count)]
+        return pa.concat_tables([*parts, rest])
+
+    def changed(table: pa.Table) -> pa.Table:
+        many = copies(table)
+        vectors = np.array(many["vector"].to_pylist(), "f4")
+        vectors += rng.standard_normal(vectors.shape).astype("f4") * 0.3
+        column = pa.array(list(vectors), table.schema.field("vector").type)
+        return many.set_column(table.schema.get_field_index("vector"), table.schema.field("vector"), column)
+
+    edit_states(lake, run_id, changed)
+    for name in ("prompts", "messages", "steps", "tokens", "top_tokens", "snapshots", "state_tokens"):
+        path = lake.dataset("metadata", run_id) / f"{name}.parquet"
+        pq.write_table(copies(pq.read_table(path, partitioning=None)), path)
+        edit(lake, run_id, name)
 
 
 def unpack(html: str) -> dict[str, dict]:

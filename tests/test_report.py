@@ -33,9 +33,11 @@ def test_the_page_needs_nothing_but_itself(pages):
 def test_tables_are_packed_once_by_column(pages):
     tables = unpack(pages[0].read_text(encoding="utf-8"))
     intra = tables["intra"]
-    assert intra["rows"] == 16
-    assert set(intra["columns"]) == {"run_id", "prompt_id", "run", "site", "layer", "cosine", "mae", "jaccard"}
-    assert len(intra["columns"]["cosine"]) == 16
+    assert intra["rows"] == 32  # four sites and layers, each like with like and at the last tokens
+    assert set(intra["columns"]) == {
+        "run_id", "prompt_id", "run", "compared", "site", "layer", "cosine", "mae", "jaccard",
+    }  # fmt: skip
+    assert len(intra["columns"]["cosine"]) == 32
     assert sorted(intra["columns"]["site"]["values"]) == ["attn_out", "hidden_in", "hidden_out", "mlp_down_out"]
 
 
@@ -154,7 +156,7 @@ def parts(html: str) -> set[str]:
     return set(re.findall(r'<section id="([\w-]+)"', html))
 
 
-EVERYTHING = {"conversation", "intra", "references", "generation", "residual", "logit-lens", "about"}
+EVERYTHING = {"findings", "conversation", "intra", "references", "generation", "residual", "logit-lens", "about"}
 
 
 @pytest.mark.parametrize(
@@ -203,7 +205,8 @@ def test_the_lens_is_drawn_for_the_last_64_tokens(lake):
 
 def test_nothing_generated_leaves_the_comparison_out(lake):
     run_id = make_run(lake, shape=Shape(lens=True))
-    edit_states(lake, run_id, lambda table: table.filter(pa.compute.field("state") != "final"))
+    reply = (pa.compute.field("state") == "snapshot") & (pa.compute.field("state_index") == Shape().messages)
+    edit_states(lake, run_id, lambda table: table.filter(~((pa.compute.field("state") == "final") | reply)))
     assert parts(written(lake)) == EVERYTHING - {"intra"}
 
 

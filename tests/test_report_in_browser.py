@@ -4,7 +4,7 @@ import browser
 import numpy as np
 import pyarrow as pa
 import pytest
-from report_pages import edit, edit_states, unpack
+from report_pages import edit, edit_states, multiply, unpack
 from synthetic import Shape, make_run
 
 from warehouse.report import write_report
@@ -53,6 +53,72 @@ def test_every_chart_is_drawn_without_complaint(pages, open_page, number, width,
         tab.page.evaluate("Object.keys(window).filter((name) => /vega|alab|^(report|choices|draw)$/i.test(name))")
         == []
     )
+
+
+@pytest.mark.browser
+def test_a_page_of_many_conversations_is_drawn(lake, open_page):
+    multiply(lake, make_run(lake, shape=Shape(messages=2, attention=False, outputs=False, activations=False)), 16)
+    tab = open_page(write_report(lake)[0], 400, color_scheme="dark")
+    assert set(tab.draw_all(open_folds=False)) == {"drawn"}
+    assert tab.page.locator("figure[data-chart=conversation_counts] svg").count() == 1
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+COLOURS = """() => {
+  const found = [];
+  for (const figure of document.querySelectorAll('figure[data-state=drawn]')) {
+    const channels = (part) => [part.encoding?.color, ...(part.layer ?? []).flatMap(channels)].filter(Boolean);
+    const spec = figure.result?.embedOptions ? figure.result.spec : null;
+    if (!spec) continue;
+    for (const {field, type} of channels(spec)) {
+      if (type !== 'nominal' || !['label', 'site', 'role', 'state'].includes(field)) continue;
+      const scale = figure.result.view.scale('color');
+      for (const value of scale.domain()) found.push([field, value, scale(value), figure.dataset.chart]);
+    }
+  }
+  return found;
+}"""
+
+
+@pytest.mark.browser
+def test_a_site_and_a_label_have_one_colour_in_every_chart(pages, open_page):
+    tab = open_page(pages[0])
+    tab.draw_all()
+    colours, charts = {}, {}
+    for field, value, colour, chart in tab.page.evaluate(COLOURS):
+        colours.setdefault((field, value), set()).add(colour)
+        charts.setdefault(field, set()).add(chart)
+    assert all(len(some) == 1 for some in colours.values()), colours
+    for field in ("label", "site"):
+        own = [colour for (of, _), some in colours.items() if of == field for colour in some]
+        assert len(set(own)) == len(own) >= 3, field
+    assert {"intra_layers", "layer_line", "residual_norms", "residual_cosines"} <= charts["site"]
+    assert {"message_lines", "reference_layers", "fade"} <= charts["label"]
+
+
+@pytest.mark.browser
+def test_figures_that_are_compared_share_their_scale(pages, open_page):
+    tab = open_page(pages[1])
+    tab.draw_all(open_folds=False)
+    scales = tab.page.evaluate(
+        """[...document.querySelectorAll('figure[data-chart=run_matrix]')].map((one) => one.result.view.scale('color').domain())"""
+    )
+    assert len(scales) == 2
+    assert scales[0] == scales[1]
+    assert scales[0][0] < scales[0][1]
+
+
+@pytest.mark.browser
+def test_the_reply_is_compared_like_with_like_or_at_the_last_tokens(pages, open_page):
+    tab = open_page(pages[0])
+    chart = tab.page.locator("figure[data-chart=intra_layers]")
+    chart.scroll_into_view_if_needed()
+    chart.locator("svg").wait_for()
+    rows = "document.querySelector('figure[data-chart=intra_layers]').result.view.data('rows').map((r) => r.compared)"
+    assert set(tab.page.evaluate(rows)) == {"generation prompt"}
+    tab.page.locator("#intra .switch label", has_text="Last token").click()
+    tab.wait()
+    assert set(tab.page.evaluate(rows)) == {"last token"}
 
 
 @pytest.mark.browser

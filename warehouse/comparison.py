@@ -14,19 +14,25 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from warehouse import catalog, page
+from warehouse import catalog, findings, page
 from warehouse.assets import asset_dir
 from warehouse.lake import Lake
 
 #: Tables of each run that are drawn, and the queries that make them.
 RUN_TABLES = (
-    "references", "message_means", "roles", "discriminative", "damping", "fade", "steps", "top_tokens", "residual",
-    "residual_error", "logit_lens",
+    "turns", "references", "message_means", "roles", "discriminative", "damping", "fade", "steps", "top_tokens",
+    "residual", "residual_error", "logit_lens",
 )  # fmt: skip
 #: Tables of each run that templates print.
 RUN_ROWS = ("reference_table",)
+#: Tables that say what was found, of all conversations, whether they have a card or not.
+FOUND = (
+    "intra", "intra_summary", "reply_summary", "leaning", "separating", "caveats", "state_tokens", "before_reply",
+)  # fmt: skip
 #: A run's id as `Lake.stage` makes it.
 _ID = re.compile(r"(?P<name>.+)_\d{4}(?P<month>\d\d)(?P<day>\d\d)T(?P<h>\d\d)(?P<m>\d\d)(?P<s>\d\d)Z")
+#: The intervals of the leanings, of runs whose labels have several examples.
+MARGINS = "leaning_margins"
 #: Conversations that get a card of their own; the overview has all of them.
 MAX_CARDS = 120
 #: Runs are asked about together, up to so many numbers in their states (64 MB as DuckDB has them).
@@ -35,6 +41,10 @@ TOGETHER = 16_000_000
 SIDE_BY_SIDE = 2
 #: Pairs that get a card: all of them up to twice this, else so many of the least and of the most alike.
 MAX_PAIRS = 8
+#: Runs that are compared message by message.
+MAX_SIDE_BY_SIDE = 5
+#: The two comparisons that say what replying changed: like with like, and whatever was last.
+COMPARED = ("generation prompt", "last token")
 
 
 class Tables:
@@ -66,7 +76,7 @@ class Tables:
         return other
 
     def query(self, name: str, **values: object) -> pa.Table:
-        """Run `reports/queries/<name>.sql` with bound values."""
+        """Run `reports/queries/<name>.sql` with those of the values that it names."""
         return self.relation(name, **values).to_arrow_table()
 
     def relation(self, name: str, **values: object) -> duckdb.DuckDBPyRelation:
@@ -74,7 +84,8 @@ class Tables:
         if name not in self.queries:
             path = asset_dir("reports") / "queries" / f"{name}.sql"
             self.queries[name] = path.read_text(encoding="utf-8").strip()
-        return self.db.sql(self.queries[name], params=values or None)
+        own = {key: value for key, value in values.items() if re.search(rf"\${key}\b", self.queries[name])}
+        return self.db.sql(self.queries[name], params=own or None)
 
     def store(self, name: str, table: pa.Table) -> None:
         """Keep rows in the connection, for queries about all of them together."""
@@ -151,28 +162,34 @@ def short_names(run_ids: list[str]) -> dict[str, str]:
     return {run_id: names.get(run_id, run_id) for run_id in run_ids}
 
 
-def fill_runs(tables: Tables, runs: list[dict], prompts: list[dict]) -> list[dict]:
+def fill_runs(tables: Tables, runs: list[dict], prompts: list[dict], site: str) -> dict[str, list[dict]]:
     """Put the tables of every run on the page; those of single conversations for `prompts` only.
 
-    The intra-run rows of all runs stay in the connection as `intra_rows` and `intra_summary_rows`, for the queries
-    about all of them together.
+    What several queries about all runs together read stays in the connection: `intra_rows`, `intra_summary_rows`,
+    `reply_summary_rows` and `before_reply_rows`.
+
+    Args:
+        tables: the page's tables.
+        runs: the runs, oldest first.
+        prompts: conversations that have a card.
+        site: site that the findings are about.
 
     Returns:
-        The intra-run summary rows of every conversation.
+        Rows of every conversation, by the name of the query: most of `FOUND`.
     """
     shown = defaultdict(dict)
     for index, prompt in enumerate(prompts):
         shown[prompt["run_id"]][prompt["prompt_id"]] = index
-    with_cards = [run for run in runs if run["run_id"] in shown]
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        ends = pool.map(lambda group: _intra(tables, group), _groups(runs))
-        filled = pool.map(lambda group: _fill_group(tables, group, shown), _groups(with_cards))
-        rows, summary = map(pa.concat_tables, zip(*ends, strict=True))
-        list(filled)
-    ids = [run["run_id"] for run in runs]
-    tables.store("intra_rows", tables.put("intra", rows, {"query": "intra", "values": {"runs": ids}}))
-    tables.store("intra_summary_rows", summary)
-    return summary.to_pylist()
+        filled = list(pool.map(lambda group: _fill_group(tables, group, shown, site), _groups(runs)))
+    names = dict.fromkeys(name for group in filled for name in group)
+    found = {name: pa.concat_tables(group[name] for group in filled if name in group) for name in names}
+    origin = {"query": "intra", "values": {"runs": [run["run_id"] for run in runs]}}
+    tables.store("intra_rows", tables.put("intra", found.pop("intra"), origin))
+    tables.store("intra_summary_rows", found["intra_summary"])
+    tables.store("reply_summary_rows", found["reply_summary"])
+    tables.store("before_reply_rows", found.pop("before_reply"))
+    return {name: table.to_pylist() for name, table in found.items()}
 
 
 def _groups(runs: list[dict]) -> list[list[dict]]:
@@ -187,43 +204,50 @@ def _groups(runs: list[dict]) -> list[list[dict]]:
     return groups
 
 
-def _intra(tables: Tables, runs: list[dict]) -> tuple[pa.Table, pa.Table]:
-    """The rows of the intra-run comparison of some runs, and their summary."""
-    values = {"runs": [run["run_id"] for run in runs]}
-    own = tables.beside()
-    with own.db:
-        own.share("intra", **values)
-        return own.query("intra", **values), own.query("intra_summary", **values)
-
-
-def _fill_group(tables: Tables, runs: list[dict], shown: dict[str, dict[int, int]]) -> None:
+def _fill_group(tables: Tables, runs: list[dict], shown: dict[str, dict[int, int]], site: str) -> dict[str, pa.Table]:
     """Put the tables of some runs on the page and give them to the runs by name, over a connection of their own.
 
     Args:
         tables: the page's tables.
-        runs: the runs, each with conversations that have a card.
+        runs: the runs.
         shown: by run and prompt_id, index of the card of each conversation that has one.
+        site: site that the findings are about.
+
+    Returns:
+        The tables of `FOUND` about every conversation, and that of `MARGINS` where labels have several examples.
     """
     values = {"runs": [run["run_id"] for run in runs]}
+    with_cards = [run for run in runs if run["run_id"] in shown]
     own = tables.beside()
     with own.db:
-        own.share("references", **values)
+        own.share("states", **values)
         for run in runs:
             run |= {"tables": {}, "cross_layer": {}}
-        for name in (*RUN_ROWS, *RUN_TABLES):
-            for run, table in _by_run(own.query(name, **values), runs):
+        for name in (*RUN_ROWS, *RUN_TABLES) if with_cards else ():
+            for run, table in _by_run(own.query(name, **values), with_cards):
                 if "prompt_id" in table.column_names:
                     table = table.filter(pc.field("prompt_id").isin(list(shown[run["run_id"]])))
                 if name in RUN_TABLES:
                     origin = {"query": name, "values": {"runs": [run["run_id"]]}}
                     own.put(f"{name}-{run['index']}", table, origin)
                 run["tables"][name] = table
-        for prompt_id in sorted(set().union(*(shown[run["run_id"]] for run in runs))):
-            some = [run for run in runs if prompt_id in shown[run["run_id"]]]
-            for run, table in _by_run(own.query("cross_layer", **values, prompt=prompt_id), some):
-                origin = {"query": "cross_layer", "values": {"runs": [run["run_id"]], "prompt": prompt_id}}
-                name = f"cross_layer-{shown[run['run_id']][prompt_id]}"
-                run["cross_layer"][prompt_id] = own.put(name, table, origin)
+        _cross_layers(own, with_cards, shown)
+        several = own.rows("several", **values)[0]["runs"]
+        found = {name: own.query(name, **values, site=site) for name in FOUND}
+        return found | ({MARGINS: own.query(MARGINS, runs=several, site=site)} if several else {})
+
+
+def _cross_layers(tables: Tables, runs: list[dict], shown: dict[str, dict[int, int]]) -> None:
+    """Put each conversation's layers against layers on the page; those of all conversations are asked for at once."""
+    if not runs:
+        return
+    alone = all(list(shown[run["run_id"]]) == [0] for run in runs)
+    table = tables.query("cross_layer", runs=[run["run_id"] for run in runs], prompt=0 if alone else None)
+    for run, rows in _by_run(table, runs):
+        for prompt_id, index in shown[run["run_id"]].items():
+            origin = {"query": "cross_layer", "values": {"runs": [run["run_id"]], "prompt": prompt_id}}
+            own = _conversation(rows, prompt_id)
+            run["cross_layer"][prompt_id] = tables.put(f"cross_layer-{index}", own, origin)
 
 
 def _by_run(table: pa.Table, runs: list[dict]) -> Iterator[tuple[dict, pa.Table]]:
@@ -236,16 +260,21 @@ def _by_run(table: pa.Table, runs: list[dict]) -> Iterator[tuple[dict, pa.Table]
         yield run, table.slice(*places.get(run["run_id"], (0, 0)))
 
 
-def cards(tables: Tables, runs: list[dict], prompts: list[dict], summary: list[dict]) -> list[dict]:
+def cards(tables: Tables, runs: list[dict], prompts: list[dict], found: dict[str, list[dict]]) -> list[dict]:
     """One card per conversation, with everything that is shown of it."""
     ids = [run["run_id"] for run in runs]
     by_id = {run["run_id"]: run for run in runs}
-    summaries = by_conversation(summary)
+    summaries, leanings = by_conversation(found["intra_summary"]), by_conversation(found["leaning"])
+    replies, places = by_conversation(found["reply_summary"]), by_conversation(found["state_tokens"])
     messages = by_conversation(tables.rows("messages", runs=ids))
     snapshots = by_conversation(tables.rows("snapshots", runs=ids))
     labels = defaultdict(list)
     for row in tables.rows("labels", runs=ids):
         labels[row["run_id"]].append(row["label"])
+    margins = {(row["run_id"], row["prompt_id"], row["message_index"]): row for row in found.get(MARGINS, ())}
+    for row in found["leaning"]:
+        row["sure"] = margins.get((row["run_id"], row["prompt_id"], row["message_index"]))
+    separating = {row["run_id"]: row for row in found["separating"]}
     several = {row["run_id"] for row in prompts if row["prompt_id"]}
     for index, card in enumerate(prompts):
         run, key = by_id[card["run_id"]], (card["run_id"], card["prompt_id"])
@@ -254,8 +283,16 @@ def cards(tables: Tables, runs: list[dict], prompts: list[dict], summary: list[d
             "index": index, "run_index": run["index"], "run": run, "alone": len(prompts) == 1,
             "title": run["name"] + (f" · conversation {card['prompt_id']}" if card["run_id"] in several else ""),
             "messages": messages[key], "snapshots": snapshots[key], "references": labels[card["run_id"]],
-            "has_both_roles": roles >= {"user", "assistant"}, "intra_summary": summaries[key],
+            "has_both_roles": roles >= {"user", "assistant"},
+            "intra_summary": {name: [row for row in summaries[key] if row["compared"] == name] for name in COMPARED},
+            "leaning": leanings[key], "reply": next(iter(replies[key]), None),
+            "separating": separating.get(card["run_id"]),
+            "caveats": [row for row in found["caveats"] if row["run_id"] == card["run_id"]],
+            "states": {
+                (row["state"], row["state_index"] if row["state"] == "snapshot" else 0): row for row in places[key]
+            },
         }  # fmt: skip
+        card["found"] = findings.conversation(card)
         _fill(card)
     return prompts
 
@@ -264,12 +301,16 @@ def _fill(card: dict) -> None:
     """Say which parts a conversation has, and what its controls offer."""
     own = {name: _conversation(table, card["prompt_id"]) for name, table in card["run"]["tables"].items()}
     own["cross_layer"] = card["run"]["cross_layer"][card["prompt_id"]]
-    card["has"] = {name: table.num_rows > 0 for name, table in own.items()} | {"intra": bool(card["intra_summary"])}
+    card["has"] = {name: table.num_rows > 0 for name, table in own.items()}
+    card["compared"] = [name for name in COMPARED if card["intra_summary"][name]]
+    card["has"]["intra"] = bool(card["compared"])
     card |= {name: own[name].to_pylist() for name in RUN_ROWS}
     card["steps_of"] = pc.unique(own["steps"]["step"]).to_pylist()
     card["residual_of"] = pc.unique(own["residual"]["step"]).to_pylist()
     card["lens_sites"] = sorted(pc.unique(own["logit_lens"]["site"]).to_pylist(), reverse=True)
     card["choices"] = {"step": 0, "residual_step": next(iter(card["residual_of"]), 0)}
+    if card["compared"]:
+        card["choices"]["compared"] = card["compared"][0]
 
 
 def _conversation(table: pa.Table, prompt_id: int) -> pa.Table:
@@ -277,7 +318,7 @@ def _conversation(table: pa.Table, prompt_id: int) -> pa.Table:
     return table.filter(pc.field("prompt_id") == prompt_id) if "prompt_id" in table.column_names else table
 
 
-def pairs(tables: Tables, runs: list[dict]) -> dict | None:
+def pairs(tables: Tables, runs: list[dict], site: str) -> dict | None:
     """Put the comparison between runs on the page; None for a single run.
 
     The rows of all pairs stay in the connection as `pair_rows`, and their summary as `pair_summary_rows`.
@@ -295,7 +336,12 @@ def pairs(tables: Tables, runs: list[dict]) -> dict | None:
     found = tables.rows("pairs_shown", each=MAX_PAIRS)
     tables.add("pair_matrix", "pair_matrix", runs=ids)
     tables.add_each("pair_layers", "pair_layers", [{"run_a": row["run_a"], "run_b": row["run_b"]} for row in found])
-    names = {run["run_id"]: run["name"] for run in runs}
+    by_message = len(ids) <= MAX_SIDE_BY_SIDE
+    if by_message:
+        messages = tables.add("pair_messages", "pair_messages", runs=ids)
+        tables.store("pair_messages_rows", messages)
+        by_message = messages.num_rows > 0
+    by_id = {run["run_id"]: run for run in runs}
     wanted = {(row["run_a"], row["run_b"]) for row in found}
     own = defaultdict(list)
     for row in summary.to_pylist():
@@ -303,12 +349,13 @@ def pairs(tables: Tables, runs: list[dict]) -> dict | None:
             own[row["run_a"], row["run_b"]].append(row)
     shown = [
         row | {
-            "pair": f"{row['run_a']} × {row['run_b']}", "names": (names[row["run_a"]], names[row["run_b"]]),
+            "pair": f"{row['run_a']} × {row['run_b']}", "runs": (by_id[row["run_a"]], by_id[row["run_b"]]),
             "rows": own[row["run_a"], row["run_b"]],
         }
         for row in found
     ]  # fmt: skip
     return {
         "count": found[0]["pairs"], "limited": found[0]["pairs"] > len(found), "each": MAX_PAIRS,
-        "shown": shown, "totals": tables.rows("pair_totals"), "skipped": skipped,
+        "shown": shown, "totals": tables.rows("pair_totals"), "skipped": skipped, "by_message": by_message,
+        "found": tables.rows("pair_findings", site=site),
     }  # fmt: skip

@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from warehouse import findings
 from warehouse.assets import asset_dir
 
 #: Characters that a browser drops, or that would change the direction of what stands around them.
@@ -30,6 +31,13 @@ def visible(text: str) -> str:
         return "\N{SYMBOL FOR DELETE}" if code == 0x7F else f"⟨U+{code:04X}⟩"
 
     return _UNSEEN.sub(show, text)
+
+
+def token_text(token: str) -> str:
+    """A token with its white space visible, since a leading space is part of it, as `reports/tokens.js` shows it."""
+    for space, sign in ((" ", "␣"), ("\r", "␍"), ("\n", "⏎"), ("\t", "⇥")):
+        token = token.replace(space, sign)
+    return token or "∅"
 
 
 def significant(values: np.ndarray, digits: int = 5) -> np.ndarray:
@@ -107,6 +115,11 @@ def charts() -> dict[str, dict]:
     }
 
 
+def measures() -> dict[str, dict]:
+    """What charts can draw: the words for each measured column, by its name in the tables."""
+    return json.loads((asset_dir("reports") / "measures.json").read_text(encoding="utf-8"))
+
+
 def script() -> str:
     """The page's one script: the library and our own files in one function, so that no name leaks."""
     own = [path.read_text(encoding="utf-8") for path in sorted(asset_dir("reports").glob("*.js"))]
@@ -129,7 +142,16 @@ def render(context: dict) -> str:
         lstrip_blocks=True,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
-    env.filters["num"] = number
+    env.filters |= {
+        "num": number,
+        "listing": findings.listing,
+        "named": findings.named,
+        "span": findings.span,
+        "place": findings.place,
+        "seen": token_text,
+        "times": lambda value, by: value * by,
+    }
+    env.globals["charts"] = context["registry"]["charts"]
     code = script()
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     css = (asset_dir("reports") / "report.css").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 
-from warehouse import catalog, comparison, page
+from warehouse import catalog, comparison, findings, page
 from warehouse.lake import STATE_SITES, Lake
 from warehouse.whole import writing
 
@@ -18,6 +18,11 @@ CSV_FILES = {
     "intra_run_report": "intra_summary_rows", "intra_run_cosines": "intra_rows",
     "comparison_report": "pair_summary_rows", "comparison_cosines": "pair_rows",
 }  # fmt: skip
+#: Sites, roles in the order of their colours.
+SITE_COLOURS = ("hidden_in", "hidden_out", "attn_out", "mlp_down_out")
+ROLES = ("user", "assistant", "system", "tool", "developer")
+#: Warnings of what is usual, which are a line below the facts.
+NOTES = ("dtype",)
 ABOUT_HEAD = (
     "run", "model", "layers × width", "dtype", "stored as", "device", "seed", "captured", "took", "size", "with",
 )  # fmt: skip
@@ -72,73 +77,125 @@ def collect(lake: Lake, tables: comparison.Tables, run_ids: list[str]) -> dict:
     ids = [run["run_id"] for run in runs]
     prompts = tables.rows("prompts", runs=ids)
     shown = prompts[: comparison.MAX_CARDS]
-    summary = comparison.fill_runs(tables, runs, shown)
-    cards = comparison.cards(tables, runs, shown, summary)
     captured = tables.rows("sites", runs=ids)
     sites = [site for site in SITE_ORDER if any(row["site"] == site and row["layers"] for row in captured)]
+    site = sites[0] if sites else SITE_ORDER[0]
+    found = comparison.fill_runs(tables, runs, shown, site)
+    cards = comparison.cards(tables, runs, shown, found)
+    pairs = comparison.pairs(tables, runs, site)
+    there = {row["compared"] for row in found["intra_summary"]}
+    compared = [name for name in comparison.COMPARED if name in there]
     return {
         "title": runs[0]["scenario"] if len(runs) == 1 else f"{len(runs)} runs",
         "warehouse": lake.warehouse.name,
         "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "facts": _facts(runs, cards),
-        "warnings": _warnings(tables, runs),
-        "contents": _contents(runs, cards),
+        "facts": _facts(runs, prompts),
+        "notes": _warnings(tables, runs, True),
+        "warnings": _warnings(tables, runs, False),
+        "contents": _contents(runs, cards, found),
         "runs": runs,
         "sites": sites,
         "cards": cards,
-        "hidden_cards": len(prompts) - len(cards),
-        "overview": bool(summary),
-        "totals": tables.rows("intra_totals") if summary else [],
-        "pairs": comparison.pairs(tables, runs),
+        "conversations": len(prompts),
+        "compared": compared,
+        "overview": _overview(prompts, runs, found),
+        "totals": tables.rows("intra_totals") if found["intra_summary"] else [],
+        "overall": findings.overall(tables, runs, prompts, found, pairs, site) if len(prompts) > 1 else None,
+        "site": site,
+        "pairs": pairs,
         "about_head": ABOUT_HEAD,
         "about_rows": [_about(run) for run in runs],
         "registry": {
             "charts": page.charts(),
+            "measures": page.measures(),
+            "scales": _scales(cards),
             "queries": tables.queries,
             "tables": dict(sorted(tables.origin.items())),  # runs are filled side by side
             "sites": sites,
-            "names": {run["run_id"]: run["name"] for run in runs},
+            "compared": next(iter(compared), None),
+            "names": {run["run_id"]: run["name"] for run in runs} if len(runs) > 1 else {},
         },
         "packed": dict(sorted(tables.packed.items())),
     }
 
 
-def _facts(runs: list[dict], cards: list[dict]) -> list[tuple]:
-    """The header's facts: name, value and detail."""
+def _scales(cards: list[dict]) -> dict[str, list[str]]:
+    """What has a colour of its own, the same in every chart: by field, its values in the order of the colours."""
+    labels = {label for card in cards for label in card["references"]}
+    return {
+        "label": sorted(labels), "site": list(SITE_COLOURS), "role": list(ROLES), "state": ["initial", "final"],
+        "how": ["clearly", "narrowly"],
+    }  # fmt: skip
+
+
+def _overview(prompts: list[dict], runs: list[dict], found: dict[str, list[dict]]) -> list[dict]:
+    """A row for each conversation that was answered, with a card or without one: how far the reply moved it."""
+    names = {run["run_id"]: run["name"] for run in runs}
+    several = {row["run_id"] for row in prompts if row["prompt_id"]}
+    by_key = comparison.by_conversation(found["intra_summary"])
+    rows = []
+    for index, prompt in enumerate(prompts):
+        own = by_key[prompt["run_id"], prompt["prompt_id"]]
+        like = [row for row in own if row["compared"] == comparison.COMPARED[0]] or own
+        if own:
+            name = names[prompt["run_id"]]
+            rows.append({
+                "index": index, "title": f"{name} · {prompt['prompt_id']}" if prompt["run_id"] in several else name,
+                "reply": prompt["generated_text"], "cut": prompt["stop_reason"] == "length",
+                "cosines": {row["site"]: row["cosine_mean"] for row in like},
+            })  # fmt: skip
+    return rows
+
+
+def _facts(runs: list[dict], prompts: list[dict]) -> list[tuple]:
+    """The header's facts, about everything, whether it has a card or not: name, value and detail."""
     models = list(dict.fromkeys(run["model_id"] for run in runs))
-    read = sum(card["n_prompt_tokens"] for card in cards)
-    written = sum(card["n_generated"] for card in cards)
+    read = sum(prompt["n_prompt_tokens"] for prompt in prompts)
+    written = sum(prompt["n_generated"] for prompt in prompts)
+    messages = sum(prompt["n_messages"] or 0 for prompt in prompts)
+    cut = sum(prompt["stop_reason"] == "length" and prompt["n_generated"] > 0 for prompt in prompts)
     first, last = runs[0], runs[-1]
     shapes = {(run["num_layers"], run["hidden_size"]) for run in runs}
     when = f"{first['created_at']:%Y-%m-%d %H:%M} UTC"
+    several = [("Conversations", f"{len(prompts):,}", f"in {len(runs):,} runs" if len(runs) > 1 else "")]
     return [
         ("Model" if len(models) == 1 else "Models", models[0] if len(models) == 1 else str(len(models)),
          first["arch"] if len(models) == 1 else ", ".join(models[:4])),
         ("Layers × width", f"{first['num_layers']} × {first['hidden_size']}" if len(shapes) == 1 else "differ", ""),
-        ("Tokens read", f"{read:,}", f"{sum(len(card['messages']) for card in cards):,} messages"),
-        ("Tokens written", f"{written:,}", ""),
+        *(several if len(prompts) > 1 else ()),
+        ("Tokens read", f"{read:,}", f"{messages:,} messages"),
+        ("Tokens written", f"{written:,}", "" if not cut else "reply cut at its limit" if len(prompts) == 1
+         else f"{cut:,} of {len(prompts):,} replies cut"),
         ("Captured", f"{when}", f"to {last['created_at']:%Y-%m-%d %H:%M}" if len(runs) > 1 else
          f"in {(first['finished_at'] - first['created_at']).total_seconds():.1f} s"),
         ("In the lake", _size(sum(run["bytes"] or 0 for run in runs)), ""),
     ]  # fmt: skip
 
 
-def _warnings(tables: comparison.Tables, runs: list[dict]) -> dict[str, list[str]]:
-    """What there is to know about the runs: each message with the names of the runs it concerns."""
+def _warnings(tables: comparison.Tables, runs: list[dict], notes: bool) -> dict[str, list[str]]:
+    """What there is to know about the runs: each message with the names of the runs it concerns.
+
+    Args:
+        tables: the page's tables.
+        runs: the runs.
+        notes: true for what is usual and only to be noted, false for what a reader has to be warned of.
+    """
     found: dict[str, list[str]] = {}
     names = {run["run_id"]: run["name"] for run in runs}
     for row in tables.rows("warnings", runs=list(names)):
-        where = found.setdefault(row["message"], [])
-        if names[row["run_id"]] not in where:
-            where.append(names[row["run_id"]])
+        if (row["code"] in NOTES) == notes:
+            where = found.setdefault(row["message"], [])
+            if names[row["run_id"]] not in where:
+                where.append(names[row["run_id"]])
     return found
 
 
-def _contents(runs: list[dict], cards: list[dict]) -> list[tuple[str, str]]:
+def _contents(runs: list[dict], cards: list[dict], found: dict[str, list[dict]]) -> list[tuple[str, str]]:
     """Anchors and titles for the table of contents."""
     if len(cards) == 1:
         has = cards[0]["has"]
         parts = [
+            ("findings", "What was found", True),
             ("conversation", "Conversation", True), ("intra", "What replying changed", has["intra"]),
             ("references", "Messages against references", has["references"]),
             ("generation", "Generation", has["steps"]),
@@ -148,9 +205,10 @@ def _contents(runs: list[dict], cards: list[dict]) -> list[tuple[str, str]]:
         ]  # fmt: skip
     else:
         parts = [
-            ("runs", "What replying changed", True), ("cards", "Run by run", True),
-            ("inter", "Between runs", len(runs) > 1),
-            ("about", "About these runs", True),
+            ("differences", "What was asked", len(runs) > 1), ("findings", "What was found", True),
+            ("runs", "What replying changed", bool(found["intra_summary"])), ("inter", "Between runs", len(runs) > 1),
+            ("cards", "Run by run" if len(runs) > 1 else "Conversation by conversation", True),
+            ("about", "About these runs" if len(runs) > 1 else "About this run", True),
         ]  # fmt: skip
     return [(anchor, title) for anchor, title, there in parts if there]
 

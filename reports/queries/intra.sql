@@ -1,5 +1,9 @@
--- How far each layer's last-token state moved between the end of the prompt and the end of the reply.
+-- How far the reply moved each layer's state: generation prompt before and after it, last tokens of prompt and reply.
 SELECT run_id, prompt_id, CASE prompt_id WHEN 0 THEN run_id ELSE run_id || ' · ' || prompt_id END AS run,
-       site, layer, cosine, mae, jaccard
-FROM intra_run($runs)
-ORDER BY list_position($runs, run_id), prompt_id, site, layer
+       compared, site, layer, cosine, mae, jaccard
+FROM (
+  SELECT r.*, 'generation prompt' AS compared FROM reply_shift($runs) AS r
+  UNION ALL
+  SELECT i.*, 'last token' FROM intra_run($runs) AS i
+)
+ORDER BY list_position($runs, run_id), prompt_id, compared, site, layer

@@ -2,4 +2,5 @@
 SELECT run, site AS source, layer, _decimals(cosine) AS cosine, _decimals(mae) AS "MAE",
        _decimals(jaccard) AS overlap
 FROM intra_rows
+WHERE compared = 'last token'
 ORDER BY run_id, prompt_id, site, layer

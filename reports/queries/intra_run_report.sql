@@ -13,4 +13,5 @@ FROM intra_summary_rows AS s
 LEFT JOIN prompts AS p USING (run_id, prompt_id)
 LEFT JOIN (SELECT run_id, prompt_id, max_by(content, message_index) AS content FROM messages
            WHERE NOT is_generated GROUP BY ALL) AS asked USING (run_id, prompt_id)
+WHERE s.compared = 'last token'
 ORDER BY s.run_id, s.prompt_id, s.site

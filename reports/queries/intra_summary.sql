@@ -1,6 +1,9 @@
 -- Summary over the layers of how far the state moved, per site.
-SELECT run_id, prompt_id, site, layers, cosine_mean, cosine_std, cosine_median, cosine_min, cosine_min_layer,
-       mae_mean, mae_std, mae_median, mae_max, mae_max_layer,
-       jaccard_mean, jaccard_std, jaccard_median, jaccard_min, jaccard_min_layer
-FROM intra_run_summary($runs)
-ORDER BY list_position($runs, run_id), prompt_id, site
+SELECT s.run_id, prompt_id, compared, site, unnest(_spread(cosine, mae, jaccard, layer))
+FROM (
+  SELECT r.*, 'generation prompt' AS compared FROM reply_shift($runs) AS r
+  UNION ALL
+  SELECT i.*, 'last token' FROM intra_run($runs) AS i
+) AS s
+GROUP BY s.run_id, prompt_id, compared, site
+ORDER BY list_position($runs, s.run_id), prompt_id, compared, site

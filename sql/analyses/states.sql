@@ -4,7 +4,8 @@
 -- are added up in float32, products in float64.
 -- @param runs a run id, `latest`, or a list of these
 -- @param kind intra (a conversation's initial with its final state), reference (snapshots and references with the
---   references of their run) or inter (the initial states of different runs, and the final ones)
+--   references of their run), turns (each snapshot with the next one), snapshot (both of these), inter (the initial
+--   states of different runs, and the final ones) or messages (their snapshots)
 -- @column a the first state, a struct of id, run_id, prompt_id, state, state_index, label, site, layer and norm
 -- @column b the second state, likewise: in inter that of the newer run
 -- @column dot inner product of the two states
@@ -15,11 +16,13 @@
 CREATE OR REPLACE MACRO _compare_states(runs, kind) AS TABLE
 WITH vectors AS MATERIALIZED (
   SELECT row_number() OVER () AS id, s.*, len(s.vector) AS width, _top_count(len(s.vector), 0.01) AS k, r.num_layers,
-         CASE kind WHEN 'inter' THEN r.age ELSE (s.state IN ('final', 'reference'))::BIGINT END AS place
+         CASE WHEN kind IN ('inter', 'messages') THEN r.age
+              ELSE (s.state IN ('final', 'reference'))::BIGINT END AS place
   FROM states_of(runs) AS s
   JOIN (SELECT run_id, num_layers, row_number() OVER (ORDER BY created_at, run_id) AS age FROM runs) AS r
     ON r.run_id = s.run_id
-  WHERE CASE kind WHEN 'reference' THEN s.state IN ('snapshot', 'reference') ELSE s.state IN ('initial', 'final') END
+  WHERE CASE WHEN kind IN ('reference', 'snapshot') THEN s.state IN ('snapshot', 'reference')
+             WHEN kind IN ('turns', 'messages') THEN s.state = 'snapshot' ELSE s.state IN ('initial', 'final') END
 ), bounds AS (  -- the k largest of some dimensions tell of most others that they are not among the k largest of all
   SELECT id, _finite(list_min(max(abs(x), k))) AS bound
   FROM (SELECT id, k, unnest(list_resize(vector, ceil(sqrt(width * k))::BIGINT)) AS x FROM vectors)
@@ -35,9 +38,9 @@ WITH vectors AS MATERIALIZED (
   FROM (SELECT id, width, _dim_of(unnest(magnitudes)) AS dim FROM largest)
   GROUP BY id
 ), rows AS (
-  SELECT id, site, layer, width, num_layers, place, _eights(vector) AS dims,
-         CASE kind WHEN 'inter' THEN state ELSE run_id END AS of,
-         CASE kind WHEN 'reference' THEN -1 ELSE prompt_id END AS prompt
+  SELECT id, site, layer, width, num_layers, place, state, state_index, _eights(vector) AS dims,
+         CASE kind WHEN 'inter' THEN state WHEN 'messages' THEN state_index::VARCHAR ELSE run_id END AS of,
+         CASE WHEN kind IN ('reference', 'snapshot') THEN -1 ELSE prompt_id END AS prompt, prompt_id
   FROM vectors
 ), scores AS (
   SELECT a, b,
@@ -50,7 +53,14 @@ WITH vectors AS MATERIALIZED (
     FROM rows AS a JOIN rows AS b
       ON a.site = b.site AND a.layer = b.layer AND a.width = b.width AND a.num_layers = b.num_layers
      AND a.of = b.of AND a.prompt = b.prompt
-     AND CASE kind WHEN 'reference' THEN b.place = 1 ELSE a.place < b.place END
+     AND CASE WHEN kind IN ('reference', 'snapshot') THEN b.place = 1 ELSE a.place < b.place END
+    WHERE kind <> 'turns'
+    UNION ALL
+    SELECT a.id, b.id, unnest(a.dims), unnest(b.dims)
+    FROM rows AS a JOIN rows AS b
+      ON a.site = b.site AND a.layer = b.layer AND a.of = b.of AND a.prompt_id = b.prompt_id
+     AND a.state_index + 1 = b.state_index
+    WHERE kind IN ('turns', 'snapshot') AND a.state = 'snapshot' AND b.state = 'snapshot'
   )
   GROUP BY a, b
 ), points AS (

@@ -20,6 +20,7 @@ ARGUMENTS = {
     "pairs": "'_example_pairs'", "model": "'package:synthetic'", "resamples": "20", "seed": "0",
     "one_site": "'hidden_out'", "several": "false", "one_index": "NULL", "one_label": "NULL",
     "one_prompt": "NULL", "state": "'snapshot'", "state_a": "'snapshot'", "state_b": "'snapshot'",
+    "over": "'conversation'",
 }  # fmt: skip
 ANALYSES = [item for item in LIBRARY if item.kind == "analysis"]
 by_name = pytest.mark.parametrize("item", LIBRARY, ids=lambda item: item.name)

@@ -1,0 +1,2 @@
+-- The settings in which the runs differ.
+FROM run_settings($runs)

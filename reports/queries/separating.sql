@@ -1,0 +1,2 @@
+-- Which layers tell the references apart.
+SELECT * FROM separating_layers($runs) WHERE site = $site ORDER BY run_id

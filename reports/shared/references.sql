@@ -1,4 +1,0 @@
--- The comparisons of some runs with their references, which several queries and other analyses read, computed once:
--- in this connection the analysis means these rows.
-CREATE TEMP TABLE snapshot_reference_rows AS FROM snapshot_reference($runs);
-CREATE TEMP MACRO snapshot_reference(run_id) AS TABLE FROM snapshot_reference_rows;
