@@ -116,6 +116,7 @@ def recording(
     wanted = wanted.model_copy(update={"prompt": []})  # the passes come from the caller
     found = sites.discover(model, sharing=False)
     plan = make_plan(wanted, loaded, found)
+    _ = loaded.weights_hash  # of the model as it is now: the block may change it
     with publishing(Lake(warehouse), name) as (staged, rows):
         kept = Recording(wanted, loaded, plan, rows, staged.run_id)
         kept.states = StateFile(staged, found.hidden_size, wanted.capture.store_dtype)

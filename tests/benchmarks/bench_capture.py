@@ -32,20 +32,20 @@ def bare(loaded, plan, scenario, trees: bool) -> None:
     """
     import torch
 
-    from warehouse import generate
+    from warehouse import generate, replies, sampler
     from warehouse.chat import Chat
 
     messages, rendered, snapshots = plan.prompts[0]
     chat = Chat(loaded.tokenizer)
     with torch.inference_mode():
         reader = generate.Reader(loaded.model, trees=trees)
-        sampler = generate.Sampler(scenario.generation, 0)
+        chooser = sampler.Sampler(scenario.generation, 0)
         logits = reader.read(rendered.ids, all_logits=scenario.capture.logits)
-        generated = [sampler.choose(logits[-1])]
+        generated = [chooser.choose(logits[-1])]
         while len(generated) < scenario.generation.max_new_tokens:
-            generated.append(sampler.choose(reader.read(generated[-1:])[-1]))
-        replied = [*messages, {"role": "assistant", "content": chat.decode(generated)}]
-        ends = [snapshot.ids for snapshot in snapshots] + [chat.ids(chat.prefix(replied))]
+            generated.append(chooser.choose(reader.read(generated[-1:])[-1]))
+        replied = rendered.ids + replies.continued(generated, chat.after_reply(messages) or [], set(), set())
+        ends = [snapshot.ids for snapshot in snapshots] + [replied]
         unread = [ids for ids in reversed(ends) if ids != rendered.ids[: len(ids)]]
         for sequences in unread, [read.ids for _, _, read in plan.references]:
             for tree in reader.as_trees(sequences):
