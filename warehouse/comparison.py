@@ -18,11 +18,9 @@ from warehouse import catalog, findings, page
 from warehouse.assets import asset_dir
 from warehouse.lake import Lake
 
-#: Tables of each run that are drawn, and the queries that make them.
-RUN_TABLES = (
-    "turns", "references", "message_means", "roles", "discriminative", "damping", "fade", "steps", "top_tokens",
-    "residual", "residual_error", "logit_lens",
-)  # fmt: skip
+#: Tables of each run that are drawn, and the queries that make them: about its states, and about its passes.
+STATE_TABLES = ("turns", "references", "message_means", "roles", "discriminative", "damping", "fade")
+PASS_TABLES = ("steps", "top_tokens", "residual", "residual_error", "logit_lens")
 #: Tables of each run that templates print.
 RUN_ROWS = ("reference_table",)
 #: Tables that say what was found, of all conversations, whether they have a card or not.
@@ -133,7 +131,7 @@ def runs_of(tables: Tables, run_ids: list[str]) -> list[dict]:
     runs = tables.rows("runs", runs=run_ids)
     names = short_names([run["run_id"] for run in runs])
     for index, run in enumerate(runs):
-        run |= {"index": index, "name": names[run["run_id"]]}
+        run |= {"index": index, "name": names[run["run_id"]], "tables": {}, "cross_layer": {}}
     return runs
 
 
@@ -181,7 +179,10 @@ def fill_runs(tables: Tables, runs: list[dict], prompts: list[dict], site: str) 
     for index, prompt in enumerate(prompts):
         shown[prompt["run_id"]][prompt["prompt_id"]] = index
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        filled = list(pool.map(lambda group: _fill_group(tables, group, shown, site), _groups(runs)))
+        groups = _groups(runs)
+        passes = pool.map(lambda group: _fill_passes(tables, group, shown), groups)
+        filled = list(pool.map(lambda group: _fill_states(tables, group, shown, site), groups))
+        list(passes)
     names = dict.fromkeys(name for group in filled for name in group)
     found = {name: pa.concat_tables(group[name] for group in filled if name in group) for name in names}
     origin = {"query": "intra", "values": {"runs": [run["run_id"] for run in runs]}}
@@ -204,8 +205,10 @@ def _groups(runs: list[dict]) -> list[list[dict]]:
     return groups
 
 
-def _fill_group(tables: Tables, runs: list[dict], shown: dict[str, dict[int, int]], site: str) -> dict[str, pa.Table]:
-    """Put the tables of some runs on the page and give them to the runs by name, over a connection of their own.
+def _fill_states(
+    tables: Tables, runs: list[dict], shown: dict[str, dict[int, int]], site: str
+) -> dict[str, pa.Table]:
+    """Put what the states of some runs say on the page, over a connection of its own.
 
     Args:
         tables: the page's tables.
@@ -217,24 +220,33 @@ def _fill_group(tables: Tables, runs: list[dict], shown: dict[str, dict[int, int
         The tables of `FOUND` about every conversation, and that of `MARGINS` where labels have several examples.
     """
     values = {"runs": [run["run_id"] for run in runs]}
-    with_cards = [run for run in runs if run["run_id"] in shown]
     own = tables.beside()
     with own.db:
         own.share("states", **values)
-        for run in runs:
-            run |= {"tables": {}, "cross_layer": {}}
-        for name in (*RUN_ROWS, *RUN_TABLES) if with_cards else ():
-            for run, table in _by_run(own.query(name, **values), with_cards):
-                if "prompt_id" in table.column_names:
-                    table = table.filter(pc.field("prompt_id").isin(list(shown[run["run_id"]])))
-                if name in RUN_TABLES:
-                    origin = {"query": name, "values": {"runs": [run["run_id"]]}}
-                    own.put(f"{name}-{run['index']}", table, origin)
-                run["tables"][name] = table
-        _cross_layers(own, with_cards, shown)
+        _fill(own, runs, shown, (*RUN_ROWS, *STATE_TABLES))
         several = own.rows("several", **values)[0]["runs"]
         found = {name: own.query(name, **values, site=site) for name in FOUND}
         return found | ({MARGINS: own.query(MARGINS, runs=several, site=site)} if several else {})
+
+
+def _fill_passes(tables: Tables, runs: list[dict], shown: dict[str, dict[int, int]]) -> None:
+    """Put what the passes of some runs say on the page, over a connection of its own."""
+    own = tables.beside()
+    with own.db:
+        _fill(own, runs, shown, PASS_TABLES)
+        _cross_layers(own, [run for run in runs if run["run_id"] in shown], shown)
+
+
+def _fill(tables: Tables, runs: list[dict], shown: dict[str, dict[int, int]], names: Sequence[str]) -> None:
+    """Put tables of the runs that have cards on the page, about the conversations with cards; runs know theirs."""
+    with_cards = [run for run in runs if run["run_id"] in shown]
+    for name in names if with_cards else ():
+        for run, table in _by_run(tables.query(name, runs=[run["run_id"] for run in with_cards]), with_cards):
+            if "prompt_id" in table.column_names:
+                table = table.filter(pc.field("prompt_id").isin(list(shown[run["run_id"]])))
+            if name not in RUN_ROWS:
+                tables.put(f"{name}-{run['index']}", table, {"query": name, "values": {"runs": [run["run_id"]]}})
+            run["tables"][name] = table
 
 
 def _cross_layers(tables: Tables, runs: list[dict], shown: dict[str, dict[int, int]]) -> None:
@@ -293,11 +305,11 @@ def cards(tables: Tables, runs: list[dict], prompts: list[dict], found: dict[str
             },
         }  # fmt: skip
         card["found"] = findings.conversation(card)
-        _fill(card)
+        _describe(card)
     return prompts
 
 
-def _fill(card: dict) -> None:
+def _describe(card: dict) -> None:
     """Say which parts a conversation has, and what its controls offer."""
     own = {name: _conversation(table, card["prompt_id"]) for name, table in card["run"]["tables"].items()}
     own["cross_layer"] = card["run"]["cross_layer"][card["prompt_id"]]

@@ -140,11 +140,17 @@ def _overview(prompts: list[dict], runs: list[dict], found: dict[str, list[dict]
         if own:
             name = names[prompt["run_id"]]
             rows.append({
-                "index": index, "title": f"{name} · {prompt['prompt_id']}" if prompt["run_id"] in several else name,
+                "index": index,
+                "title": _title(name, prompt["prompt_id"], len(runs)) if prompt["run_id"] in several else name,
                 "reply": prompt["generated_text"], "cut": prompt["stop_reason"] == "length",
                 "cosines": {row["site"]: row["cosine_mean"] for row in like},
             })  # fmt: skip
     return rows
+
+
+def _title(run: str, prompt_id: int, runs: int) -> str:
+    """Name of a conversation of a run that has several."""
+    return f"{run} · {prompt_id}" if runs > 1 else f"conversation {prompt_id}"
 
 
 def _facts(runs: list[dict], prompts: list[dict]) -> list[tuple]:
