@@ -78,5 +78,5 @@ def _head(db: duckdb.DuckDBPyConnection, run: dict) -> dict[str, str]:
     }
     layer, error = db.execute(_WORST, [run["run_id"]]).fetchone() or (None, None)
     if error is not None:
-        head["residual"] = f"adds up within {error:.1e} of the largest value; worst in layer {layer}"
+        head["residual"] = f"adds up within {error:.1e} of a token's largest value; worst in layer {layer}"
     return {key: value for key, value in head.items() if value is not None and value != ""}
