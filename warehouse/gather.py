@@ -192,7 +192,7 @@ class Gather:
         if layer is None:
             return max(1, min(GROUP_ROWS, OUTPUT_VALUES // max(self._widths[None].values())))
         a_token = 4 * sum(sum(sites.values()) for key, sites in self._widths.items() if key is not None)
-        return max(16, min(GROUP_ROWS, PENDING_BYTES // a_token))
+        return max(16, min(GROUP_ROWS, PENDING_BYTES // max(1, a_token)))
 
 
 class _RowGather:
