@@ -59,10 +59,10 @@ class Rounding:
             diagonal: where given, what lies above this diagonal, as in `torch.tril`, is not stored and not counted.
 
         Returns:
-            A tensor of that precision, which may be `values` itself. Where a value is outside its range, or is
+            A contiguous tensor of that precision, which may be `values` itself. Where a value is outside its range, or is
             NaN or infinite, a float32 tensor in which such values stay as they are; `seen` counts them.
         """
-        short = values.to(self.dtype)
+        short = values.to(self.dtype).contiguous()  # a part of a larger tensor is slow to look through
         low, high = (float(end) for end in torch.aminmax(short))
         if -self._limit < low and high < self._limit:  # false for NaN too
             return short
@@ -119,5 +119,5 @@ def _relative(errors: Tensor, values: list[Tensor]) -> float:
 
 
 def _row_largest(values: Tensor) -> Tensor:
-    """The largest absolute value of each row; NaN where the row has one."""
-    return torch.linalg.vector_norm(values, torch.inf, dim=1, dtype=torch.float32)
+    """The largest absolute value of each row, float32; NaN where the row has one."""
+    return torch.maximum(values.amax(1), values.amin(1).neg_()).float()  # a fifth of the time of a norm

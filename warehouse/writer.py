@@ -20,7 +20,7 @@ QUEUE_BYTES = 384 << 20
 #: Bytes of tensors that may be on their way from a device.
 COPYING_BYTES = 64 << 20
 #: Threads that write, at the most; one for every two that torch uses.
-MOST_THREADS = 4
+MOST_THREADS = 8
 #: How much they give way to the model's threads, as in `nice`.
 NICENESS = 15
 
