@@ -146,7 +146,9 @@ COMMANDS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("harm", HARM)
+@pytest.mark.parametrize("harm", [
+    name if name in ("cut", "gone") else pytest.param(name, marks=pytest.mark.soak) for name in HARM
+])  # fmt: skip
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_damaged_files_give_no_traceback(lake, tmp_path, dataset, harm):
     hurt = Lake(tmp_path / "lab")
