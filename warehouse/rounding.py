@@ -59,8 +59,8 @@ class Rounding:
             diagonal: where given, what lies above this diagonal, as in `torch.tril`, is not stored and not counted.
 
         Returns:
-            A contiguous tensor of that precision, which may be `values` itself. Where a value is outside its range, or is
-            NaN or infinite, a float32 tensor in which such values stay as they are; `seen` counts them.
+            A contiguous tensor of that precision, which may be `values` itself. Where a value is outside its range,
+            or is NaN or infinite, a float32 tensor in which such values stay as they are; `seen` counts them.
         """
         short = values.to(self.dtype).contiguous()  # a part of a larger tensor is slow to look through
         low, high = (float(end) for end in torch.aminmax(short))
