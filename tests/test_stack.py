@@ -236,6 +236,18 @@ def test_a_layer_that_begins_to_loop_is_refused(tmp_path):
         model(IDS)
 
 
+def test_a_module_that_begins_to_run_twice_is_refused(tmp_path):
+    model = copy.deepcopy(tiny.model_of("llama"))
+    with (
+        pytest.raises(AlabError, match=r"model.layers.1.mlp.up_proj runs twice in layer 1"),
+        warehouse.recording(model, tiny.tokenizer(), warehouse=tmp_path),
+        torch.no_grad(),
+    ):
+        mlp = model.model.layers[1].mlp
+        mlp.register_forward_hook(lambda module, args, output: mlp.down_proj(torch.tanh(mlp.up_proj(args[0]))))
+        model(IDS)
+
+
 def test_a_layer_that_is_left_out_is_refused(tmp_path):
     model = copy.deepcopy(tiny.model_of("llama"))
     with (

@@ -83,6 +83,7 @@ class Recorder:
         self._current: LayerTensors | None = None
         self._tokens = 0  # that the pass reads
         self._ran: list[int] = []  # layers of the pass
+        self._taken: set[tuple[str, str]] = set()  # modules and sides of the layer that runs
         self._left: tuple[int, Tensor] | None = None  # the layer that ended last, and what it gave
         self._gaps: dict[int, Tensor] = {}  # per layer, the largest relative difference to what was read next
 
@@ -152,6 +153,7 @@ class Recorder:
             if layer in self._ran or self._current is not None:
                 raise AlabError(f"layer {layer} runs twice in a pass", "Models that loop cannot be recorded.")
             self._current = LayerTensors(layer, {})
+            self._taken.clear()
             if "hidden_in" in wanted:
                 self._current.sites["hidden_in"] = self._take(first_input(args, kwargs), entry)
 
@@ -179,15 +181,19 @@ class Recorder:
             for path in wanted[site].modules:
                 by_module.setdefault((path, wanted[site].side), []).append((site, wanted[site]))
         for (path, side), ports in by_module.items():
-            self._hook_ports(self.model.get_submodule(path), side, layer, ports)
+            self._hook_ports(path, side, layer, ports)
         if self.attention and found.attention:
             self._hooks.put(self.model.get_submodule(found.attention), output=self._on_attention)
 
-    def _hook_ports(self, module: nn.Module, side: str, layer: int, ports: list[tuple[str, Port]]) -> None:
+    def _hook_ports(self, path: str, side: str, layer: int, ports: list[tuple[str, Port]]) -> None:
         """Take some sites at one side of a module, while its layer runs: several layers may share the module."""
+        module = self.model.get_submodule(path)
 
         def take(value: Any) -> None:
             if self._current is not None and self._current.layer == layer:
+                if (path, side) in self._taken:
+                    raise AlabError(f"{path} runs twice in layer {layer}", "Its output would not be one tensor.")
+                self._taken.add((path, side))
                 sites = self._current.sites
                 for site, port in ports:
                     tensor = self._take(value, port)
