@@ -177,3 +177,17 @@ def test_a_generation_config_with_ids_beyond_the_vocabulary(tmp_path, asked):
         assert "generation_config" in str(error)
     else:  # ids that transformers passes over
         assert "begin_suppress_tokens" in asked and run
+
+
+@pytest.mark.parametrize("weight", ["lm_head.weight", "model.layers.2.mlp.up_proj.weight"])
+def test_weights_that_change_without_leaving_a_trace(tmp_path, weight):
+    model, told = fresh(), []
+    for change in (False, True):
+        with warehouse.recording(model, tiny.tokenizer(), warehouse=tmp_path) as kept:
+            model(IDS)
+            if change:
+                model.get_parameter(weight).data[3, 3] += 1  # which autograd's versions do not see
+            model(IDS)
+        codes = "SELECT code FROM warnings WHERE run_id = $run AND code = 'model_changed'"
+        told.append(bool(warehouse.open(tmp_path).sql(codes, run=kept.run_id).fetchall()))
+    assert told == [False, True]

@@ -15,10 +15,11 @@ from warehouse.capture import capture_one, publishing, site_widths
 from warehouse.chat import Chat
 from warehouse.describe import conclude, step_rows
 from warehouse.errors import AlabError
+from warehouse.fingerprint import fingerprint
 from warehouse.gather import Rows
 from warehouse.lake import STATE_SITES, Lake
 from warehouse.offload import device_of
-from warehouse.passes import check_mask, check_mode
+from warehouse.passes import check_mask, check_mode, places_of_logits, weights_mark
 from warehouse.plan import Plan, make_plan
 from warehouse.probe import unwrapped
 from warehouse.recorder import LayerTensors, Recorder
@@ -133,6 +134,7 @@ def recording(
             yield kept
         if not kept.rows["prompts"]:
             raise AlabError("no forward pass was made inside `recording`", "Call the model in the block.")
+        kept.compare_weights(loaded.weights_hash)
         kept.finish()
         rows |= conclude(staged, wanted, loaded, found, plan, kept.recorder.note(kept.writer.stats), kept.created)
         rows["warnings"] += kept.warnings
@@ -165,7 +167,7 @@ class Recording:
         self._inside = False  # whether a pass is under way
         self._ends: dict[int, dict[str, Tensor]] = {}  # its last token's states, by layer
         self._unfinished: set[tuple[int, int]] = set()  # (prompt, step) of passes that ended in an error
-        self._weights = _weights(loaded.model)
+        self._weights = weights_mark(loaded.model)
         self.warnings: list[dict] = []
 
     def __repr__(self) -> str:
@@ -236,7 +238,7 @@ class Recording:
         cache = next((part for part in parts if hasattr(part, "get_seq_length")), None)
         self._cache = None if cache is None else weakref.ref(cache)
         at = {"prompt_id": self._prompt_id, "step": self._step}
-        places = _places(kwargs, len(logits), len(self._ids) - self._position)
+        places = places_of_logits(kwargs, len(logits), len(self._ids) - self._position)
         row: dict[str, Any] = {}
         if places[-1] == len(self._ids) - self._position - 1:
             row, top = step_rows(self._chat, logits[-1], self._wanted.top_k_probs)
@@ -261,13 +263,23 @@ class Recording:
             })  # fmt: skip
             self._inside = False
 
+    @property
+    def _changed(self) -> bool:
+        return any(row["code"] == "model_changed" for row in self.warnings)
+
     def _look_at_weights(self) -> None:
         """Say once when the model is another than when the recording began: trained, merged, with another adapter."""
-        if all(row["code"] != "model_changed" for row in self.warnings) and _weights(self._model) != self._weights:
+        if not self._changed and weights_mark(self._model) != self._weights:
             when = f"before pass {len(self.rows['steps'])}"
             self.warnings.append(
                 {"code": "model_changed", "message": f"the model's weights or adapters changed {when}"}
             )
+
+    def compare_weights(self, before: str) -> None:
+        """Say where the weights are not those of the fingerprint, though nothing told of a change on the way."""
+        if not self._changed and fingerprint(self._model) != before:
+            message = "the model's weights changed during the recording: the last ones are not those of weights_hash"
+            self.warnings.append({"code": "model_changed", "message": message})
 
     def _check_ids(self) -> None:
         """Make sure that the model read the tokens that it was called with."""
@@ -328,35 +340,6 @@ class Recording:
             self.writer.put(
                 Rows(self._prompt_id, self._step, self._kind, position, layer, host.sites, host.attention, ready)
             )
-
-
-def _weights(model: Any) -> tuple:
-    """What tells, without reading them, that a model's weights or active adapters are others than before."""
-    versions = [(w.data_ptr(), None if w.is_inference() else w._version) for w in model.parameters()]
-    switches = [
-        (str(getattr(m, "active_adapters", None)), getattr(m, "disable_adapters", None), getattr(m, "merged", None))
-        for m in model.modules() if hasattr(m, "base_layer")
-    ]  # fmt: skip
-    return tuple(versions), tuple(switches)
-
-
-def _places(kwargs: dict, count: int, tokens: int) -> list[int]:
-    """Which tokens of a pass `count` rows of logits are of, in rising order.
-
-    Raises:
-        AlabError: that cannot be told.
-    """
-    kept = kwargs.get("logits_to_keep", 0)
-    if isinstance(kept, Tensor) and kept.ndim == 1 and len(kept) == count:
-        places = [int(place) % tokens for place in kept]
-        if places == sorted(set(places)):
-            return places
-    if not isinstance(kept, Tensor) and count in (tokens, kept):
-        return list(range(tokens - count, tokens))
-    raise AlabError(
-        f"a pass over {tokens} tokens gave {count} rows of logits, and which tokens they are of is unknown",
-        "Leave out logits_to_keep, or give a number or rising places.",
-    )
 
 
 @contextmanager

@@ -80,3 +80,32 @@ def check_mask(mask: Any, tokens: int, past: int) -> None:
             "a pass has an attention mask of its own in which a token sees later ones, or none",
             "Leave out attention_mask, or give one that shows each token itself and earlier ones.",
         )
+
+
+def weights_mark(model: Any) -> tuple:
+    """What tells, without reading them, that a model's weights or active adapters are others than before."""
+    versions = [(w.data_ptr(), None if w.is_inference() else w._version) for w in model.parameters()]
+    switches = [
+        (str(getattr(m, "active_adapters", None)), getattr(m, "disable_adapters", None), getattr(m, "merged", None))
+        for m in model.modules() if hasattr(m, "base_layer")
+    ]  # fmt: skip
+    return tuple(versions), tuple(switches)
+
+
+def places_of_logits(kwargs: dict, count: int, tokens: int) -> list[int]:
+    """Which tokens of a pass `count` rows of logits are of, in rising order.
+
+    Raises:
+        AlabError: that cannot be told.
+    """
+    kept = kwargs.get("logits_to_keep", 0)
+    if isinstance(kept, Tensor) and kept.ndim == 1 and len(kept) == count:
+        places = [int(place) % tokens for place in kept]
+        if places == sorted(set(places)):
+            return places
+    if not isinstance(kept, Tensor) and count in (tokens, kept):
+        return list(range(tokens - count, tokens))
+    raise AlabError(
+        f"a pass over {tokens} tokens gave {count} rows of logits, and which tokens they are of is unknown",
+        "Leave out logits_to_keep, or give a number or rising places.",
+    )
