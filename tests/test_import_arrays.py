@@ -153,3 +153,31 @@ def test_a_fingerprint_that_is_none_is_refused(lake, tmp_path, name):
     (folder / "run.json").write_text(json.dumps({"weights_hash": name}))
     with pytest.raises(AlabError, match="which is no fingerprint"):
         importing.import_run(lake, folder)
+
+
+@pytest.mark.parametrize("by_column", [False, True])
+def test_values_beyond_float32_do_not_become_infinite(lake, tmp_path, by_column):
+    arrays = one_step(tmp_path / "hooks", "npz")
+    wide = arrays["layer_01/hidden_out"].astype(np.float64)
+    wide[0, 1, 2] = 1e300
+    arrays["layer_01/hidden_out"] = np.asfortranarray(wide) if by_column else wide
+    np.savez(tmp_path / "hooks" / "tensors" / "step_000.npz", **arrays)
+    with pytest.raises(AlabError, match="layer_01/hidden_out has float64 values beyond the range of float32"):
+        importing.import_run(lake, tmp_path / "hooks")
+
+
+@pytest.mark.parametrize("other", ["layer_0/hidden_out", "layer_001/mlp_act"])
+def test_two_arrays_for_one_site(lake, tmp_path, other):
+    arrays = one_step(tmp_path / "hooks", "npz")
+    arrays |= {other: arrays["layer_00/hidden_out"] * 2, "layer_01/mlp_down_in": arrays["layer_00/hidden_out"]}
+    np.savez(tmp_path / "hooks" / "tensors" / "step_000.npz", **arrays)
+    with pytest.raises(AlabError, match=f"(?=.*{other}).* are both "):
+        importing.import_run(lake, tmp_path / "hooks")
+
+
+@pytest.mark.parametrize("array", [np.ones((5, 8), np.int64), np.ones((5, 8), np.complex64)])
+def test_no_array_that_is_a_site(lake, tmp_path, array):
+    (tmp_path / "hooks" / "tensors").mkdir(parents=True)
+    np.savez(tmp_path / "hooks" / "tensors" / "step_000.npz", **{"layer_00/hidden_out": array})
+    with pytest.raises(AlabError, match=r"no array in it is a site \(layer_00/hidden_out: it holds (int|complex)64"):
+        importing.import_run(lake, tmp_path / "hooks")

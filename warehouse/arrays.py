@@ -221,7 +221,7 @@ class ArrayReader:
                     if len(data) != count * spec.dtype.itemsize:
                         raise ValueError(f"{key} ends early")
                     left -= count
-                    yield _floats(data, spec)
+                    yield _floats(key, data, spec)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise self._damaged(str(error)) from error
 
@@ -233,9 +233,10 @@ class ArrayReader:
                 data = file.read(spec.nbytes)
             if len(data) != spec.nbytes:
                 raise ValueError(f"{key} ends early")
+            every = _floats(key, data, spec)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise self._damaged(str(error)) from error
-        flat = _floats(data, spec).reshape(spec.shape, order="F").reshape(-1)
+        flat = every.reshape(spec.shape, order="F").reshape(-1)
         for first in range(0, len(flat), values):
             yield flat[first : first + values]
 
@@ -261,9 +262,17 @@ class ArrayReader:
         return last[-width:]
 
 
-def _floats(data: bytes, spec: Spec) -> np.ndarray:
-    """Values as float32; a bfloat16 is the upper half of one."""
+def _floats(key: str, data: bytes, spec: Spec) -> np.ndarray:
+    """Values as float32; a bfloat16 is the upper half of one.
+
+    Raises:
+        ValueError: a finite value of a wider precision is beyond float32, where it would become infinite.
+    """
     values = np.frombuffer(data, spec.dtype)
     if not spec.is_bfloat16:
-        return values.astype(np.float32)
+        with np.errstate(over="ignore"):
+            short = values.astype(np.float32)
+        if spec.dtype.itemsize > short.itemsize and (np.isinf(short) & np.isfinite(values)).any():
+            raise ValueError(f"{key} has {spec.dtype} values beyond the range of float32, which alab keeps")
+        return short
     return (values.astype(np.uint32) << 16).view(np.float32)

@@ -19,6 +19,7 @@ from warehouse.ending import ending, next_command
 from warehouse.errors import AlabError
 from warehouse.gather import Rows
 from warehouse.lake import Lake, StagedRun
+from warehouse.offload import device_of
 from warehouse.plan import Plan, Snapshot, chat_of, check_room, make_plan, preview, refusal
 from warehouse.prompt_rows import prompt_rows
 from warehouse.recorder import LayerTensors, Recorder
@@ -167,7 +168,7 @@ class _Run:
         self.chat = Chat(loaded.tokenizer)
         self.eos = models.eos_ids(loaded.model, loaded.tokenizer)
         self.reader = generate.Reader(loaded.model, trees=found.trees, rewinds=found.rewinds)
-        self.transfer = Transfer(loaded.model.device)
+        self.transfer = Transfer(device_of(loaded.model))
         self.rows = rows
         self.created = datetime.now(UTC).replace(tzinfo=None)
         self._progress = progress
@@ -310,7 +311,7 @@ class _Run:
 
         # One token's pass with eager attention gave the same bits with one thread less in every family that was tried
         # (1,536 wide, float32 and bfloat16); the faster kinds of attention do not.
-        alike = step and self.scenario.capture.attention_weights and self.loaded.model.device.type == "cpu"
+        alike = step and self.scenario.capture.attention_weights and device_of(self.loaded.model).type == "cpu"
         with self.recorder.recording(sink), leave_a_core() if alike else nullcontext():
             logits = self.reader.read(ids, all_logits=self.scenario.capture.logits)
         outputs = LayerTensors(-1, {})

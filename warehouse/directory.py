@@ -51,12 +51,19 @@ class Pass:
             if len(spec.shape) < rank or any(length != 1 for length in spec.shape[:-rank]) or 0 in spec.shape:
                 expected = "(1, heads, tokens, keys)" if attention else "(1, tokens, width)"
                 raise AlabError(f"cannot import {path}: {key} is shaped {spec.shape}, expected {expected}")
+            if (layer, column) in self.keys:
+                where = "" if layer is None else f" of layer {layer}"
+                twice = f"{self.keys[layer, column]} and {key} are both {column}{where}"
+                raise AlabError(f"cannot import {path}: {twice}", "Leave one of them; nothing was written.")
             tokens.add(spec.shape[-2])
             if attention:
                 ends.add(spec.shape[-1])
-            elif (layer, column) not in self.keys:
+            else:
                 self.widths[layer, column] = spec.shape[-1]
             self.keys[layer, column] = key
+        if not self.keys:
+            others = "; ".join(f"{key}: {why}" for key, why in sorted(self.left_out.items())[:3]) or "it is empty"
+            raise AlabError(f"cannot import {path}: no array in it is a site ({others})", "Nothing was written.")
         if len(tokens) != 1 or len(ends) > 1:
             raise AlabError(
                 f"cannot import {path}: its arrays are of {sorted(tokens)} tokens and {sorted(ends)} keys"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from warehouse import models
 from warehouse.errors import AlabError
+from warehouse.offload import device_of
 from warehouse.probe import as_rows, first, unwrapped
 from warehouse.tree import Tree
 
@@ -31,6 +32,7 @@ class Reader:
 
     def __init__(self, model: Any, *, trees: bool = False, rewinds: bool = True):
         self.model = model
+        self._device = device_of(model)
         self.ids: list[int] = []
         self._trees = trees
         self._rewinds = rewinds
@@ -82,8 +84,8 @@ class Reader:
         blocked = torch.zeros((1, 1, *sees.shape), dtype=self.model.dtype)
         blocked.masked_fill_(~sees, torch.finfo(self.model.dtype).min)
         self._forward(
-            tree.tokens, logits=1, attention_mask=blocked.to(self.model.device),
-            position_ids=torch.tensor([tree.positions], device=self.model.device),
+            tree.tokens, logits=1, attention_mask=blocked.to(self._device),
+            position_ids=torch.tensor([tree.positions], device=self._device),
         )  # fmt: skip
         self._regimes.add(models.rotary_regime(self.model, max(tree.positions) + 1))
         self.ids = self.ids + tree.tokens
@@ -123,11 +125,11 @@ class Reader:
         if logits and self._can_limit_logits:
             options["logits_to_keep"] = logits
         if self._cache is None:  # dynamic scaling remembers the longest sequence until it sees a short one
-            nothing = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
+            nothing = torch.zeros(1, 1, dtype=torch.long, device=self._device)
             for module, kind in self._rotary:
                 module(nothing[..., None].to(self.model.dtype), nothing, **kind)
         output = self.model(
-            torch.tensor([ids], device=self.model.device),
+            torch.tensor([ids], device=self._device),
             use_cache=True,
             **{self._cache_name: self._cache},
             **options,

@@ -15,8 +15,11 @@ from warehouse.capture import capture_one, publishing, site_widths
 from warehouse.chat import Chat
 from warehouse.describe import conclude, step_rows
 from warehouse.errors import AlabError
+from warehouse.fingerprint import fingerprint
 from warehouse.gather import Rows
-from warehouse.lake import Lake
+from warehouse.lake import STATE_SITES, Lake
+from warehouse.offload import device_of
+from warehouse.passes import check_mask, check_mode, places_of_logits, weights_mark
 from warehouse.plan import Plan, make_plan
 from warehouse.probe import unwrapped
 from warehouse.recorder import LayerTensors, Recorder
@@ -67,12 +70,13 @@ def record(
             "messages": list(messages), "template": template or {}, "add_generation_prompt": add_generation_prompt,
         },
     )  # fmt: skip
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         return capture_one(wanted, loaded, sites.discover(model), Lake(warehouse), force=force)
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
 
 
 @contextmanager
@@ -108,8 +112,7 @@ def recording(
     [(0, 'prefill', 3), (1, 'decode', 4), (2, 'decode', 5), (3, 'decode', 6)]
     """
     check_kind(model)
-    if model.training:
-        raise AlabError("the model is in training mode: dropout makes its tensors random", "Call model.eval() first.")
+    check_mode(model)
     wanted, loaded = _request(
         model, tokenizer, name, capture or {}, prompt={"messages": [{"role": "user", "content": ""}]}
     )
@@ -131,6 +134,7 @@ def recording(
             yield kept
         if not kept.rows["prompts"]:
             raise AlabError("no forward pass was made inside `recording`", "Call the model in the block.")
+        kept.compare_weights(loaded.weights_hash)
         kept.finish()
         rows |= conclude(staged, wanted, loaded, found, plan, kept.recorder.note(kept.writer.stats), kept.created)
         rows["warnings"] += kept.warnings
@@ -156,12 +160,14 @@ class Recording:
         self._wanted, self._plan = wanted.capture, plan
         self._model = loaded.model
         self._chat = Chat(loaded.tokenizer)
-        self._transfer = Transfer(loaded.model.device)
+        self._transfer = Transfer(device_of(loaded.model))
         self._ids: list[int] = []  # of the prompt being read
         self._cache: weakref.ref | None = None  # what its latest pass left
         self._step = self._position = 0
         self._inside = False  # whether a pass is under way
-        self._weights = _weights(loaded.model)
+        self._ends: dict[int, dict[str, Tensor]] = {}  # its last token's states, by layer
+        self._unfinished: set[tuple[int, int]] = set()  # (prompt, step) of passes that ended in an error
+        self._weights = weights_mark(loaded.model)
         self.warnings: list[dict] = []
 
     def __repr__(self) -> str:
@@ -179,17 +185,18 @@ class Recording:
         if ids.shape[0] != 1:
             raise AlabError(f"a pass has a batch of {ids.shape[0]} sequences; one can be recorded at a time",
                             "Run the sequences one after the other, without beams.")  # fmt: skip
-        mask = kwargs.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.ndim == 2 and not bool(mask.all()):
-            raise AlabError("a pass masks tokens; padded sequences cannot be recorded", "Give the sequence unpadded.")
+        check_mode(self._model)
         cache = models.cache_in(kwargs)
         past = int(cache.get_seq_length()) if cache is not None else 0
+        check_mask(kwargs.get("attention_mask"), ids.shape[-1], past)
         if past and (past != len(self._ids) or self._cache is None or self._cache() is not cache):
             raise AlabError(
                 f"a pass continues a cache of {past} tokens that the pass before it did not leave",
                 "Begin inside `recording`, and read one sequence at a time.",
             )
+        self._look_at_end()
         self._inside = True
+        self._ends = {}
         self._look_at_weights()
         read = ids[0].tolist()
         if past:
@@ -219,10 +226,8 @@ class Recording:
                 "Use the dynamic cache, transformers' default.",
             )
         detached = {site: self._own(tensor.detach()) for site, tensor in tensors.sites.items()}
-        if self._plan.states and self._step:
-            self.states.hold((self._prompt_id, "final", self._step, None), tensors.layer, detached)
-        elif self._plan.states:
-            self.states.add({(self._prompt_id, "initial", 0, None): -1}, tensors.layer, detached)
+        if self._plan.states:  # copies: views would keep the whole pass
+            self._ends[tensors.layer] = {s: detached[s][-1:].clone() for s in STATE_SITES if s in detached}
         self._put(LayerTensors(tensors.layer, detached, attention), self._position)
 
     def after(self, module: Any, args: tuple, kwargs: dict, output: Any) -> None:
@@ -233,22 +238,48 @@ class Recording:
         cache = next((part for part in parts if hasattr(part, "get_seq_length")), None)
         self._cache = None if cache is None else weakref.ref(cache)
         at = {"prompt_id": self._prompt_id, "step": self._step}
-        places = _places(kwargs, len(logits), len(self._ids) - self._position)
+        places = places_of_logits(kwargs, len(logits), len(self._ids) - self._position)
         row: dict[str, Any] = {}
         if places[-1] == len(self._ids) - self._position - 1:
             row, top = step_rows(self._chat, logits[-1], self._wanted.top_k_probs)
             self.rows["top_tokens"] += [at | entry for entry in top]
         self.rows["steps"].append(row | at | {"kind": self._kind, "seq_len": len(self._ids)})
         self._put_outputs(logits, places)
+        for layer, vectors in self._ends.items():
+            if self._step:
+                self.states.hold((self._prompt_id, "final", self._step, None), layer, vectors)
+            else:
+                self.states.add({(self._prompt_id, "initial", 0, None): -1}, layer, vectors)
         self._inside = False
+
+    def _look_at_end(self) -> None:
+        """Say of a pass that an exception ended, and that the caller caught: it is not whole, and has no state."""
+        if self._inside:
+            self._unfinished.add((self._prompt_id, self._step))
+            where = f"step {self._step} of prompt {self._prompt_id} ended in an error"
+            self.warnings.append({
+                "prompt_id": self._prompt_id, "code": "unfinished_pass",
+                "message": f"{where}: it has rows of the layers that ran, no logits and no state",
+            })  # fmt: skip
+            self._inside = False
+
+    @property
+    def _changed(self) -> bool:
+        return any(row["code"] == "model_changed" for row in self.warnings)
 
     def _look_at_weights(self) -> None:
         """Say once when the model is another than when the recording began: trained, merged, with another adapter."""
-        if not self.warnings and _weights(self._model) != self._weights:
+        if not self._changed and weights_mark(self._model) != self._weights:
             when = f"before pass {len(self.rows['steps'])}"
             self.warnings.append(
                 {"code": "model_changed", "message": f"the model's weights or adapters changed {when}"}
             )
+
+    def compare_weights(self, before: str) -> None:
+        """Say where the weights are not those of the fingerprint, though nothing told of a change on the way."""
+        if not self._changed and fingerprint(self._model) != before:
+            message = "the model's weights changed during the recording: the last ones are not those of weights_hash"
+            self.warnings.append({"code": "model_changed", "message": message})
 
     def _check_ids(self) -> None:
         """Make sure that the model read the tokens that it was called with."""
@@ -280,6 +311,7 @@ class Recording:
 
     def finish(self) -> None:
         """Write the states, and say of each prompt what was read."""
+        self._look_at_end()
         self.states.close()
         for prompt in self.rows["prompts"]:
             read = [row for row in self.rows["tokens"] if row["prompt_id"] == prompt["prompt_id"]]
@@ -288,7 +320,8 @@ class Recording:
                 "n_prompt_tokens": len(given), "n_generated": len(reply), "stop_reason": None,
                 "prompt_text": self._chat.spelling.whole(given), "generated_text": self._chat.decode(reply),
             }  # fmt: skip
-            if self._wanted.states:
+            read = [row for row in read if (row["prompt_id"], row["step"]) not in self._unfinished]
+            if self._wanted.states and read:
                 self.rows["state_tokens"] += state_tokens.recorded_rows(prompt["prompt_id"], read)
 
     def _begin(self) -> None:
@@ -307,35 +340,6 @@ class Recording:
             self.writer.put(
                 Rows(self._prompt_id, self._step, self._kind, position, layer, host.sites, host.attention, ready)
             )
-
-
-def _weights(model: Any) -> tuple:
-    """What tells, without reading them, that a model's weights or active adapters are others than before."""
-    versions = [(w.data_ptr(), None if w.is_inference() else w._version) for w in model.parameters()]
-    switches = [
-        (str(getattr(m, "active_adapters", None)), getattr(m, "disable_adapters", None), getattr(m, "merged", None))
-        for m in model.modules() if hasattr(m, "base_layer")
-    ]  # fmt: skip
-    return tuple(versions), tuple(switches)
-
-
-def _places(kwargs: dict, count: int, tokens: int) -> list[int]:
-    """Which tokens of a pass `count` rows of logits are of, in rising order.
-
-    Raises:
-        AlabError: that cannot be told.
-    """
-    kept = kwargs.get("logits_to_keep", 0)
-    if isinstance(kept, Tensor) and kept.ndim == 1 and len(kept) == count:
-        places = [int(place) % tokens for place in kept]
-        if places == sorted(set(places)):
-            return places
-    if not isinstance(kept, Tensor) and count in (tokens, kept):
-        return list(range(tokens - count, tokens))
-    raise AlabError(
-        f"a pass over {tokens} tokens gave {count} rows of logits, and which tokens they are of is unknown",
-        "Leave out logits_to_keep, or give a number or rising places.",
-    )
 
 
 @contextmanager
@@ -370,7 +374,7 @@ def as_loaded(model: Any, tokenizer: Any) -> models.Loaded:
     """A model that the caller has loaded, as if a scenario had named it."""
     dtype = str(model.dtype).removeprefix("torch.")
     return models.Loaded(
-        model, tokenizer, getattr(model, "name_or_path", "") or type(model).__name__, dtype, model.device.type
+        model, tokenizer, getattr(model, "name_or_path", "") or type(model).__name__, dtype, device_of(model).type
     )
 
 

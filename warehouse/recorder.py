@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from warehouse.errors import AlabError
 from warehouse.lake import STATE_SITES
+from warehouse.passes import RECORDED
 from warehouse.ports import ModelSites, Port
 from warehouse.probe import first, first_input, unwrapped
 
@@ -95,10 +96,12 @@ class Recorder:
         put(self.model.get_submodule(self.found.embedding), output=self._on_embedding)
         self._hooks.put(unwrapped(self.model), pre=self._begin_pass, output=self._end_pass)
         self._hooks.watch(self.model)
+        RECORDED.add(unwrapped(self.model))
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._hooks.remove()
+        RECORDED.discard(unwrapped(self.model))
         self._sink = self._current = self.embeddings = self._left = None
 
     @contextmanager

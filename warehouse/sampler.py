@@ -10,6 +10,7 @@ from torch import Tensor
 
 from warehouse import scenario
 from warehouse.errors import AlabError, first_line
+from warehouse.offload import device_of
 
 #: What of a `generation_config` the scenario says instead, by its own defaults where it says nothing.
 SCENARIOS = frozenset({"do_sample", "temperature", "top_k", "top_p", "max_new_tokens", "max_length"})
@@ -106,7 +107,14 @@ class Sampler:
         read = torch.tensor([list(ids)], device=logits.device)
         scores = logits.to(torch.float32, copy=True)[None]
         for process in self._processors:
-            scores = process(read, scores)
+            try:
+                scores = process(read, scores)
+            except Exception as error:  # whatever transformers objects to, such as an id beyond the vocabulary
+                raise AlabError(
+                    f"what the model's generation_config asks for cannot be done: {type(process).__name__}: "
+                    f"{first_line(error)}",
+                    "Correct the model's generation_config.json.",
+                ) from error
         return scores[0]
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -140,9 +148,9 @@ def processors(model: Any, prompt: int, new: int, eos: set[int]) -> list[Callabl
         AlabError: transformers refuses what the config says.
     """
     parts = asked(model)
-    ends = torch.tensor(sorted(eos), device=model.device) if eos else None
+    ends = torch.tensor(sorted(eos), device=device_of(model)) if eos else None
     begin = prompt if prompt > 1 or "forced_bos_token_id" not in parts else prompt + 1
-    at = _Place(prompt, prompt + new, begin, ends, str(model.device))
+    at = _Place(prompt, prompt + new, begin, ends, str(device_of(model)))
     made = []
     for name, make in _PARTS.items():
         if name not in parts or (ends is None and name in _ABOUT_ENDS):

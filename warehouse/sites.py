@@ -10,8 +10,9 @@ from typing import Any
 
 from warehouse import generate
 from warehouse.lake import SITES
+from warehouse.passes import check_free, check_plain
 from warehouse.ports import LayerSites, ModelSites, Port
-from warehouse.probe import sample, trace
+from warehouse.probe import sample, trace, unwrapped
 from warehouse.projections import find_projections
 from warehouse.stack import check_causal, check_kind, decoder_layers, find_stack, refused
 from warehouse.sublayers import find_contributions, find_mlp
@@ -32,6 +33,8 @@ def discover(model: Any, *, sharing: bool = True) -> ModelSites:
         AlabError: the model is not one that can be captured; the message says why.
     """
     check_kind(model)
+    check_plain(model)
+    check_free(unwrapped(model))
     config = model.config.get_text_config()
     if not getattr(config, "num_attention_heads", 0):
         raise refused(model, "it has no attention")

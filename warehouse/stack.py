@@ -141,6 +141,11 @@ def _logits(model: Any, seen: Trace) -> Tensor:
         raise refused(model, "it gives no logits")
     if logits.ndim != 3 or logits.shape[:2] != (1, count):
         raise refused(model, f"its logits are shaped {tuple(logits.shape)} for {count} tokens")
+    if logits.isnan().any():
+        raise AlabError(
+            f"{type(model).__name__} cannot be captured: its logits are not numbers (NaN) already for a few tokens",
+            "Its weights may be damaged, or its numbers too large for its dtype: try model.dtype: float32.",
+        )
     vocabulary = model.config.get_text_config().vocab_size
     if logits.shape[-1] < vocabulary:
         raise refused(model, f"its logits are over {logits.shape[-1]} classes, not over {vocabulary} tokens")
