@@ -97,6 +97,23 @@ def test_a_site_and_a_label_have_one_colour_in_every_chart(pages, open_page):
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_column_of_a_narrow_figure_has_its_label(lake, open_page, count):
+    labels = ("anger", "apathy", "calm", "disappointment", "hate", "joy", "love", "sadness")
+    run_id = make_run(lake, shape=Shape(labels=labels, attention=False, outputs=False, activations=False))
+    multiply(lake, run_id, count)
+    tab = open_page(write_report(lake)[0], 400)
+    tab.draw_all(open_folds=False)
+    charts = ("message_shift", "message_reference") if count == 1 else ("conversation_shift",)
+    for chart in charts:
+        figure = tab.page.locator(f"figure[data-chart={chart}]").first
+        axes = figure.locator(".role-axis-label text")
+        shown = axes.evaluate_all("(all) => all.filter((one) => one.getAttribute('opacity') !== '0')"
+                                  ".map((one) => one.textContent)")  # fmt: skip
+        assert set(labels) <= set(shown), chart
+
+
+@pytest.mark.browser
 def test_figures_that_are_compared_share_their_scale(pages, open_page):
     tab = open_page(pages[1])
     tab.draw_all(open_folds=False)
