@@ -131,6 +131,28 @@ def test_intervals_are_told_where_labels_have_several_examples(two_runs):
     assert "Every reference stands on one example" not in found
 
 
+@pytest.mark.parametrize(("examples", "only"), [((4, 1, 1), True), ((4, 4, 4), False)])
+def test_an_interval_says_where_one_of_the_labels_did_not_vary(lake, examples, only):
+    shape = Shape(layers=3, messages=4, examples=examples, attention=False, outputs=False, activations=False)
+    for seed in range(2):  # chance decides which labels come first
+        make_run(lake, f"run{seed}", shape, seed=seed)
+    with catalog.connect(lake) as db:
+        runs = [run_id for (run_id,) in db.execute("SELECT run_id FROM runs").fetchall()]
+    found = [section(written(lake, run_id), "findings") for run_id in runs]
+    told = [one for one in found if "95% interval" in one]
+    assert told
+    assert all(("over the examples of one of the two labels only" in one) == only for one in told)
+
+
+def test_a_preview_that_was_cut_says_so(lake):
+    long = "word " * 16
+    run_id = make_run(lake, shape=SMALL)
+    edit(lake, run_id, "snapshots", preview=["short", long])
+    html = written(lake, run_id)
+    assert f"{long}…</span>" in html
+    assert ">short</span>" in html
+
+
 def test_a_clear_lead_is_in_most_layers_and_survives_other_examples():
     row = {"layers_led": 20, "layers": 30, "sure": None}
     assert findings.is_clear(row)
