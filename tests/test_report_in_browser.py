@@ -96,21 +96,34 @@ def test_a_site_and_a_label_have_one_colour_in_every_chart(pages, open_page):
     assert {"message_lines", "reference_layers", "fade"} <= charts["label"]
 
 
+COLUMN_LABELS = """(figure) => {
+  const frame = figure.querySelector('svg').getBoundingClientRect();
+  const cells = [...figure.querySelectorAll('.mark-rect path')].map((one) => one.getBoundingClientRect());
+  return [...figure.querySelectorAll('.role-axis-label text')].filter((one) => one.getAttribute('opacity') !== '0')
+    .map((one) => {
+      const box = one.getBoundingClientRect();
+      const middle = (box.left + box.right) / 2;
+      const off = Math.min(...cells.map((cell) => Math.abs((cell.left + cell.right) / 2 - middle)));
+      return [one.textContent, box.left >= frame.left - 1 && box.right <= frame.right + 1, off];
+    });
+}"""
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("count", [1, 2])
-def test_every_column_of_a_narrow_figure_has_its_label(lake, open_page, count):
+@pytest.mark.parametrize("width", [400, 1280])
+def test_every_column_has_its_label_whole(lake, open_page, count, width):
     labels = ("anger", "apathy", "calm", "disappointment", "hate", "joy", "love", "sadness")
     run_id = make_run(lake, shape=Shape(labels=labels, attention=False, outputs=False, activations=False))
     multiply(lake, run_id, count)
-    tab = open_page(write_report(lake)[0], 400)
+    tab = open_page(write_report(lake)[0], width)
     tab.draw_all(open_folds=False)
-    charts = ("message_shift", "message_reference") if count == 1 else ("conversation_shift",)
-    for chart in charts:
+    for chart in ("message_shift", "message_reference") if count == 1 else ("conversation_shift",):
         figure = tab.page.locator(f"figure[data-chart={chart}]").first
-        axes = figure.locator(".role-axis-label text")
-        shown = axes.evaluate_all("(all) => all.filter((one) => one.getAttribute('opacity') !== '0')"
-                                  ".map((one) => one.textContent)")  # fmt: skip
-        assert set(labels) <= set(shown), chart
+        shown = {text: (whole, off) for text, whole, off in figure.evaluate(COLUMN_LABELS) if text in labels}
+        assert set(shown) == set(labels), chart
+        assert all(whole for whole, _ in shown.values()), (chart, shown)
+        assert all(off < 2 for _, off in shown.values()), (chart, shown)
 
 
 @pytest.mark.browser
