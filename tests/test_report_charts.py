@@ -1,5 +1,6 @@
 """What a figure claims to show is what it draws: the words stand once, with the column that they are about."""
 
+import colorsys
 import json
 import re
 
@@ -7,7 +8,7 @@ import pytest
 from report_pages import unpack, written
 from synthetic import Shape, make_run
 
-from warehouse import catalog, page
+from warehouse import catalog, page, report
 from warehouse.assets import asset_dir
 
 CHARTS = page.charts()
@@ -172,3 +173,15 @@ def test_a_column_means_what_its_analysis_says(lake, table, keys, column, query)
     assert wanted
     for *key, value in wanted:
         assert rows[tuple(key)] == (None if value is None else pytest.approx(value, rel=1e-4, abs=1e-9))
+
+
+def test_a_role_has_the_hue_of_its_messages():
+    css = (asset_dir("reports") / "report.css").read_text()
+    series = re.search(r"--series: ([^;]+);", css)[1].split(", ")
+
+    def hue(colour: str) -> float:
+        return 360 * colorsys.rgb_to_hsv(*(int(colour[i : i + 2], 16) for i in (1, 3, 5)))[0]
+
+    for role in ("user", "assistant"):
+        of_messages = re.search(rf"--{role}: (#\w+);", css)[1]
+        assert abs(hue(series[report.ROLES.index(role)]) - hue(of_messages)) < 30, role

@@ -107,6 +107,20 @@ def test_the_page_opens_with_what_was_found(lake):
         assert words in found
 
 
+def test_layers_are_counted_in_which_a_reference_leads_all_others(lake):
+    """A margin is over the next reference, the layers are those in which none lies further ahead: not one number."""
+    alpha = make_run(lake, shape=SMALL)
+    found = section(written(lake, alpha), "findings")
+    with catalog.connect(lake) as db:
+        rows = db.execute("SELECT margin, layers_led, layers FROM leaning_layers(?)", [alpha]).fetchall()
+    counted = re.findall(r"leads in (\d+)(?: to (\d+))? of (\d+) layers", found)
+    assert {int(n) for low, high, _ in counted for n in (low, high) if n} <= {row[1] for row in rows}
+    assert counted
+    assert {int(layers) for *_, layers in counted} == {row[2] for row in rows}
+    assert "ahead in" not in found
+    assert "layers build on one another, so this is no test against chance" in found
+
+
 def test_intervals_are_told_where_labels_have_several_examples(two_runs):
     lake, alpha, _ = two_runs
     with catalog.connect(lake) as db:
@@ -115,6 +129,28 @@ def test_intervals_are_told_where_labels_have_several_examples(two_runs):
     found = section(written(lake, alpha), "findings")
     assert ("with other examples of the labels" in found) or ("might name the other" in found)
     assert "Every reference stands on one example" not in found
+
+
+@pytest.mark.parametrize(("examples", "only"), [((4, 1, 1), True), ((4, 4, 4), False)])
+def test_an_interval_says_where_one_of_the_labels_did_not_vary(lake, examples, only):
+    shape = Shape(layers=3, messages=4, examples=examples, attention=False, outputs=False, activations=False)
+    for seed in range(2):  # chance decides which labels come first
+        make_run(lake, f"run{seed}", shape, seed=seed)
+    with catalog.connect(lake) as db:
+        runs = [run_id for (run_id,) in db.execute("SELECT run_id FROM runs").fetchall()]
+    found = [section(written(lake, run_id), "findings") for run_id in runs]
+    told = [one for one in found if "95% interval" in one]
+    assert told
+    assert all(("over the examples of one of the two labels only" in one) == only for one in told)
+
+
+def test_a_preview_that_was_cut_says_so(lake):
+    long = "word " * 16
+    run_id = make_run(lake, shape=SMALL)
+    edit(lake, run_id, "snapshots", preview=["short", long])
+    html = written(lake, run_id)
+    assert f"{long}…</span>" in html
+    assert ">short</span>" in html
 
 
 def test_a_clear_lead_is_in_most_layers_and_survives_other_examples():
@@ -149,6 +185,14 @@ def test_what_differs_stands_before_any_number(lake):
     assert "differ in 1 of 2 messages: message 0 (system)" in asked
     assert "Hello" not in asked  # the same in all
     assert "You are a <mark>cold</mark> friend." in html
+
+
+def test_a_wording_without_marks_is_not_taken_for_the_same(lake):
+    for seed, text in enumerate(("You are a warm friend.", "You are a cold friend.", "Arr! Sail on")):
+        edit(lake, make_run(lake, f"run{seed}", SMALL, seed=seed), "messages", content=[text, "Hello", "reply"])
+    html = written(lake)
+    assert "Arr! Sail on</p>" in html
+    assert "a text that has little in common with it has no marks" in section(html, "differences")
 
 
 def test_settings_that_differ_are_told(lake):

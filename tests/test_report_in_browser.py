@@ -96,6 +96,36 @@ def test_a_site_and_a_label_have_one_colour_in_every_chart(pages, open_page):
     assert {"message_lines", "reference_layers", "fade"} <= charts["label"]
 
 
+COLUMN_LABELS = """(figure) => {
+  const frame = figure.querySelector('svg').getBoundingClientRect();
+  const cells = [...figure.querySelectorAll('.mark-rect path')].map((one) => one.getBoundingClientRect());
+  return [...figure.querySelectorAll('.role-axis-label text')].filter((one) => one.getAttribute('opacity') !== '0')
+    .map((one) => {
+      const box = one.getBoundingClientRect();
+      const middle = (box.left + box.right) / 2;
+      const off = Math.min(...cells.map((cell) => Math.abs((cell.left + cell.right) / 2 - middle)));
+      return [one.textContent, box.left >= frame.left - 1 && box.right <= frame.right + 1, off];
+    });
+}"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("width", [400, 1280])
+def test_every_column_has_its_label_whole(lake, open_page, count, width):
+    labels = ("anger", "apathy", "calm", "disappointment", "hate", "joy", "love", "sadness")
+    run_id = make_run(lake, shape=Shape(labels=labels, attention=False, outputs=False, activations=False))
+    multiply(lake, run_id, count)
+    tab = open_page(write_report(lake)[0], width)
+    tab.draw_all(open_folds=False)
+    for chart in ("message_shift", "message_reference") if count == 1 else ("conversation_shift",):
+        figure = tab.page.locator(f"figure[data-chart={chart}]").first
+        shown = {text: (whole, off) for text, whole, off in figure.evaluate(COLUMN_LABELS) if text in labels}
+        assert set(shown) == set(labels), chart
+        assert all(whole for whole, _ in shown.values()), (chart, shown)
+        assert all(off < 2 for _, off in shown.values()), (chart, shown)
+
+
 @pytest.mark.browser
 def test_figures_that_are_compared_share_their_scale(pages, open_page):
     tab = open_page(pages[1])

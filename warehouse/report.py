@@ -18,9 +18,9 @@ CSV_FILES = {
     "intra_run_report": "intra_summary_rows", "intra_run_cosines": "intra_rows",
     "comparison_report": "pair_summary_rows", "comparison_cosines": "pair_rows",
 }  # fmt: skip
-#: Sites, roles in the order of their colours.
+#: Sites, roles in the order of their colours; a role has the hue of its messages on the page.
 SITE_COLOURS = ("hidden_in", "hidden_out", "attn_out", "mlp_down_out")
-ROLES = ("user", "assistant", "system", "tool", "developer")
+ROLES = ("user", "tool", "assistant", "developer", "system")
 #: Warnings of what is usual, which are a line below the facts.
 NOTES = ("dtype",)
 ABOUT_HEAD = (
