@@ -191,3 +191,19 @@ def test_weights_that_change_without_leaving_a_trace(tmp_path, weight):
         codes = "SELECT code FROM warnings WHERE run_id = $run AND code = 'model_changed'"
         told.append(bool(warehouse.open(tmp_path).sql(codes, run=kept.run_id).fetchall()))
     assert told == [False, True]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_cache_that_does_not_continue_is_told(tmp_path, broken):
+    model = fresh()
+    if broken:  # as recurrent states do that are not handed on rightly
+
+        def forgets(module, args, kwargs):
+            cache = kwargs.get("past_key_values", kwargs.get("cache"))
+            if cache is not None and len(cache.layers) > 1 and cache.layers[1].get_seq_length():
+                cache.layers[1].values = torch.zeros_like(cache.layers[1].values)
+
+        model.model.layers[1].self_attn.register_forward_pre_hook(forgets, with_kwargs=True)
+    run = warehouse.record(model, tiny.tokenizer(), CHAT, warehouse=tmp_path, generation={"max_new_tokens": 1})
+    codes = warehouse.open(tmp_path).sql("SELECT code FROM warnings WHERE run_id = $run", run=run).fetchall()
+    assert (("cache",) in codes) == broken

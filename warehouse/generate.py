@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from warehouse import models
 from warehouse.errors import AlabError
 from warehouse.offload import device_of
-from warehouse.probe import as_rows, first, unwrapped
+from warehouse.probe import alike, as_rows, first, unwrapped
 from warehouse.tree import Tree
 
 #: Tokens of a tree that are read in one pass: a longer pass is no faster, and its attention grows with the square.
@@ -202,3 +202,21 @@ def sharing(model: Any, layer: nn.Module, tokens: list[int], plain: Tensor | Non
             return trees, trees or right([tokens], trees=False)
     finally:
         handle.remove()
+
+
+def decodes(model: Any, tokens: list[int], logits: Tensor) -> bool:
+    """Whether a decode step over the cache gives what reading the same tokens at once gave.
+
+    Args:
+        model: a causal language model of transformers.
+        tokens: some tokens.
+        logits: (tokens, vocabulary) of one pass over them.
+    """
+    reader = Reader(model)
+    try:
+        with torch.no_grad():
+            reader.read(tokens[:-1])
+            step = reader.read(tokens[-1:])
+    except AlabError:  # no cache, which is said where one is needed
+        return True
+    return bool(alike(step, logits[-1:]).all())

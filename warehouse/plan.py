@@ -64,6 +64,9 @@ def make_plan(scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites
     _at_most("capture.top_k_probs", wanted.top_k_probs, found.vocabulary)
     layers = _layers(wanted.layers, len(found.layers))
     warnings = [{"code": code, "message": message} for code, message in [*loaded.notes, *sampler.notes(loaded.model)]]
+    if not found.decodes:
+        said = "a decode step does not give what reading the same tokens at once gives: the model's cache is at fault"
+        warnings.append({"code": "cache", "message": said})
     prompts = []
     for p, prompt in enumerate(scenario.prompt):
         where = "prompt" if len(scenario.prompt) == 1 else f"prompt[{p}]"

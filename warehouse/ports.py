@@ -78,6 +78,7 @@ class ModelSites:
         reader: path of the module that reads the last layer's output; None where none reads it as it is.
         trees: whether it was found to read several sequences in one pass.
         rewinds: whether its key-value cache was found to go back to what two sequences share.
+        decodes: whether a decode step was found to give what reading the same tokens at once gives.
     """
 
     layers: list[LayerSites]
@@ -88,3 +89,4 @@ class ModelSites:
     reader: str | None = None
     trees: bool = False
     rewinds: bool = False
+    decodes: bool = True

@@ -23,7 +23,7 @@ __all__ = ["LayerSites", "ModelSites", "Port", "decoder_layers", "discover"]
 def discover(model: Any, *, sharing: bool = True) -> ModelSites:
     """Find every site of a model that runs on its device.
 
-    Costs four passes over a few tokens, and another where projections are fused.
+    Costs six passes over a few tokens, and another where projections are fused.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one.
@@ -58,7 +58,8 @@ def discover(model: Any, *, sharing: bool = True) -> ModelSites:
     trees, rewinds = (
         generate.sharing(model, last.module, seen.tokens[0].tolist(), last.output) if sharing else (False, False)
     )
+    decodes = generate.decodes(model, seen.tokens[0].tolist(), stack.logits)
     return ModelSites(
         layers, stack.embedding.path, stack.embedding.output.shape[1], last.output.shape[1], stack.logits.shape[1],
-        stack.reader and stack.reader.path, trees, rewinds,
+        stack.reader and stack.reader.path, trees, rewinds, decodes,
     )  # fmt: skip
