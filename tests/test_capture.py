@@ -4,11 +4,13 @@ import dataclasses
 import hashlib
 import json
 
+import captures
 import numpy as np
 import pytest
 import tiny
 import torch
 from captures import CHAT, USER, family, make_scenario, rows, run
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from warehouse import capture, catalog, generate, models, scenario, sites
 from warehouse.errors import AlabError
@@ -112,6 +114,33 @@ def test_snapshots_equal_direct_prefills(lake, name, trees):
         for layer, (vector,) in enumerate(stored):
             direct = hidden[layer][0, -1].numpy()
             assert np.abs(np.array(vector) - direct).max() <= 1e-5 * np.abs(direct).max()
+
+
+@pytest.mark.parametrize(("kind", "own"), [
+    ("doge", {"keep_window_size": 8}),  # past it, which keys are kept depends on later tokens too
+    ("gemma3_text", {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16}),
+])  # fmt: skip
+def test_snapshots_past_a_window_equal_direct_prefills(lake, kind, own):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **tiny._COMMON | own)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    for weight in model.parameters():
+        weight.data.add_(torch.randn(weight.shape) * 0.1)
+    loaded = captures.loaded(model)
+    found = sites.discover(model)
+    run_id = run(lake, (loaded, found))
+    _, rendered, snapshots = make_plan(make_scenario(), loaded, found).prompts[0]
+    assert len(rendered.ids) > models.reach(model)
+    for snapshot in snapshots:
+        with torch.inference_mode():
+            hidden = model(torch.tensor([snapshot.ids]), output_hidden_states=True).hidden_states
+        stored = rows(
+            lake, "select vector from states_of(?) where state = 'snapshot' and state_index = ? and site = 'hidden_in' "
+            "order by layer", run_id, snapshot.message_index,
+        )  # fmt: skip
+        for layer, (vector,) in enumerate(stored):
+            direct = hidden[layer][0, -1].numpy()
+            assert np.abs(np.array(vector) - direct).max() <= 1e-4 * np.abs(direct).max()
 
 
 def test_the_snapshot_after_the_reply(lake, llama):

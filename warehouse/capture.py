@@ -21,6 +21,7 @@ from warehouse.gather import Rows
 from warehouse.lake import Lake, StagedRun
 from warehouse.offload import device_of
 from warehouse.plan import Plan, Snapshot, chat_of, check_room, make_plan, preview, refusal
+from warehouse.probe import alike
 from warehouse.prompt_rows import prompt_rows
 from warehouse.recorder import LayerTensors, Recorder
 from warehouse.references import grouped, sequences
@@ -226,6 +227,11 @@ class _Run:
         generated, stop = self._generate(prompt_id, ids, rows)
         if prompt_id == len(self.plan.prompts) - 1:
             self.writer.flush()
+        within = [s for s in snapshots if key(s) in rows and len(s.ids) < len(ids)]
+        if within and len(ids) > self.reader.reach and not self._is_alike_alone(key(within[-1]), within[-1].ids):
+            for snapshot in within:  # later tokens have changed them: each is read by itself
+                self.states.forget(key(snapshot))
+                del rows[key(snapshot)]
         if snapshots:
             snapshots = [*snapshots, *self._snapshot_after_reply(prompt_id, rendered, generated)]
             # The longest first: what the next needs of the cache is mostly there.
@@ -236,6 +242,15 @@ class _Run:
         kept = snapshots if self.plan.states else None
         for table, rows_of in prompt_rows(prompt_id, self.chat, messages, rendered, generated, stop, kept).items():
             self.rows[table] += rows_of
+
+    def _is_alike_alone(self, key: Key, ids: list[int]) -> bool:
+        """Whether a state that was read within a longer sequence is the one of its own tokens, read alone."""
+        alone = (*key[:2], -1, None)
+        self.reader.rewind(0)
+        self._read_states({alone: ids}, "snapshots")
+        same = bool(alike(self.states.vectors(key), self.states.vectors(alone)).all())
+        self.states.forget(alone)
+        return same
 
     def _snapshot_after_reply(self, prompt_id: int, rendered: Rendered, generated: list[int]) -> list[Snapshot]:
         """The state after the reply: its own tokens and what the template writes after it; else a warning."""

@@ -23,6 +23,7 @@ class Reader:
 
     Attributes:
         ids: tokens read so far.
+        reach: tokens up to which every layer attends to all of them alike, as `models.reach`.
 
     Args:
         model: a causal language model of transformers; batch size 1.
@@ -36,7 +37,7 @@ class Reader:
         self.ids: list[int] = []
         self._trees = trees
         self._rewinds = rewinds
-        self._reach = models.reach(model)
+        self.reach = models.reach(model)
         self._embedded = getattr(model.get_input_embeddings(), "num_embeddings", math.inf)
         self._cache: Any = None
         self._regimes: set[tuple[int, ...]] = set()  # rotary frequencies that the cache was filled with
@@ -93,7 +94,7 @@ class Reader:
 
     def _shareable(self, ids: list[int]) -> list[int]:
         """The tokens whose keys and values a sequence may use, as far as it begins with them."""
-        if not self._rewinds or max(len(ids), len(self.ids)) > self._reach:
+        if not self._rewinds or max(len(ids), len(self.ids)) > self.reach:
             return []
         if not self._regimes <= {models.rotary_regime(self.model, len(ids))}:
             return []
@@ -102,7 +103,7 @@ class Reader:
     def _fits(self, trunk: int, tokens: int) -> bool:
         """Whether a tree can be read in a pass, over no more than the model attends to alike, or at all."""
         can = self._trees and (self._cache is None or _can_crop(self._cache))
-        most = min(self._reach - 1, models.context_length(self.model) or math.inf)
+        most = min(self.reach - 1, models.context_length(self.model) or math.inf)
         return can and tokens <= TREE_TOKENS and trunk + tokens <= most
 
     def rewind(self, length: int) -> None:

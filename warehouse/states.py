@@ -57,6 +57,14 @@ class StateFile:
             at: torch.stack([part[at] for part in parts]).double().mean(0).float() for at in parts[0]
         }
 
+    def vectors(self, key: Key) -> Tensor:
+        """The (vectors, width) of a state that is not written yet, by layer and site."""
+        return torch.stack([vector for _, vector in sorted(self._states[key].items(), key=_order)])
+
+    def forget(self, key: Key) -> None:
+        """Drop a state that is not written yet."""
+        self._states.pop(key, None)
+
     def flush(self) -> None:
         """Write what has been collected."""
         if self._held is not None:
