@@ -61,6 +61,7 @@ def test_the_demo_tells_fear_from_joy(place):
     assert "reading the prompt" in (place / "stderr").read_text()
 
 
+@pytest.mark.soak
 @pytest.mark.embedded
 @embedded
 def test_what_the_demo_says_to_type_works_as_it_is(place):
@@ -87,7 +88,7 @@ def test_what_the_demo_says_to_type_works_as_it_is(place):
 
 @pytest.mark.embedded
 @embedded
-@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize("weights", [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_logits_are_the_bare_models_bit_for_bit(tmp_path, weights):
     """Also where a model is large enough to run on several threads, of which decode steps may get fewer."""
     import numpy as np

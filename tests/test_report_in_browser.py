@@ -43,7 +43,9 @@ def open_page(chromium):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("number", "width", "scheme"), [(0, 1280, "light"), (0, 400, "dark"), (1, 1280, "dark")])
+@pytest.mark.parametrize(("number", "width", "scheme"), [
+    (0, 1280, "light"), *(pytest.param(*rest, marks=pytest.mark.soak) for rest in ((0, 400, "dark"), (1, 1280, "dark"))),
+])  # fmt: skip
 def test_every_chart_is_drawn_without_complaint(pages, open_page, number, width, scheme):
     tab = open_page(pages[number], width, color_scheme=scheme)
     states = tab.draw_all()
@@ -56,6 +58,7 @@ def test_every_chart_is_drawn_without_complaint(pages, open_page, number, width,
 
 
 @pytest.mark.browser
+@pytest.mark.soak
 def test_a_page_of_many_conversations_is_drawn(lake, open_page):
     multiply(lake, make_run(lake, shape=Shape(messages=2, attention=False, outputs=False, activations=False)), 16)
     tab = open_page(write_report(lake)[0], 400, color_scheme="dark")
@@ -81,6 +84,7 @@ COLOURS = """() => {
 
 
 @pytest.mark.browser
+@pytest.mark.soak
 def test_a_site_and_a_label_have_one_colour_in_every_chart(pages, open_page):
     tab = open_page(pages[0])
     tab.draw_all()
@@ -110,6 +114,7 @@ COLUMN_LABELS = """(figure) => {
 
 
 @pytest.mark.browser
+@pytest.mark.soak
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("width", [400, 1280])
 def test_every_column_has_its_label_whole(lake, open_page, count, width):
@@ -139,6 +144,7 @@ def test_figures_that_are_compared_share_their_scale(pages, open_page):
 
 
 @pytest.mark.browser
+@pytest.mark.soak
 def test_the_reply_is_compared_like_with_like_or_at_the_last_tokens(pages, open_page):
     tab = open_page(pages[0])
     chart = tab.page.locator("figure[data-chart=intra_layers]")
@@ -152,6 +158,7 @@ def test_the_reply_is_compared_like_with_like_or_at_the_last_tokens(pages, open_
 
 
 @pytest.mark.browser
+@pytest.mark.soak
 def test_charts_wait_until_they_are_seen(pages, open_page):
     tab = open_page(pages[0])
     tab.wait()
@@ -183,6 +190,7 @@ def test_the_switches_move_the_charts(pages, open_page):
 
 
 @pytest.mark.browser
+@pytest.mark.soak
 def test_the_slider_and_the_tokens_choose_a_step(pages, open_page):
     tab = open_page(pages[0])
     table = tab.page.locator("figure[data-chart=topk]")
@@ -199,6 +207,7 @@ def test_the_slider_and_the_tokens_choose_a_step(pages, open_page):
 
 
 @pytest.mark.browser
+@pytest.mark.soak
 def test_a_figure_shows_the_sql_that_gives_its_rows(pages, open_page):
     import duckdb
 
@@ -217,6 +226,7 @@ def test_a_figure_shows_the_sql_that_gives_its_rows(pages, open_page):
 
 
 @pytest.mark.browser
+@pytest.mark.soak
 def test_everything_is_drawn_before_printing(pages, open_page):
     tab = open_page(pages[0], color_scheme="dark")
     tab.page.evaluate("window.print = () => { window.printed = true; }")
@@ -228,6 +238,7 @@ def test_everything_is_drawn_before_printing(pages, open_page):
 
 
 @pytest.mark.browser
+@pytest.mark.soak
 def test_the_browsers_own_print_command_prints_every_chart(pages, open_page):
     tab = open_page(pages[0], color_scheme="dark")
     tab.until("'inflated' in document.documentElement.dataset")
@@ -255,6 +266,7 @@ def test_hostile_text_is_only_text(lake, open_page):
 
 
 @pytest.mark.browser
+@pytest.mark.soak
 def test_broken_numbers_are_gaps_in_a_chart(lake, open_page):
     run_id = make_run(lake, shape=Shape(layers=6))
 

@@ -145,7 +145,7 @@ def test_intervals_of_shifts(lab):
         (r["site"], r["message_index"], r["label"]): r["shift"] for r in lab.rows("FROM reference_shift($several)")
     }
     for r in rows:
-        assert r["shift"] == plain[r["site"], r["message_index"], r["label"]]
+        same(r["shift"], plain[r["site"], r["message_index"], r["label"]])
         values = found[r["site"]][:, r["message_index"], LABELS.index(r["label"])]
         low, high = around(r["shift"], values) if r["n"] > 1 else (None, None)
         same(r["shift_low"], low)
