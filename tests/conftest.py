@@ -17,9 +17,13 @@ from warehouse.report import write_report
 
 #: What belongs to `make test` alone: files that take seconds, or start many processes; `make quick` leaves them out.
 SLOW = (
-    "test_capture", "test_capture_choice", "test_capture_stopped", "test_catalog", "test_check", "test_cli",
-    "test_end_to_end", "test_ending", "test_export", "test_families", "test_generate", "test_import", "test_lens",
-    "test_record", "test_reliability", "test_report", "test_report_in_browser", "test_typed", "test_wheel",
+    "test_activations", "test_adapters", "test_api", "test_attended", "test_compat", "test_report_charts",
+    "test_references", "test_capture", "test_capture_choice",
+    "test_capture_stopped", "test_catalog", "test_check", "test_cli", "test_conversations", "test_dequantise",
+    "test_end_to_end", "test_ending", "test_export", "test_families", "test_fingerprint", "test_generate", "test_heatmap",
+    "test_hooks", "test_import", "test_import_arrays", "test_lens", "test_lens_by_content", "test_library",
+    "test_older_warehouse", "test_passes", "test_places", "test_query", "test_readonly", "test_record", "test_reliability",
+    "test_report", "test_report_findings", "test_report_in_browser", "test_typed", "test_weights", "test_wheel",
 )  # fmt: skip
 #: Files that compare computations of a tiny model with each other, whatever the number of threads; a second one costs
 #: as much as the first and brings nothing. Captures take a core from the model, so their tests keep all threads.
