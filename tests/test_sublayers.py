@@ -101,6 +101,26 @@ def test_what_mixes_positions_is_attention_whatever_it_is_called(kind):
     assert not mixing or (not found.trees and not found.rewinds)  # a mixer without a cache cannot go on from one
 
 
+class Once(Layer):
+    """Calls its blocks as modules in the first pass alone; hooks see nothing of them later, as with faster code."""
+
+    def forward(self, hidden_states, **options):
+        result = hidden_states
+        for name in self.names:
+            block = getattr(self, name)
+            result = result + (block(result) if not hasattr(self, "ran") else block.forward(result))
+        self.ran = True
+        return result
+
+
+def test_what_could_not_be_compared_is_left_out():
+    model = model_of({"a": Mixes, "b": Alone})
+    model.model.layers = nn.ModuleList([Once({"a": Mixes, "b": Alone}) for _ in range(3)])
+    for layer in sites.discover(model).layers:
+        assert not {"attn_out", "mlp_down_out"} & layer.ports.keys()
+        assert "could not be compared" in layer.reasons["attn_out"]
+
+
 def of_kind(kind: str, **own) -> nn.Module:
     torch.manual_seed(0)
     small = {key: value for key, value in tiny._COMMON.items() if value is not None}

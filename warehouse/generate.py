@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from warehouse import models
 from warehouse.errors import AlabError
+from warehouse.loading import embedding_rows
 from warehouse.offload import device_of
 from warehouse.probe import alike, as_rows, first, unwrapped
 from warehouse.tree import Tree
@@ -38,7 +39,7 @@ class Reader:
         self._trees = trees
         self._rewinds = rewinds
         self.reach = models.reach(model)
-        self._embedded = getattr(model.get_input_embeddings(), "num_embeddings", math.inf)
+        self._embedded = embedding_rows(model) or math.inf
         self._cache: Any = None
         self._regimes: set[tuple[int, ...]] = set()  # rotary frequencies that the cache was filled with
         self._cache_name = models.cache_name(unwrapped(model))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from warehouse.errors import AlabError, first_line
+from warehouse.loading import embedding_rows
 from warehouse.offload import device_of
 
 #: Tokens that a probe reads.
@@ -75,7 +76,7 @@ def sample(model: Any, *, count: int = TOKENS, seed: int = 0) -> Tensor:
     config = model.config.get_text_config()
     values = {**model.config.to_dict(), **config.to_dict()}
     special = {v for name, v in values.items() if name.endswith(("token_id", "token_index")) and isinstance(v, int)}
-    size = min(config.vocab_size, getattr(model.get_input_embeddings(), "num_embeddings", config.vocab_size))
+    size = min(config.vocab_size, embedding_rows(model) or config.vocab_size)
     plain = torch.tensor([token for token in range(size) if token not in special] or [0])
     return plain[torch.randint(0, len(plain), (1, count), generator=torch.Generator().manual_seed(seed))]
 

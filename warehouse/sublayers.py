@@ -37,10 +37,14 @@ def find_contributions(model: Any, seen: Trace, stack: Stack, layers: list[Layer
         site.ports["hidden_in"] = Port(site.module, "input", width, copy="input" in end.changed)
         site.ports["hidden_out"] = Port(site.module, "output", width, copy="output" in end.changed)
         sums.append(_sum_of([call for call in seen.calls if call.inside(end)], end, scales))
-    mixing = _mixing(model, seen, stack, sums)
+    mixing, compared = _mixing(model, seen, stack, sums)
     for index, (site, total) in enumerate(zip(layers, sums, strict=True)):
         if total is None:
             reason = "no submodule outputs add up to what the layer adds to the residual stream"
+            site.reasons |= {"attn_out": reason, "mlp_down_out": reason}
+            continue
+        if not all((index, part.path) in compared for part in total.parts):
+            reason = "whether what the layer adds mixes positions could not be compared"
             site.reasons |= {"attn_out": reason, "mlp_down_out": reason}
             continue
         mixed = [part for part in total.parts if (index, part.path) in mixing]
@@ -112,8 +116,10 @@ def _sums_to(parts: list[Tensor], total: Tensor, exact: bool) -> bool:
     return False
 
 
-def _mixing(model: Any, seen: Trace, stack: Stack, sums: list[Sum | None]) -> set[tuple[int, str]]:
-    """Which contributions mix positions, as (layer, path), by one pass.
+def _mixing(
+    model: Any, seen: Trace, stack: Stack, sums: list[Sum | None]
+) -> tuple[set[tuple[int, str]], set[tuple[int, str]]]:
+    """Which contributions mix positions, and which were compared at all, as (layer, path), by one pass.
 
     Each layer reads what it read before, but for the tokens before the last one, whose vectors are turned round.
     A contribution that changes for the last token mixes positions. It is put back as it was, so that the next one in
@@ -121,6 +127,7 @@ def _mixing(model: Any, seen: Trace, stack: Stack, sums: list[Sum | None]) -> se
     """
     count = seen.tokens.numel()
     mixing: set[tuple[int, str]] = set()
+    compared: set[tuple[int, str]] = set()
     inside: list[int] = []  # the layer that is running
 
     def enter(index: int, call: Call) -> Any:
@@ -135,6 +142,7 @@ def _mixing(model: Any, seen: Trace, stack: Stack, sums: list[Sum | None]) -> se
             if inside != [index]:  # a module that several layers share
                 return None
             rows = as_rows(first(output), count).to(part.output.device)
+            compared.add((index, part.path))
             if not alike(rows[-1:], part.output[-1:]).all():
                 mixing.add((index, part.path))
             return with_first(output, torch.cat([rows[:-1], part.output[-1:]]))
@@ -149,7 +157,7 @@ def _mixing(model: Any, seen: Trace, stack: Stack, sums: list[Sum | None]) -> se
 
     with hooked(handles):
         run(model, seen.tokens, use_cache=False)
-    return mixing
+    return mixing, compared
 
 
 def find_mlp(site: LayerSites, calls: list[Call]) -> None:

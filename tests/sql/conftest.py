@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from labs import Lab
 from synthetic import Shape, make_run
 
 from warehouse import catalog
@@ -24,20 +25,10 @@ def lab(tmp_path_factory):
     }
     catalog.sync(lake)
     with catalog.connect(lake) as db:
-        yield Lab(db, ids)
+        yield Runs(db, ids)
 
 
-class Lab:
-    def __init__(self, db, ids):
-        self.db, self.ids = db, ids
-
-    def rows(self, sql: str) -> list[dict]:
-        for name, run_id in self.ids.items():
-            sql = sql.replace(f"${name}", f"'{run_id}'")
-        cursor = self.db.execute(sql)
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
+class Runs(Lab):
     def states(self, run: str) -> dict:
         """(prompt_id, state, index, label, layer, site) to vector."""
         rows = self.rows(f"FROM states_of(${run})")

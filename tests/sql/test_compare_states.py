@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from labs import Lab
 from reference import cosine, jaccard, mae, same
 from synthetic import Shape, make_run
 
@@ -20,23 +21,16 @@ def lab(tmp_path_factory):
     }  # fmt: skip
     catalog.sync(lake)
     with catalog.connect(lake) as db:
-        yield Lab(db, ids)
+        yield States(db, ids)
 
 
-class Lab:
+class States(Lab):
     def __init__(self, db, ids):
-        self.db, self.ids = db, ids
+        super().__init__(db, ids)
         self.states: dict = {}
         for r in self.rows("SELECT * FROM states"):
             key = r["run_id"], r["state"], r["state_index"], r["label"], r["site"], r["layer"]
             self.states[key] = np.array(r["vector"], float)
-
-    def rows(self, sql: str) -> list[dict]:
-        for name, run_id in self.ids.items():
-            sql = sql.replace(f"${name}", f"'{run_id}'")
-        cursor = self.db.execute(sql)
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def compared(self, call: str) -> list[tuple]:
         """The pairs of a call, each checked against numpy in every site and layer."""

@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
+from labs import Lab
 from reference import cosine, same
 from synthetic import Shape, make_run
 
@@ -21,12 +22,12 @@ def lab(tmp_path_factory):
     ids = {"several": make_run(lake, "several", SHAPE, seed=1), "single": make_run(lake, "single", Shape(), seed=2)}
     catalog.sync(lake)
     with catalog.connect(lake) as db:
-        yield Lab(db, ids)
+        yield Examples(db, ids)
 
 
-class Lab:
+class Examples(Lab):
     def __init__(self, db, ids):
-        self.db, self.ids = db, ids
+        super().__init__(db, ids)
         self.examples: dict = {}
         self.references: dict = {}
         self.snapshots: dict = {}
@@ -40,13 +41,6 @@ class Lab:
                 self.references[r["label"], r["site"], r["layer"]] = vector
         for key, vector in self.references.items():
             self.examples.setdefault(key, [vector])
-
-    def rows(self, sql: str) -> list[dict]:
-        for name, run_id in self.ids.items():
-            sql = sql.replace(f"${name}", f"'{run_id}'")
-        cursor = self.db.execute(sql)
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 LABELS = ("calm", "fear", "joy")
