@@ -2,7 +2,16 @@
 
 from functools import cache
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
 LINES = [
@@ -11,7 +20,12 @@ LINES = [
 ]  # fmt: skip
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 MARKS = ["<unk>", "<s>", "</s>"]
-LLAMA2_DECODER = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+LLAMA2_DECODER = [
+    decoders.Replace("▁", " "),
+    decoders.ByteFallback(),
+    decoders.Fuse(),
+    decoders.Strip(" ", 1, 0),
+]
 
 
 def _byte_level(prefix: bool = False, normalizer=None) -> Tokenizer:
@@ -24,7 +38,8 @@ def _byte_level(prefix: bool = False, normalizer=None) -> Tokenizer:
         backend.post_processor = processors.ByteLevel(trim_offsets=True)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     backend.train_from_iterator(
-        LINES * 3, trainers.BpeTrainer(vocab_size=420, special_tokens=MARKS, initial_alphabet=alphabet)
+        LINES * 3,
+        trainers.BpeTrainer(vocab_size=420, special_tokens=MARKS, initial_alphabet=alphabet),
     )
     return backend
 
@@ -34,17 +49,27 @@ def _pieces(way: str) -> Tokenizer:
     unigram = way == "unigram"
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    trained.train_from_iterator(LINES[:2] * 3, trainers.BpeTrainer(vocab_size=90, special_tokens=MARKS))
+    trained.train_from_iterator(
+        LINES[:2] * 3, trainers.BpeTrainer(vocab_size=90, special_tokens=MARKS)
+    )
     pieces = [piece for piece, _ in sorted(trained.get_vocab().items(), key=lambda item: item[1])]
     if unigram:
-        scores = [(piece, -float(len(piece) < 2) - 3.0) for piece in [*MARKS, *BYTES, *pieces[3:], "▁"]]
+        scores = [
+            (piece, -float(len(piece) < 2) - 3.0) for piece in [*MARKS, *BYTES, *pieces[3:], "▁"]
+        ]
         backend = Tokenizer(models.Unigram(scores, unk_id=0, byte_fallback=True))
     else:
-        vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys([*MARKS, *BYTES, *pieces[3:], "▁"]))}
+        vocabulary = {
+            piece: i for i, piece in enumerate(dict.fromkeys([*MARKS, *BYTES, *pieces[3:], "▁"]))
+        }
         merges = [(a, b) for a in pieces[3:] for b in pieces[3:] if a + b in vocabulary]
-        backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True))
+        backend = Tokenizer(
+            models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True)
+        )
     if way == "legacy":  # Llama 2
-        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        backend.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
         backend.decoder = decoders.Sequence(LLAMA2_DECODER)
     elif way == "gemma":  # nothing is put before the text
         backend.normalizer = normalizers.Replace(" ", "▁")
@@ -53,7 +78,9 @@ def _pieces(way: str) -> Tokenizer:
         backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
         backend.decoder = decoders.Sequence(LLAMA2_DECODER)
     if way != "gemma":  # `<s>` before a text, as Llama has it
-        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+        backend.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 1)]
+        )
     return backend
 
 
@@ -62,7 +89,9 @@ def _word_pieces() -> Tokenizer:
     backend.normalizer = normalizers.BertNormalizer(lowercase=False)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
-    backend.train_from_iterator(LINES * 3, trainers.WordPieceTrainer(vocab_size=300, special_tokens=MARKS))
+    backend.train_from_iterator(
+        LINES * 3, trainers.WordPieceTrainer(vocab_size=300, special_tokens=MARKS)
+    )
     return backend
 
 

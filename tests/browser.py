@@ -23,9 +23,7 @@ def executable() -> str | None:
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
 
 
-ALL_DRAWN = (
-    "[...document.querySelectorAll('figure[data-chart]')].every((f) => f.dataset.state || !f.checkVisibility())"
-)
+ALL_DRAWN = "[...document.querySelectorAll('figure[data-chart]')].every((f) => f.dataset.state || !f.checkVisibility())"
 SCROLL_THROUGH = """async () => {
   for (const figure of document.querySelectorAll('figure[data-chart]:not([data-state])')) {
     figure.scrollIntoView({block: 'center'});
@@ -45,19 +43,31 @@ class Tab:
     def __init__(self, page, path: Path):
         self.page = page
         self.problems: list[str] = []
-        page.on("console", lambda m: m.type in ("error", "warning") and self.problems.append(f"{m.type}: {m.text}"))
+        page.on(
+            "console",
+            lambda m: (
+                m.type in ("error", "warning") and self.problems.append(f"{m.type}: {m.text}")
+            ),
+        )
         page.on("pageerror", lambda error: self.problems.append(f"exception: {error}"))
-        page.on("request", lambda r: r.url.startswith("file:") or self.problems.append(f"request: {r.url}"))
+        page.on(
+            "request",
+            lambda r: r.url.startswith("file:") or self.problems.append(f"request: {r.url}"),
+        )
         page.goto(path.as_uri())
 
     def draw_all(self, open_folds: bool = True) -> dict[str, int]:
         """Bring every figure into view; gives how many figures are in each state."""
         if open_folds:
             for _ in range(2):  # cards first, then the folds that they bring
-                self.page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
+                self.page.evaluate(
+                    "document.querySelectorAll('details').forEach((fold) => { fold.open = true; })"
+                )
                 self.wait()
         deadline = time.monotonic() + 120
-        while not self.page.evaluate(ALL_DRAWN):  # a page that is busy paints no frame for some places on the way
+        while not self.page.evaluate(
+            ALL_DRAWN
+        ):  # a page that is busy paints no frame for some places on the way
             if time.monotonic() > deadline:
                 raise TimeoutError(f"figures were not drawn: {self.states()}")
             self.page.evaluate(SCROLL_THROUGH)

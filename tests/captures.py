@@ -2,11 +2,20 @@
 
 import tiny
 
-from warehouse import capture, catalog, models, scenario, sites
-from warehouse.lake import Lake
+from warehouse import scenario
+from warehouse.capture import conversation as capture
+from warehouse.catalog import catalog
+from warehouse.lake.lake import Lake
+from warehouse.models import loading as models
+from warehouse.models import sites
 
 USER = {"role": "user", "content": "Hello there"}
-CHAT = [{"role": "system", "content": "Be kind."}, USER, {"role": "assistant", "content": "Hi!"}, USER]
+CHAT = [
+    {"role": "system", "content": "Be kind."},
+    USER,
+    {"role": "assistant", "content": "Hi!"},
+    USER,
+]
 
 
 def make_scenario(**changes) -> scenario.Scenario:
@@ -20,7 +29,11 @@ def make_scenario(**changes) -> scenario.Scenario:
         ],
     }  # fmt: skip
     for key, value in changes.items():
-        data[key] = data[key] | value if isinstance(data.get(key), dict) and isinstance(value, dict) else value
+        data[key] = (
+            data[key] | value
+            if isinstance(data.get(key), dict) and isinstance(value, dict)
+            else value
+        )
     return scenario.parse(data)
 
 

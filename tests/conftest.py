@@ -2,7 +2,7 @@
 
 # First, as in `alab` itself: it says how torch's threads wait, which is read when torch is imported. Threads that spin
 # cost tests of tiny models 2.5 times the processor time on a machine that others use too.
-from warehouse import cli  # noqa: F401  isort: skip
+from warehouse.cli import commands as cli  # noqa: F401  isort: skip
 
 import pytest
 import torch
@@ -11,23 +11,26 @@ from cpu_time import CpuTime
 from ready_catalog import FROM_NOTHING, Ready
 from synthetic import Shape, make_run
 
-from warehouse import catalog, heads, models, sites
-from warehouse.lake import Lake
-from warehouse.report import write_report
+from warehouse.catalog import catalog
+from warehouse.lake.lake import Lake
+from warehouse.lens import head as heads
+from warehouse.models import loading as models
+from warehouse.models import sites
+from warehouse.report.write import write_report
 
 #: What belongs to `make test` alone: files that take seconds, or start many processes; `make quick` leaves them out.
 SLOW = (
     "test_activations", "test_adapters", "test_api", "test_attended", "test_compat", "test_report_charts",
     "test_references", "test_capture", "test_capture_choice",
     "test_capture_stopped", "test_catalog", "test_check", "test_cli", "test_conversations", "test_dequantise",
-    "test_end_to_end", "test_ending", "test_export", "test_families", "test_fingerprint", "test_generate", "test_heatmap",
+    "test_end_to_end", "test_ending", "test_export", "test_families", "test_fingerprint", "test_reader", "test_heatmap",
     "test_hooks", "test_import", "test_import_arrays", "test_lens", "test_lens_by_content", "test_library",
-    "test_older_warehouse", "test_passes", "test_places", "test_query", "test_readonly", "test_record", "test_reliability",
-    "test_report", "test_report_findings", "test_report_in_browser", "test_typed", "test_weights", "test_wheel",
+    "test_older_warehouse", "test_passes", "test_places", "test_run", "test_readonly", "test_recording", "test_reliability",
+    "test_report", "test_report_findings", "test_report_in_browser", "test_advice", "test_weights", "test_wheel",
 )  # fmt: skip
 #: Files that compare computations of a tiny model with each other, whatever the number of threads; a second one costs
 #: as much as the first and brings nothing. Captures take a core from the model, so their tests keep all threads.
-ONE_THREAD = ("test_generate",)
+ONE_THREAD = ("test_reader",)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,7 +41,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that `make quick` leaves out."""
     for item in items:
-        if item.path.stem in SLOW or any(item.get_closest_marker(name) for name in ("embedded", "browser", "soak")):
+        if item.path.stem in SLOW or any(
+            item.get_closest_marker(name) for name in ("embedded", "browser", "soak")
+        ):
             item.add_marker("slow")
 
 
@@ -103,6 +108,6 @@ def pages(tmp_path_factory):
     for seed, name in enumerate(("alpha", "beta", "gamma")):
         make_run(lake, name, Shape(layers=4, steps=6, lens=True), seed=seed)
     folder = lake.warehouse
-    return write_report(lake, ["latest"], out=folder / "one.html")[0], write_report(lake, out=folder / "three.html")[
-        0
-    ]
+    return write_report(lake, ["latest"], out=folder / "one.html")[0], write_report(
+        lake, out=folder / "three.html"
+    )[0]

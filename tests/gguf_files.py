@@ -14,7 +14,9 @@ _LAYER = {
 }  # fmt: skip
 
 
-def write(path: Path, *, without: set[str] = frozenset(), more: dict[str, np.ndarray] | None = None) -> Path:
+def write(
+    path: Path, *, without: set[str] = frozenset(), more: dict[str, np.ndarray] | None = None
+) -> Path:
     """Write the tiny llama.
 
     Args:
@@ -24,7 +26,9 @@ def write(path: Path, *, without: set[str] = frozenset(), more: dict[str, np.nda
     """
     model = tiny.model_of("llama")
     names = _NAMES | {
-        f"model.layers.{n}.{own}": f"blk.{n}.{other}" for n in range(3) for own, other in _LAYER.items()
+        f"model.layers.{n}.{own}": f"blk.{n}.{other}"
+        for n in range(3)
+        for own, other in _LAYER.items()
     }
     out = gguf.GGUFWriter(str(path), "llama")
     out.add_name("tiny")
@@ -36,7 +40,9 @@ def write(path: Path, *, without: set[str] = frozenset(), more: dict[str, np.nda
         (out.add_eos_token_id, 2), (out.add_pad_token_id, 0), (out.add_tokenizer_model, "gpt2"),
     ):  # fmt: skip
         add(value)
-    tokens = [token for token, _ in sorted(tiny.tokenizer().get_vocab().items(), key=lambda item: item[1])]
+    tokens = [
+        token for token, _ in sorted(tiny.tokenizer().get_vocab().items(), key=lambda item: item[1])
+    ]
     tokens += ["ab", "<|endoftext|>"]  # what the merge makes, and what transformers would add
     tokens += [f"<x{n}>" for n in range(tiny.VOCAB - len(tokens))]
     out.add_token_list(tokens)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import duckdb
 
-from warehouse import catalog, library
-from warehouse.lake import Lake
+from warehouse.catalog import catalog, library
+from warehouse.lake.lake import Lake
 
 #: Files whose tests are about how a catalog comes to be.
 FROM_NOTHING = ("test_catalog", "test_older_warehouse", "test_ready_catalog")
@@ -42,6 +42,8 @@ class Ready:
         config = {"storage_compatibility_version": catalog.STORAGE}
         draft = lake.catalog.with_name(f"{lake.catalog.name}.ready")
         shutil.copyfile(ready.catalog, draft)
-        with duckdb.connect(str(draft), config=config) as db:  # all else that names the lake is renewed by `sync`
+        with duckdb.connect(
+            str(draft), config=config
+        ) as db:  # all else that names the lake is renewed by `sync`
             db.execute("UPDATE catalog_info SET lake = ?", [str(lake.root)])
         os.replace(draft, lake.catalog)  # noqa: PTH105  tests of reliability count calls of Path.rename

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from warehouse import catalog
-from warehouse.lake import Lake, sha256
-from warehouse.report import write_report
+from warehouse.catalog import catalog
+from warehouse.lake.lake import Lake, sha256
+from warehouse.report.write import write_report
 
 
 def edit(lake: Lake, run_id: str, table: str, **columns) -> None:
@@ -19,7 +19,9 @@ def edit(lake: Lake, run_id: str, table: str, **columns) -> None:
     path = lake.dataset("metadata", run_id) / f"{table}.parquet"
     rows = pq.read_table(path, partitioning=None)
     for name, values in columns.items():
-        new = pa.array([values[i % len(values)] for i in range(rows.num_rows)], rows.schema.field(name).type)
+        new = pa.array(
+            [values[i % len(values)] for i in range(rows.num_rows)], rows.schema.field(name).type
+        )
         rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), new)
     pq.write_table(rows, path)
     home = path.parent
@@ -46,7 +48,10 @@ def multiply(lake: Lake, run_id: str, count: int) -> None:
         rest = table.filter(pa.compute.field("prompt_id").is_null())
         place = table.schema.get_field_index("prompt_id")
         field = table.schema.field("prompt_id")
-        parts = [own.set_column(place, field, pa.array([i] * own.num_rows, field.type)) for i in range(count)]
+        parts = [
+            own.set_column(place, field, pa.array([i] * own.num_rows, field.type))
+            for i in range(count)
+        ]
         return pa.concat_tables([*parts, rest])
 
     def changed(table: pa.Table) -> pa.Table:
@@ -54,10 +59,20 @@ def multiply(lake: Lake, run_id: str, count: int) -> None:
         vectors = np.array(many["vector"].to_pylist(), "f4")
         vectors += rng.standard_normal(vectors.shape).astype("f4") * 0.3
         column = pa.array(list(vectors), table.schema.field("vector").type)
-        return many.set_column(table.schema.get_field_index("vector"), table.schema.field("vector"), column)
+        return many.set_column(
+            table.schema.get_field_index("vector"), table.schema.field("vector"), column
+        )
 
     edit_states(lake, run_id, changed)
-    for name in ("prompts", "messages", "steps", "tokens", "top_tokens", "snapshots", "state_tokens"):
+    for name in (
+        "prompts",
+        "messages",
+        "steps",
+        "tokens",
+        "top_tokens",
+        "snapshots",
+        "state_tokens",
+    ):
         path = lake.dataset("metadata", run_id) / f"{name}.parquet"
         pq.write_table(copies(pq.read_table(path, partitioning=None)), path)
         edit(lake, run_id, name)

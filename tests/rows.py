@@ -1,7 +1,7 @@
 """Every row of a run, to compare runs by."""
 
-from warehouse import catalog
-from warehouse.lake import Lake
+from warehouse.catalog import catalog
+from warehouse.lake.lake import Lake
 
 DATASETS = ("activations", "attention", "outputs", "states")
 

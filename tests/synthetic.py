@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 
-from warehouse import catalog, lake, parquet
+from warehouse.catalog import catalog
+from warehouse.lake import lake
+from warehouse.lake import schemas as parquet
 
 ROLES = ("system", "user", "assistant")
 LABELS = ("joy", "fear", "calm")
@@ -74,7 +76,9 @@ def make_run(
     # One row per token; the residual identity holds, as it does for a real model.
     per_layer, hidden = [], rng.standard_normal((sequence, shape.width)).astype("f4")
     for _ in range(shape.layers):
-        row = {s: rng.standard_normal((sequence, shape.site_width(s))).astype("f4") for s in lake.SITES}
+        row = {
+            s: rng.standard_normal((sequence, shape.site_width(s))).astype("f4") for s in lake.SITES
+        }
         row["hidden_in"] = hidden
         row["hidden_out"] = hidden = hidden + row["attn_out"] + row["mlp_down_out"]
         per_layer.append(row)
@@ -84,9 +88,21 @@ def make_run(
     if shape.activations:
         widths = {site: shape.site_width(site) for site in shape.sites}
         for layer, row in enumerate(per_layer):
-            path = staged.path("activations", f"steps=0-{shape.steps - 1}", f"layer={layer:02d}", "part-0.parquet")
-            columns = {"prompt_id": [0] * sequence, "step": step, "kind": kind, "position": position}
-            write(path, parquet.activation_schema(widths), columns | {s: vectors(row[s]) for s in shape.sites}, 8)
+            path = staged.path(
+                "activations", f"steps=0-{shape.steps - 1}", f"layer={layer:02d}", "part-0.parquet"
+            )
+            columns = {
+                "prompt_id": [0] * sequence,
+                "step": step,
+                "kind": kind,
+                "position": position,
+            }
+            write(
+                path,
+                parquet.activation_schema(widths),
+                columns | {s: vectors(row[s]) for s in shape.sites},
+                8,
+            )
     if shape.attention:
         for layer in range(shape.layers):
             rows = [
@@ -96,9 +112,15 @@ def make_run(
             ]
             rows.sort(key=lambda row: row[1:4])  # pass by pass, as a capture writes them
             columns = dict(
-                zip(("prompt_id", "step", "head", "position", "weights"), zip(*rows, strict=True), strict=True)
+                zip(
+                    ("prompt_id", "step", "head", "position", "weights"),
+                    zip(*rows, strict=True),
+                    strict=True,
+                )
             )
-            path = staged.path("attention", f"steps=0-{shape.steps - 1}", f"layer={layer:02d}", "part-0.parquet")
+            path = staged.path(
+                "attention", f"steps=0-{shape.steps - 1}", f"layer={layer:02d}", "part-0.parquet"
+            )
             write(path, parquet.attention_schema(), columns)
     logits = rng.standard_normal((sequence, shape.vocab)).astype("f4") * 2
     if shape.outputs:
@@ -107,7 +129,9 @@ def make_run(
             "embeddings": vectors(per_layer[0]["hidden_in"]), "logits": vectors(logits),
         }  # fmt: skip
         path = staged.path("outputs", f"steps=0-{shape.steps - 1}", "part-0.parquet")
-        write(path, parquet.output_schema({"embeddings": shape.width, "logits": shape.vocab}), columns)
+        write(
+            path, parquet.output_schema({"embeddings": shape.width, "logits": shape.vocab}), columns
+        )
     write_states(staged, shape, rng, per_layer)
     if shape.lens:
         write_lens(staged, shape, rng)
@@ -115,7 +139,9 @@ def make_run(
     return run_id
 
 
-def write_states(staged: lake.StagedRun, shape: Shape, rng: np.random.Generator, per_layer: list) -> None:
+def write_states(
+    staged: lake.StagedRun, shape: Shape, rng: np.random.Generator, per_layer: list
+) -> None:
     """Initial, final, one snapshot per message and the reply, and the references."""
     states = [(0, "initial", 0, None), (0, "final", shape.steps - 1, None)]
     states += [(0, "snapshot", k, None) for k in range(shape.messages + 1)]
@@ -127,13 +153,19 @@ def write_states(staged: lake.StagedRun, shape: Shape, rng: np.random.Generator,
         _, kind, index, _ = state
         if kind in ("initial", "final"):
             at = shape.prompt_tokens - 1 if kind == "initial" else -1
-            stacks[state] = np.stack([per_layer[n][site][at] for n in range(shape.layers) for site in sites])
+            stacks[state] = np.stack(
+                [per_layer[n][site][at] for n in range(shape.layers) for site in sites]
+            )
         else:
             stacks[state] = rng.standard_normal((size, width)) + 1.0
         if kind == "reference":
-            if (n := shape.count(index)) > 1:  # around the label's own vector, so that examples of a label are alike
+            if (
+                n := shape.count(index)
+            ) > 1:  # around the label's own vector, so that examples of a label are alike
                 some = stacks[state] + 0.5 * rng.standard_normal((n, size, width))
-                stacks |= {(None, "example", place + k, state[3]): one for k, one in enumerate(some)}
+                stacks |= {
+                    (None, "example", place + k, state[3]): one for k, one in enumerate(some)
+                }
                 stacks[state] = some.mean(0)
             place += n
     rows = {name: [] for name in ("prompt_id", "state", "state_index", "label", "layer", "site")}
@@ -161,7 +193,9 @@ def write_lens(staged: lake.StagedRun, shape: Shape, rng: np.random.Generator) -
     })  # fmt: skip
 
 
-def metadata(run_id: str, name: str, shape: Shape, model_id: str, seed: int, logits: np.ndarray) -> dict:
+def metadata(
+    run_id: str, name: str, shape: Shape, model_id: str, seed: int, logits: np.ndarray
+) -> dict:
     """Rows of every metadata table, as Arrow tables."""
     now = datetime.now(UTC).replace(tzinfo=None)
     roles = [ROLES[0] if k == 0 else ROLES[1 + (k + 1) % 2] for k in range(shape.messages)]

@@ -139,4 +139,6 @@ REPEATED = (
     "> {{ message.content }}\n{% endif %}{% endfor %}{% if add_generation_prompt %}> {% endif %}"
 )
 
-ALL = {name: value for name, value in globals().items() if name.isupper() and not name.startswith("_")}
+ALL = {
+    name: value for name, value in globals().items() if name.isupper() and not name.startswith("_")
+}

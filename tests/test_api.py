@@ -11,7 +11,10 @@ import torch
 from synthetic import Shape, make_run
 
 import warehouse
-from warehouse import api, catalog, gather, reading, storage
+from warehouse import api
+from warehouse.capture import rowgroups as gather
+from warehouse.catalog import catalog, reading
+from warehouse.catalog import removal as storage
 from warehouse.errors import AlabError
 
 
@@ -24,7 +27,9 @@ def test_doctests(two_runs, tmp_path, monkeypatch):
     lake, _, beta = two_runs
     monkeypatch.chdir(lake.warehouse.parent)
     assert lake.warehouse.name == "lab"
-    results = doctest.testmod(api, extraglobs={"lab": api.open("lab"), "run": beta, "folder": tmp_path})
+    results = doctest.testmod(
+        api, extraglobs={"lab": api.open("lab"), "run": beta, "folder": tmp_path}
+    )
     assert results.attempted >= 8
     assert results.failed == 0
 
@@ -52,9 +57,13 @@ def test_what_it_does_not_have():
 
 
 def test_sql_binds_parameters(lab, two_runs):
-    rows = lab.sql("SELECT run_id FROM runs WHERE scenario = $name", name="alpha' OR 1 = 1").fetchall()
+    rows = lab.sql(
+        "SELECT run_id FROM runs WHERE scenario = $name", name="alpha' OR 1 = 1"
+    ).fetchall()
     assert rows == []
-    assert lab.sql("SELECT run_id FROM runs WHERE scenario = $name", name="alpha").fetchall() == [(two_runs[1],)]
+    assert lab.sql("SELECT run_id FROM runs WHERE scenario = $name", name="alpha").fetchall() == [
+        (two_runs[1],)
+    ]
     assert lab.sql("FROM intra_run('latest')").columns[:3] == ["run_id", "prompt_id", "site"]
     with pytest.raises(duckdb.Error):
         lab.sql("DELETE FROM runs").fetchall()
@@ -72,7 +81,9 @@ def test_tensor_is_what_sql_gives(lab, two_runs, site):
 
 def test_tensors_of_outputs_and_attention(lab, two_runs):
     assert lab.tensor("latest", "logits", step=3).shape == (1, 40)
-    np.testing.assert_array_equal(lab.tensor("alpha", "embeddings"), lab.tensor("alpha", "hidden_in", layer=0))
+    np.testing.assert_array_equal(
+        lab.tensor("alpha", "embeddings"), lab.tensor("alpha", "hidden_in", layer=0)
+    )
     weights = lab.tensor("alpha", "attention", layer=2)
     assert weights.shape == (2, 12, 12)
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
@@ -82,7 +93,9 @@ def test_tensors_of_outputs_and_attention(lab, two_runs):
 def test_vector_is_the_last_token(lab):
     for state, step in (("initial", 0), ("final", 3)):
         vector = lab.vector("alpha", "attn_out", 1, state=state)
-        np.testing.assert_array_equal(vector, lab.tensor("alpha", "attn_out", layer=1, step=step)[-1])
+        np.testing.assert_array_equal(
+            vector, lab.tensor("alpha", "attn_out", layer=1, step=step)[-1]
+        )
     assert lab.vector("alpha", "hidden_out", 0, state="snapshot", message=2).shape == (16,)
 
 
@@ -97,7 +110,10 @@ def test_torch(lab):
     ("call", "message"),
     [
         (lambda lab: lab.tensor("gamma", "q", layer=0), "no run 'gamma'"),
-        (lambda lab: lab.tensor("alpha", "queries", layer=0), "no site 'queries' in this run\nThere are: hidden_in"),
+        (
+            lambda lab: lab.tensor("alpha", "queries", layer=0),
+            "no site 'queries' in this run\nThere are: hidden_in",
+        ),
         (lambda lab: lab.tensor("alpha", "q"), "each layer has its own q\nName one: layer=0 to 2"),
         (lambda lab: lab.tensor("alpha", "q", layer=3), "no layer 3 in this run\nThere are: 0-2"),
         (lambda lab: lab.tensor("alpha", "q", layer=-1), "'-1' is no layer"),
@@ -106,14 +122,20 @@ def test_torch(lab):
             "no step 4 of prompt 0 .*\nPrompt 0 has the steps 0-3",
         ),
         (lambda lab: lab.tensor("alpha", "q", layer=0, prompt=1), "no step 0 of prompt 1"),
-        (lambda lab: lab.vector("alpha", "q", 0), "no site 'q'\nThere are: hidden_in, hidden_out, attn_out"),
+        (
+            lambda lab: lab.vector("alpha", "q", 0),
+            "no site 'q'\nThere are: hidden_in, hidden_out, attn_out",
+        ),
         (lambda lab: lab.vector("alpha", "hidden_in", 0, state="middle"), "no state 'middle'"),
         (lambda lab: lab.vector("alpha", "hidden_in", 7), "no final state of hidden_in in layer 7"),
         (
             lambda lab: lab.vector("alpha", "hidden_in", 0, state="reference", label="hate"),
             "There are: joy, fear, calm",
         ),
-        (lambda lab: lab.vector("alpha", "hidden_in", 0, state="snapshot"), "There are: 0, 1, 2, 3, 4, 5"),
+        (
+            lambda lab: lab.vector("alpha", "hidden_in", 0, state="snapshot"),
+            "There are: 0, 1, 2, 3, 4, 5",
+        ),
     ],
 )
 def test_what_does_not_exist_is_named(lab, call, message):
@@ -154,7 +176,10 @@ def test_notebooks_show_the_runs(lab, two_runs):
 
 def test_threads(lab):
     found = []
-    threads = [threading.Thread(target=lambda: found.append(lab.tensor("alpha", "k", layer=0))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: found.append(lab.tensor("alpha", "k", layer=0)))
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -166,7 +191,11 @@ def test_threads(lab):
 def test_what_commands_do_a_notebook_does(tmp_path):
     model, tokenizer = tiny.model_of("llama"), tiny.tokenizer()
     run = warehouse.record(
-        model, tokenizer, [{"role": "user", "content": "hello"}], warehouse=tmp_path / "lab", name="x"
+        model,
+        tokenizer,
+        [{"role": "user", "content": "hello"}],
+        warehouse=tmp_path / "lab",
+        name="x",
     )
     lab = warehouse.open(tmp_path / "lab")
     assert repr(lab.inspect()).startswith(f"run          {run}\n")
@@ -182,7 +211,9 @@ def test_what_commands_do_a_notebook_does(tmp_path):
     assert lab.runs().fetchall() == []
 
 
-@pytest.mark.parametrize(("family", "at_once"), [("llama", 1 << 25), ("llama", 1), ("gemma2", 1 << 25)])
+@pytest.mark.parametrize(
+    ("family", "at_once"), [("llama", 1 << 25), ("llama", 1), ("gemma2", 1 << 25)]
+)
 def test_attention_is_what_the_model_computed(tmp_path, monkeypatch, family, at_once):
     monkeypatch.setattr(reading, "HEAD_VALUES", at_once)  # 1: a head at a time
     monkeypatch.setattr(gather, "ATTENTION_VALUES", 300)  # several row groups a pass
@@ -198,7 +229,9 @@ def test_attention_is_what_the_model_computed(tmp_path, monkeypatch, family, at_
         for number, seen in enumerate((output, step)):
             found = lab.tensor(kept.run_id, "attention", layer=layer, step=number, as_torch=True)
             weights = seen.attentions[layer][0]
-            outside = found.shape[-1] - weights.shape[-1]  # keys that the window's cache has forgotten
+            outside = (
+                found.shape[-1] - weights.shape[-1]
+            )  # keys that the window's cache has forgotten
             assert outside == (17 if family == "gemma2" and number and layer % 2 == 0 else 0)
             assert torch.equal(found[..., outside:], weights) and not found[..., :outside].any()
     copy = lab.import_run(lab.export(kept.run_id, tmp_path / "arrays"), name="copy")

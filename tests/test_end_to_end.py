@@ -69,7 +69,9 @@ def test_what_the_demo_says_to_type_works_as_it_is(place):
     assert len(commands) >= 3
     said = []
     for command in commands:
-        environment = {k: v for k, v in os.environ.items() if k != "ALAB_WAREHOUSE"} | {"PATH": BARE}
+        environment = {k: v for k, v in os.environ.items() if k != "ALAB_WAREHOUSE"} | {
+            "PATH": BARE
+        }
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=place,
@@ -95,22 +97,35 @@ def test_logits_are_the_bare_models_bit_for_bit(tmp_path, weights):
     import torch
 
     import warehouse
-    from warehouse import capture, models, scenario, sites
-    from warehouse.lake import Lake
+    from warehouse import scenario
+    from warehouse.capture import conversation as capture
+    from warehouse.lake.lake import Lake
+    from warehouse.models import loading as models
+    from warehouse.models import sites
 
-    request = scenario.load(Path(__file__).parents[1] / "scenarios" / "quickstart.yaml").model_dump()
+    request = scenario.load(
+        Path(__file__).parents[1] / "scenarios" / "quickstart.yaml"
+    ).model_dump()
     request["generation"]["max_new_tokens"] = 8
-    request["capture"] |= {"attention_weights": weights, "layers": [0, 29], "store_dtype": "float32"}
+    request["capture"] |= {
+        "attention_weights": weights,
+        "layers": [0, 29],
+        "store_dtype": "float32",
+    }
     wanted = scenario.parse(request | {"reference_states": []})
     loaded = models.load(wanted.model, attention_weights=weights)
-    run_id = capture.capture_one(wanted, loaded, sites.discover(loaded.model), Lake(tmp_path / "lab"))
+    run_id = capture.capture_one(
+        wanted, loaded, sites.discover(loaded.model), Lake(tmp_path / "lab")
+    )
     lab = warehouse.open(tmp_path / "lab")
     ids = [row[0] for row in lab.sql("SELECT token_id FROM tokens ORDER BY position").fetchall()]
     kept = [lab.tensor(run_id, "logits", step=step) for step in range(8)]
     bare, cache = [], None
     with torch.inference_mode():
         for read in [ids[: len(kept[0])], *([token] for token in ids[len(kept[0]) : -1])]:
-            output = loaded.model(torch.tensor([read]), use_cache=True, **{models.cache_name(loaded.model): cache})
+            output = loaded.model(
+                torch.tensor([read]), use_cache=True, **{models.cache_name(loaded.model): cache}
+            )
             cache = models.cache_in(output)
             bare.append(output.logits[0].numpy())
     assert len(bare) == len(kept) == 8
@@ -132,7 +147,9 @@ def test_the_model_answers_and_its_residual_adds_up(place):
     )
     assert row["n_generated"] == 40
     assert "sorry" in row["generated_text"]
-    worst = run("alab", "sql", "select max(residual_error) as worst from layers", cwd=place).stdout.split()[1]
+    worst = run(
+        "alab", "sql", "select max(residual_error) as worst from layers", cwd=place
+    ).stdout.split()[1]
     assert float(worst) < 1e-6
     assert run("alab", "check", cwd=place).returncode == 0
 
@@ -159,7 +176,9 @@ def test_a_real_model_is_quoted_as_it_is(place, tmp_path):
         "capture": {"attention_weights": False, "qkv": False, "mlp": False, "logits": False},
     }))  # fmt: skip
     run_id = run("alab", "-w", tmp_path / "lab", "capture", scenario, cwd=tmp_path).stdout.strip()
-    text = run("alab", "-w", tmp_path / "lab", "sql", "select generated_text from prompts", cwd=tmp_path).stdout
+    text = run(
+        "alab", "-w", tmp_path / "lab", "sql", "select generated_text from prompts", cwd=tmp_path
+    ).stdout
     assert "Paris" in text
     assert run_id.startswith("paris_")
     # The page copes with what was not captured.
@@ -189,7 +208,7 @@ def test_commands_import_only_what_they_need(two_runs, tmp_path, arguments, forb
         ["--out", str(tmp_path / "r.html")] if arguments == ["report"] else []
     )
     code = (
-        "import sys\nfrom warehouse.cli import main\n"
+        "import sys\nfrom warehouse.cli.commands import main\n"
         f"try: main({arguments!r})\nexcept SystemExit: pass\n"
         f"print(sorted({forbidden!r} & set(sys.modules)), file=sys.stderr)"
     )
@@ -209,7 +228,9 @@ def test_commands_import_only_what_they_need(two_runs, tmp_path, arguments, forb
 ])  # fmt: skip
 def test_bad_input_from_the_shell(tmp_path, arguments, code, expected):
     (tmp_path / "list.yaml").write_text("[1, 2]")
-    (tmp_path / "unknown.yaml").write_text("name: a\nmodle: {id: x}\nprompt: {messages: [{role: user, content: hi}]}")
+    (tmp_path / "unknown.yaml").write_text(
+        "name: a\nmodle: {id: x}\nprompt: {messages: [{role: user, content: hi}]}"
+    )
     (tmp_path / "package.yaml").write_text(
         "name: a\nmodel: {id: 'package:nothing_here'}\nprompt: {messages: [{role: user, content: hi}]}"
     )

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import warehouse
-from warehouse.check import check
-from warehouse.lake import Lake
+from warehouse.catalog.check import check
+from warehouse.lake.lake import Lake
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ANSWERS = json.loads((FIXTURES / "warehouse-0.1.json").read_text(encoding="utf-8"))
@@ -38,7 +38,9 @@ def test_answers_are_those_of_its_time(older, name):
 def test_columns_that_came_later_are_null(older):
     lab = warehouse.open(older)
     assert lab.sql("SELECT count(weights_hash), count(*) FROM runs").fetchall() == [(0, 3)]
-    assert lab.sql("SELECT count(continuity_error), count(changed), count(*) FROM layers").fetchall() == [(0, 0, 9)]
+    assert lab.sql(
+        "SELECT count(continuity_error), count(changed), count(*) FROM layers"
+    ).fetchall() == [(0, 0, 9)]
     assert lab.sql("SELECT count(n), count(*) FROM reference_states").fetchall() == [(0, 6)]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from warehouse.cli import main
+from warehouse.cli.commands import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 by_command = pytest.mark.parametrize("name", sorted(main.commands))
@@ -13,24 +13,39 @@ by_command = pytest.mark.parametrize("name", sorted(main.commands))
 
 @by_command
 def test_the_readme_names_every_command(name):
-    assert re.search(rf"\balab (-w \S+ )?{re.escape(name)}\b", README), f"README.md does not mention alab {name}"
+    assert re.search(rf"\balab (-w \S+ )?{re.escape(name)}\b", README), (
+        f"README.md does not mention alab {name}"
+    )
 
 
-@pytest.mark.parametrize("name", sorted({*main.commands} - {"demo"}))  # the README opens with what `demo` prints
+@pytest.mark.parametrize(
+    "name", sorted({*main.commands} - {"demo"})
+)  # the README opens with what `demo` prints
 def test_the_readme_shows_what_every_command_prints(name):
     typed = rf"alab (-w \S+ )?{re.escape(name)}\b"
-    assert re.search(rf"^\$ {typed}.*\n[^$`\n]", README, re.MULTILINE), f"README.md shows no output of alab {name}"
+    assert re.search(rf"^\$ {typed}.*\n[^$`\n]", README, re.MULTILINE), (
+        f"README.md shows no output of alab {name}"
+    )
 
 
 def test_the_readme_names_no_command_or_flag_that_does_not_exist():
     for line in re.findall(r"^(?:\$ )?(alab .*)$", README, re.MULTILINE):
         line = line.partition("#")[0]
         words = re.sub(r'"[^"]*"|\'[^\']*\'', "", line).split()[1:]
-        known = {option for parameter in main.params for option in parameter.opts} | {"--help", "--version"}
+        known = {option for parameter in main.params for option in parameter.opts} | {
+            "--help",
+            "--version",
+        }
         commands = [word for word in words if word in main.commands]
         if commands:
-            known |= {option for parameter in main.commands[commands[0]].params for option in parameter.opts}
-        flags = [word.partition("=")[0] for word in words if re.fullmatch(r"--?[a-z][\w-]*(=.*)?", word)]
+            known |= {
+                option
+                for parameter in main.commands[commands[0]].params
+                for option in parameter.opts
+            }
+        flags = [
+            word.partition("=")[0] for word in words if re.fullmatch(r"--?[a-z][\w-]*(=.*)?", word)
+        ]
         assert commands or flags, f"no such command: {line}"
         assert set(flags) <= known, f"no such flag: {line}"
 
@@ -39,4 +54,6 @@ def test_the_readme_names_no_command_or_flag_that_does_not_exist():
 def test_every_command_says_what_it_does(name):
     command = main.commands[name]
     assert command.help
-    assert re.search(rf"^\s*alab {re.escape(name)}\b", command.help, re.MULTILINE), "an example, on its own line"
+    assert re.search(rf"^\s*alab {re.escape(name)}\b", command.help, re.MULTILINE), (
+        "an example, on its own line"
+    )

@@ -4,8 +4,8 @@ import duckdb
 from ready_catalog import Ready
 from synthetic import Shape, make_run
 
-from warehouse import catalog, library
-from warehouse.lake import Lake
+from warehouse.catalog import catalog, library
+from warehouse.lake.lake import Lake
 
 EVERYTHING = (
     "FROM catalog_info", "FROM catalog_runs", "FROM runs", "FROM files",
@@ -29,7 +29,11 @@ def test_a_ready_catalog_becomes_the_one_that_is_built_from_nothing(lake, tmp_pa
         loads = []
         load = library.load_library
         for module in (catalog, library):  # where it is called, here and by the ready one
-            patch.setattr(module, "load_library", lambda *arguments: loads.append(arguments) or load(*arguments))
+            patch.setattr(
+                module,
+                "load_library",
+                lambda *arguments: loads.append(arguments) or load(*arguments),
+            )
         catalog.sync(lake)
         copied = contents(lake)
         lake.catalog.unlink()

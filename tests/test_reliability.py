@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic import Shape, make_run
 
-from warehouse import catalog, check
-from warehouse.lake import BULK, Lake
+from warehouse.catalog import catalog, check
+from warehouse.lake.lake import BULK, Lake
 
 SMALL = Shape(layers=1, steps=2, messages=2, labels=("joy",))
 TESTS = Path(__file__).parent
@@ -39,7 +39,9 @@ def die_at(monkeypatch, target, name: str, call: int):
     def dies(*args, **kwargs):
         calls.append(args)
         if len(calls) == call:
-            monkeypatch.setattr("warehouse.lake.StagedRun.discard", lambda self: self._lock.release())
+            monkeypatch.setattr(
+                "warehouse.lake.lake.StagedRun.discard", lambda self: self._lock.release()
+            )
             raise Killed
         return original(*args, **kwargs)
 
@@ -56,7 +58,9 @@ def test_a_publish_that_dies_before_any_rename_leaves_nothing(lake, monkeypatch,
             make_run(lake, "broken", SMALL)
     assert lake.run_ids() == [kept]
     assert len(folders(lake)) == len(before) + call - 1
-    assert count(lake) == 4 * 4 + 4 * 2  # initial, final, 3 snapshots, 1 reference; one layer, 4 sites
+    assert (
+        count(lake) == 4 * 4 + 4 * 2
+    )  # initial, final, 3 snapshots, 1 reference; one layer, 4 sites
     assert folders(lake) == before
     assert check.check(lake) == []
     assert not list(lake.staging.iterdir())
@@ -86,7 +90,7 @@ def test_the_sweep_spares_runs_that_are_being_written(lake):
 @pytest.mark.soak
 def test_kill_nine_while_publishing_in_a_loop(lake):
     script = (
-        "import sys; from synthetic import *; from warehouse.lake import Lake\n"
+        "import sys; from synthetic import *; from warehouse.lake.lake import Lake\n"
         "shape = Shape(layers=1, steps=2, messages=2, labels=('joy',))\n"
         "for i in range(1000): print(make_run(Lake(sys.argv[1]), 'loop', shape, seed=i), flush=True)\n"
     )
@@ -111,7 +115,9 @@ def test_a_drop_that_dies_is_finished_or_undone_by_the_next_command(lake, monkey
     catalog.sync(lake)
     rows = count(lake, "activations")
     with monkeypatch.context() as patch:
-        die_at(patch, *((shutil, "copytree", 1), (Path, "rename", 1), (Path, "replace", 2))[call - 1])
+        die_at(
+            patch, *((shutil, "copytree", 1), (Path, "rename", 1), (Path, "replace", 2))[call - 1]
+        )
         with pytest.raises(Killed):
             lake.drop(run_id, BULK)
     assert count(lake, "activations") == (rows if call < 3 else 0)
@@ -153,7 +159,9 @@ def test_a_shell_that_holds_the_catalog_delays_registration_and_loses_nothing(la
     first = make_run(lake, "first", SMALL)
     catalog.sync(lake)
     command = [shell, "-readonly", "-csv", str(lake.catalog)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         process.stdin.write("select run_id from runs;\n")
         process.stdin.flush()
         assert [process.stdout.readline().strip() for _ in range(2)] == ["run_id", first]
@@ -161,19 +169,25 @@ def test_a_shell_that_holds_the_catalog_delays_registration_and_loses_nothing(la
         with pytest.raises(catalog.CatalogBusyError, match="another process holds"):
             catalog.sync(lake, timeout=0.2)
         with catalog.connect(lake, timeout=0.2) as db:  # readers see it in a copy
-            assert db.execute("SELECT run_id FROM runs ORDER BY run_id").fetchall() == [(first,), (second,)]
+            assert db.execute("SELECT run_id FROM runs ORDER BY run_id").fetchall() == [
+                (first,),
+                (second,),
+            ]
         with catalog.open_file(lake, read_only=True, timeout=0.2) as db:
             assert db.execute("SELECT run_id FROM runs").fetchall() == [(first,)]
         process.stdin.close()
         process.wait()
     with catalog.connect(lake) as db:
-        assert db.execute("SELECT run_id FROM runs ORDER BY run_id").fetchall() == [(first,), (second,)]
+        assert db.execute("SELECT run_id FROM runs ORDER BY run_id").fetchall() == [
+            (first,),
+            (second,),
+        ]
 
 
 @pytest.mark.soak
 def test_four_processes_that_publish_and_sync_at_once_all_land(lake):
     script = (
-        "import sys; from synthetic import *; from warehouse import catalog; from warehouse.lake import Lake\n"
+        "import sys; from synthetic import *; from warehouse.catalog import catalog; from warehouse.lake.lake import Lake\n"
         "lake = Lake(sys.argv[1]); shape = Shape(layers=1, steps=2, messages=2, labels=('joy',))\n"
         "for i in range(3):\n  make_run(lake, 'same', shape, seed=i); catalog.sync(lake, timeout=60)\n"
     )
@@ -181,5 +195,8 @@ def test_four_processes_that_publish_and_sync_at_once_all_land(lake):
     processes = [subprocess.Popen(command, cwd=TESTS, env=os.environ) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
     with catalog.open_file(lake, read_only=True, timeout=1) as db:
-        assert db.execute("SELECT count(*), count(DISTINCT run_id) FROM runs").fetchone() == (12, 12)
+        assert db.execute("SELECT count(*), count(DISTINCT run_id) FROM runs").fetchone() == (
+            12,
+            12,
+        )
     assert check.check(lake) == []

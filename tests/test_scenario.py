@@ -12,7 +12,11 @@ from warehouse import mistakes, scenario
 from warehouse.assets import asset_dir
 from warehouse.errors import AlabError
 
-BASE = {"name": "a", "model": {"id": "x"}, "prompt": {"messages": [{"role": "user", "content": "hi"}]}}
+BASE = {
+    "name": "a",
+    "model": {"id": "x"},
+    "prompt": {"messages": [{"role": "user", "content": "hi"}]},
+}
 MESSAGE = {"role": "user", "content": "hi"}
 
 
@@ -42,7 +46,13 @@ def test_defaults():
 
 def test_a_list_of_prompts_and_one_run_per_message():
     s = scenario.parse(
-        BASE | {"prompt": [{"messages": [MESSAGE]}, {"messages": [MESSAGE] * 3, "run_at_each_message": True}]}
+        BASE
+        | {
+            "prompt": [
+                {"messages": [MESSAGE]},
+                {"messages": [MESSAGE] * 3, "run_at_each_message": True},
+            ]
+        }
     )
     runs = s.at_each_message()
     assert [r.name for r in runs] == ["a", "a-p01m00", "a-p01m01", "a-p01m02"]
@@ -114,13 +124,23 @@ def test_errors_say_what_and_where(change, expected):
 
 
 def test_texts_and_options_of_the_template():
-    own = {"messages": [MESSAGE] * 2, "template": {"enable_thinking": False}, "add_generation_prompt": False}
+    own = {
+        "messages": [MESSAGE] * 2,
+        "template": {"enable_thinking": False},
+        "add_generation_prompt": False,
+    }
     s = scenario.parse(BASE | {"prompt": [{"text": "Once"}, own | {"run_at_each_message": True}]})
     assert s.prompt[0].turns == [{"role": "text", "content": "Once"}]
     text, *runs = s.at_each_message()
-    assert (text.name, text.prompt[0].text, [r.name for r in runs]) == ("a", "Once", ["a-p01m00", "a-p01m01"])
+    assert (text.name, text.prompt[0].text, [r.name for r in runs]) == (
+        "a",
+        "Once",
+        ["a-p01m00", "a-p01m01"],
+    )
     assert all(r.prompt[0].template == {"enable_thinking": False} for r in runs)
-    assert not any(r.prompt[0].add_generation_prompt or r.prompt[0].run_at_each_message for r in runs)
+    assert not any(
+        r.prompt[0].add_generation_prompt or r.prompt[0].run_at_each_message for r in runs
+    )
     assert [len(r.prompt[0].turns) for r in runs] == [1, 2]
     assert scenario.parse(json.loads(s.model_dump_json())) == s
     roles = ["system", "developer", "user", "assistant", "tool"]
@@ -129,7 +149,12 @@ def test_texts_and_options_of_the_template():
 
 
 def test_mistakes_are_told_all_at_once():
-    data = {"modle": {"id": 1}, "name": ".", "prompt": BASE["prompt"], "generation": {"top_p": 2, "seed": "x"}}
+    data = {
+        "modle": {"id": 1},
+        "name": ".",
+        "prompt": BASE["prompt"],
+        "generation": {"top_p": 2, "seed": "x"},
+    }
     with pytest.raises(AlabError) as caught:
         scenario.parse(data, "a.yaml")
     assert str(caught.value).splitlines() == [
@@ -152,7 +177,9 @@ def _places(model, place=()):
         inner = mistakes._model_in(field.annotation)
         yield (*place, key)
         if inner:
-            yield from _places(inner, (*place, key, 0) if "list" in str(field.annotation) else (*place, key))
+            yield from _places(
+                inner, (*place, key, 0) if "list" in str(field.annotation) else (*place, key)
+            )
 
 
 @pytest.mark.parametrize("place", list(_places(scenario.Scenario)), ids=mistakes.name)
@@ -194,9 +221,7 @@ def test_no_mistake_is_told_in_the_words_of_python(place):
             told += 1
             assert len(str(error).splitlines()) <= 7
             assert str(error).startswith("a.yaml: ")
-            words = (
-                r"[Ii]nput|[Ss]hould|\b(str|int|dict|bool)\b|string|integer|boolean|dictionary|something else|literal"
-            )
+            words = r"[Ii]nput|[Ss]hould|\b(str|int|dict|bool)\b|string|integer|boolean|dictionary|something else|literal"
             assert not re.search(words, str(error)), error
     assert told > 2
 

@@ -16,16 +16,28 @@ def installed(tmp_path_factory) -> Path:
     pytest.importorskip("hatchling", reason="hatchling builds the wheel: pip install hatchling")
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
+    build = [
+        *pip,
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(folder),
+        str(ROOT),
+    ]
     subprocess.run(build, check=True, capture_output=True, text=True)
     (wheel,) = folder.glob("alab-*.whl")
     site = folder / "site"
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, capture_output=True)
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--target", str(site), str(wheel)],
+        check=True,
+        capture_output=True,
+    )
     return site
 
 
 def run(installed: Path, cwd: Path, *arguments: str) -> str:
-    code = "import sys, warehouse; print(warehouse.__file__, file=sys.stderr); from warehouse.cli import main; main()"
+    code = "import sys, warehouse; print(warehouse.__file__, file=sys.stderr); from warehouse.cli.commands import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=cwd,

@@ -20,7 +20,12 @@ _COMMON = {
 }  # fmt: skip
 _GPT = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128, "bos_token_id": 1,
         "eos_token_id": 2}  # fmt: skip
-_MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "num_local_experts": 4}
+_MOE = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "num_local_experts": 4,
+}
 
 #: model_type (and a variant after the colon) → what its config needs beside, or instead of, the common sizes.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -80,7 +85,11 @@ def config_of(family: str) -> Any:
     """The config of a tiny model of a family."""
     own = FAMILIES[family]
     base = {} if "n_embd" in own or family in _OWN_SIZES else _COMMON
-    values = {key: value for key, value in (base | own).items() if value is not None or key == "sliding_window"}
+    values = {
+        key: value
+        for key, value in (base | own).items()
+        if value is not None or key == "sliding_window"
+    }
     return AutoConfig.for_model(family.partition(":")[0], **values)
 
 
@@ -89,10 +98,16 @@ def model_of(family: str, attention: str | None = "eager") -> Any:
     """A tiny random model of a family, float32, in evaluation mode; equal on every call."""
     torch.manual_seed(0)
     options = {"attn_implementation": attention} if attention else {}
-    model = AutoModelForCausalLM.from_config(config_of(family), dtype=torch.float32, **options).eval()
+    model = AutoModelForCausalLM.from_config(
+        config_of(family), dtype=torch.float32, **options
+    ).eval()
     generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():  # biases and norms too: their defaults, 0 and 1, would hide mistakes
-        noise = torch.randn(parameter.shape, generator=generator) * (0.2 if parameter.ndim > 1 else 0.1)
+    for (
+        parameter
+    ) in model.parameters():  # biases and norms too: their defaults, 0 and 1, would hide mistakes
+        noise = torch.randn(parameter.shape, generator=generator) * (
+            0.2 if parameter.ndim > 1 else 0.1
+        )
         parameter.data.add_(noise.to(parameter.dtype))
     return model
 

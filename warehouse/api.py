@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import numpy as np
 
-from warehouse import catalog, formats
-from warehouse.lake import Lake
+from warehouse.catalog import catalog
+from warehouse.lake.lake import Lake
+from warehouse.query import formats
 
 if TYPE_CHECKING:
     import torch
 
+    from warehouse.exchange.tensors import Activations
     from warehouse.scenario import Scenario
-    from warehouse.tensors import Activations
 
 _RUNS = "FROM run_overview()"
 _LENS = "FROM logit_lens_of($run) WHERE site = $site"
@@ -40,8 +41,8 @@ def open(warehouse: Path | str = "lab") -> "Warehouse":
 class Warehouse:
     """A warehouse: runs, their tensors, and SQL over all of them.
 
-    It reads from a private copy of the catalog, renewed when the lake has changed, so that a notebook that stays
-    open never keeps a capture or `alab rm` waiting.
+    It reads from a private copy of the catalog, renewed when the lake has changed, so that a
+    notebook that stays open never keeps a capture or `alab rm` waiting.
 
     Args:
         warehouse: its directory.
@@ -65,22 +66,25 @@ class Warehouse:
         cursor = self._connection().execute(_RUNS)
         head = "".join(f"<th>{html.escape(column[0])}</th>" for column in cursor.description)
         rows = (
-            f"<td>{'</td><td>'.join(html.escape(formats.cell(v)) for v in row)}</td>" for row in cursor.fetchall()
+            f"<td>{'</td><td>'.join(html.escape(formats.cell(v)) for v in row)}</td>"
+            for row in cursor.fetchall()
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody><tr>{'</tr><tr>'.join(rows)}</tr></tbody></table>"
 
     def sql(self, text: str, **params: Any) -> duckdb.DuckDBPyRelation:
         """Ask in SQL; `$name` in the query is the parameter `name`.
 
-        It reads a private copy of the catalog, in which only temporary tables and views can be created. Else it may
-        do whatever your program may: `COPY … TO` writes a file, which `alab sql` refuses.
+        It reads a private copy of the catalog, in which only temporary tables and views can be
+        created. Else it may do whatever your program may: `COPY … TO` writes a file, which `alab
+        sql` refuses.
 
         Args:
             text: a query over the tables, views, macros and analyses of the warehouse.
             params: values of its parameters.
 
         Returns:
-            A DuckDB relation: it prints itself as a table, and has `fetchall()`, `to_df()` and `to_arrow_table()`.
+            A DuckDB relation: it prints itself as a table, and has `fetchall()`, `to_df()` and
+                `to_arrow_table()`.
 
         Raises:
             AlabError: there is no warehouse.
@@ -100,22 +104,30 @@ class Warehouse:
         return self.sql(_RUNS)
 
     def tensor(
-        self, run: str, site: str, *, layer: int | Sequence[int] | None = None, step: int = 0, prompt: int = 0,
+        self,
+        run: str,
+        site: str,
+        *,
+        layer: int | Sequence[int] | None = None,
+        step: int = 0,
+        prompt: int = 0,
         as_torch: bool = False,
-    ) -> "np.ndarray | torch.Tensor":  # fmt: skip
+    ) -> "np.ndarray | torch.Tensor":
         """One site of one forward pass.
 
         Args:
             run: a run id, a unique prefix of one, or `latest`.
             site: `hidden_out`, `q`, `mlp_act`, … or `attention`, `embeddings`, `logits`.
-            layer: 0-based decoder block, or several such as `[0, 5]` or `range(12)`; None for embeddings and logits.
+            layer: 0-based decoder block, or several such as `[0, 5]` or `range(12)`; None for
+                embeddings and logits.
             step: 0-based forward pass; 0 is the prefill.
             prompt: 0-based conversation within the run.
             as_torch: give a torch tensor.
 
         Returns:
-            float32, shaped (tokens, width); `attention` is shaped (heads, tokens, keys), 0 for later keys. With
-            several layers (layers, tokens, width) and (layers, heads, tokens, keys), in the order that was asked for.
+            float32, shaped (tokens, width); `attention` is shaped (heads, tokens, keys), 0 for
+            later keys. With several layers (layers, tokens, width) and (layers, heads, tokens,
+            keys), in the order that was asked for.
 
         Raises:
             AlabError: no such run, site, layer, step or prompt; the message names those there are.
@@ -129,7 +141,7 @@ class Warehouse:
         >>> lab.tensor("latest", "logits", step=1).dtype
         dtype('float32')
         """
-        from warehouse import tensors
+        from warehouse.exchange import tensors
 
         values = tensors.tensor(self._lake, self._connection(), run, site, layer, (prompt, step))
         return _as_torch(values) if as_torch else values
@@ -142,12 +154,14 @@ class Warehouse:
         Args:
             run: a run id, a unique prefix of one, or `latest`.
             site: `hidden_out`, `q`, `mlp_act`, … or `embeddings`, `logits`.
-            layers: 0-based decoder blocks, such as `12`, `[0, 5]` or `range(12)`; None for all that were captured.
+            layers: 0-based decoder blocks, such as `12`, `[0, 5]` or `range(12)`; None for all that
+                were captured.
             prompt: 0-based conversation within the run.
 
         Returns:
-            `values`, float32, shaped (layers, tokens, width), or (tokens, width) for embeddings and logits; `tokens`,
-            an Arrow table with a row per token; `table()`, both in long form for joins.
+            `values`, float32, shaped (layers, tokens, width), or (tokens, width) for embeddings and
+            logits; `tokens`, an Arrow table with a row per token; `table()`, both in long form for
+            joins.
 
         Raises:
             AlabError: no such run, site, layer or prompt; the message names those there are.
@@ -160,25 +174,35 @@ class Warehouse:
 
         What SQL says of the tokens, joined with their vectors, in pandas and in polars:
 
-            lab.sql("from token_similarity('latest', 2, 'q', 5)").df().merge(found.table().to_pandas())
-            lab.sql("from token_similarity('latest', 2, 'q', 5)").pl().join(pl.from_arrow(found.table()), "position")
+            lab.sql("from token_similarity('latest', 2, 'q',
+            5)").df().merge(found.table().to_pandas()) lab.sql("from token_similarity('latest', 2,
+            'q', 5)").pl().join(pl.from_arrow(found.table()), "position")
         """
-        from warehouse import tensors
+        from warehouse.exchange import tensors
 
         return tensors.activations(self._lake, self._connection(), run, site, layers, prompt)
 
     def vector(
-        self, run: str, site: str, layer: int, *, state: str = "final", label: str | None = None,
-        message: int | None = None, example: int | None = None, prompt: int = 0, as_torch: bool = False,
-    ) -> "np.ndarray | torch.Tensor":  # fmt: skip
+        self,
+        run: str,
+        site: str,
+        layer: int,
+        *,
+        state: str = "final",
+        label: str | None = None,
+        message: int | None = None,
+        example: int | None = None,
+        prompt: int = 0,
+        as_torch: bool = False,
+    ) -> "np.ndarray | torch.Tensor":
         """One last-token state, the kind that comparisons use.
 
         Args:
             run: a run id, a unique prefix of one, or `latest`.
             site: hidden_in, hidden_out, attn_out or mlp_down_out.
             layer: 0-based decoder block.
-            state: initial (the prefill's last token), final (the last decode step's), snapshot, reference, or example
-                (each of those that a reference of several is the mean of).
+            state: initial (the prefill's last token), final (the last decode step's), snapshot,
+                reference, or example (each of those that a reference of several is the mean of).
             label: which reference.
             message: which snapshot: the last message that it has seen.
             example: which example: its 0-based place in the scenario's `reference_states`.
@@ -189,7 +213,8 @@ class Warehouse:
             float32, shaped (width,).
 
         Raises:
-            AlabError: no such run, site, layer, state, label, message or example; the message names those there are.
+            AlabError: no such run, site, layer, state, label, message or example; the message names
+                those there are.
 
         >>> lab.vector("latest", "hidden_out", 2).shape
         (16,)
@@ -201,15 +226,24 @@ class Warehouse:
         warehouse.errors.AlabError: there is no snapshot 9 in this run
         There are: 0, 1, 2, 3, 4, 5
         """
-        from warehouse import tensors
+        from warehouse.exchange import tensors
 
         values = tensors.vector(
-            self._connection(), run, site, layer, state=state, label=label, message=message, example=example,
+            self._connection(),
+            run,
+            site,
+            layer,
+            state=state,
+            label=label,
+            message=message,
+            example=example,
             prompt=prompt,
-        )  # fmt: skip
+        )
         return _as_torch(values) if as_torch else values
 
-    def report(self, *runs: str, out: Path | str | None = None, csv_dir: Path | str | None = None) -> Path:
+    def report(
+        self, *runs: str, out: Path | str | None = None, csv_dir: Path | str | None = None
+    ) -> Path:
         """Write the comparison report of some runs, or of all, as one HTML file.
 
         Args:
@@ -223,16 +257,19 @@ class Warehouse:
         Raises:
             AlabError: there are no runs, a name means none, or a file cannot be written.
         """
-        from warehouse.report import write_report
+        from warehouse.report.write import write_report
 
         out, csv_dir = Path(out) if out else None, Path(csv_dir) if csv_dir else None
         return write_report(self._lake, runs, out=out, csv_dir=csv_dir)[0]
 
-    def capture(self, scenario: "Scenario | dict | Path | str", *, force: bool = False) -> list[str]:
+    def capture(
+        self, scenario: "Scenario | dict | Path | str", *, force: bool = False
+    ) -> list[str]:
         """Run a scenario and keep every tensor.
 
         Args:
-            scenario: a scenario, the same as plain data, or the path of a YAML file or of a directory of them.
+            scenario: a scenario, the same as plain data, or the path of a YAML file or of a
+                directory of them.
             force: run although the disk looks too small.
 
         Returns:
@@ -242,7 +279,7 @@ class Warehouse:
             AlabError: the scenario is invalid, or cannot be run.
         """
         from warehouse import scenario as scenarios
-        from warehouse.capture import capture
+        from warehouse.capture.conversation import capture
 
         if isinstance(scenario, Path | str):
             found = [scenarios.load(path) for path in scenarios.find([scenario])]
@@ -259,14 +296,21 @@ class Warehouse:
         >>> lab.inspect("beta").splitlines()[1]
         'scenario     beta'
         """
-        from warehouse.summary import inspect
+        from warehouse.query.inspect import inspect
 
         return _Shown(inspect(self._lake, run))
 
     def logit_lens(
-        self, run: str = "latest", *, steps: str | None = None, position: str = "last", top_k: int = 10,
-        site: str = "hidden_out", model: Any = None, tokenizer: Any = None,
-    ) -> duckdb.DuckDBPyRelation:  # fmt: skip
+        self,
+        run: str = "latest",
+        *,
+        steps: str | None = None,
+        position: str = "last",
+        top_k: int = 10,
+        site: str = "hidden_out",
+        model: Any = None,
+        tokenizer: Any = None,
+    ) -> duckdb.DuckDBPyRelation:
         """What each layer would say next; kept in the warehouse, so that `logit_lens` in SQL has it too.
 
         Args:
@@ -282,23 +326,24 @@ class Warehouse:
             The rows of the site: a token, layer and rank each, with logprob and kl in nats.
 
         Raises:
-            AlabError: no such run, step or position, the run has not the site, or the model has no logit lens.
+            AlabError: no such run, step or position, the run has not the site, or the model has no
+                logit lens.
         """
-        from warehouse import lens
+        from warehouse.lens import lens
 
         if model is not None:
-            from warehouse.loaded import as_loaded
+            from warehouse.capture.recording import as_loaded
 
             model = as_loaded(model, tokenizer)
         found = lens.logit_lens(
             self._lake, run, steps=steps, position=position, top_k=top_k, site=site, model=model
-        )  # fmt: skip
+        )
         return self.sql(_LENS, run=found, site=site)
 
     def heatmaps(
         self, run: str, source: str = "attention", *, out: Path | str = "heatmaps", **options: Any
     ) -> list[Path]:
-        """Draw a tensor, one PNG per layer and step; `options` are those of `warehouse.heatmap.heatmaps`.
+        """Draw a tensor, one PNG per layer and step; `options` are those of `warehouse.report.heatmap.heatmaps`.
 
         Returns:
             The files.
@@ -309,18 +354,21 @@ class Warehouse:
         >>> [path.name for path in lab.heatmaps(run, "hidden_out", layers="0", steps="0-1", out=folder)]
         ['layer_00_step_000.png', 'layer_00_step_001.png']
         """
-        from warehouse.heatmap import heatmaps
+        from warehouse.report.heatmap import heatmaps
 
         return heatmaps(self._lake, run, source=source, out=Path(out), **options)
 
-    def export(self, run: str, out: Path | str | None = None, *, fmt: str = "npz", **options: Any) -> Path:
-        """Write a run as arrays or tables for other scripts; `options` are those of `warehouse.export.export`.
+    def export(
+        self, run: str, out: Path | str | None = None, *, fmt: str = "npz", **options: Any
+    ) -> Path:
+        """Write a run as arrays or tables for other scripts; `options` are those of `warehouse.exchange.export.export`.
 
         Args:
             run: a run id, a unique prefix of one, or `latest`.
             out: the directory; None is one named like the run, here.
             fmt: npz, npy, safetensors, parquet or arrow.
-            options: sites, layers and steps, such as `layers="0-3"`; `force` to replace an earlier export.
+            options: sites, layers and steps, such as `layers="0-3"`; `force` to replace an earlier
+                export.
 
         Returns:
             The directory.
@@ -332,7 +380,7 @@ class Warehouse:
         >>> [path.name for path in sorted(found.iterdir()) if path.is_dir()]
         ['conversation_snapshots', 'examples', 'logit_lens', 'references', 'states', 'tensors']
         """
-        from warehouse.export import export
+        from warehouse.exchange.export import export
 
         return export(self._lake, run, Path(out) if out else None, fmt=fmt, **options)
 
@@ -347,9 +395,10 @@ class Warehouse:
             Id of the run.
 
         Raises:
-            AlabError: the directory is damaged, hostile or of another layout, or the run is there already.
+            AlabError: the directory is damaged, hostile or of another layout, or the run is there
+                already.
         """
-        from warehouse.importing import import_run
+        from warehouse.exchange.importing import import_run
 
         return import_run(self._lake, directory, name=name)
 
@@ -366,9 +415,11 @@ class Warehouse:
         Raises:
             AlabError: no such run, or another process uses the catalog; nothing was removed then.
         """
-        from warehouse import storage
+        from warehouse.catalog import removal as storage
 
-        return storage.remove(self._lake, storage.find(self._lake, runs), activations_only=activations_only)
+        return storage.remove(
+            self._lake, storage.find(self._lake, runs), activations_only=activations_only
+        )
 
     def _connection(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own, which threads do not share, to a copy of the catalog as it is now."""
@@ -376,9 +427,12 @@ class Warehouse:
             if self._db is None or self._seen != self._lake.versions():
                 with catalog.connect(self._lake) as db, tempfile.TemporaryDirectory() as folder:
                     catalog.copy_file(db, own := Path(folder) / "alab.duckdb")
-                    # Where DuckDB makes a folder for what does not fit in memory, and removes it; this one is gone.
+                    # Where DuckDB makes a folder for what does not fit in memory, and removes it;
+                    # this one is gone.
                     spill = str(Path(tempfile.gettempdir()) / f"alab-{uuid.uuid4().hex}")
-                    self._db = duckdb.connect(str(own), read_only=True, config={"temp_directory": spill})
+                    self._db = duckdb.connect(
+                        str(own), read_only=True, config={"temp_directory": spill}
+                    )
                     self._seen = catalog.versions(self._db)
             return catalog.prepare(self._db.cursor(), self._lake)
 

@@ -41,7 +41,11 @@ def explain(error: Exception) -> AlabError | None:
     library = type(error).__module__.lstrip("_").split(".")[0]
     hint = "What of the warehouse is damaged: alab check"
     if isinstance(error, OSError) and error.errno:
-        what = f"cannot use {error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        what = (
+            f"cannot use {error.filename}: {error.strerror}"
+            if error.filename
+            else error.strerror or str(error)
+        )
         return AlabError(what, hint if ".parquet" in what or ".duckdb" in what else "")
     if isinstance(error, UnicodeError):
         return AlabError(f"this is not text in UTF-8: {error}", exit_code=2)

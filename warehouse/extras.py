@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
-from warehouse import typed
+from warehouse import advice
 from warehouse.errors import AlabError
 
 
@@ -48,7 +48,7 @@ def packages(extra: str) -> list[str]:
 
 def pip() -> str:
     """How to call the pip that installs beside this alab."""
-    return f"{typed.program(Path(sys.executable))} -m pip"
+    return f"{advice.program(Path(sys.executable))} -m pip"
 
 
 def of_model(error: ImportError) -> str:

@@ -12,16 +12,27 @@ from pydantic import BaseModel, ValidationError
 SHOWN = 5
 #: What a value should have been, by the name of pydantic's error.
 _KINDS = {
-    "int_type": "a whole number", "int_parsing": "a whole number", "int_from_float": "a whole number",
-    "int_parsing_size": "a whole number", "float_type": "a number", "float_parsing": "a number",
-    "finite_number": "a finite number", "bool_type": "true or false",
-    "bool_parsing": "true or false", "string_type": "text", "list_type": "a list", "dict_type": "a mapping",
-    "model_type": "a mapping", "model_attributes_type": "a mapping",
-}  # fmt: skip
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
 _LIMITS = {
-    "greater_than": ("gt", "above"), "greater_than_equal": ("ge", "at least"),
-    "less_than": ("lt", "below"), "less_than_equal": ("le", "at most"),
-}  # fmt: skip
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "at most"),
+}
 
 
 def tell(error: ValidationError, data: object, model: type[BaseModel]) -> tuple[str, str]:
@@ -33,7 +44,9 @@ def tell(error: ValidationError, data: object, model: type[BaseModel]) -> tuple[
         model: what it was checked against.
     """
     found = [(_place(problem, data), problem) for problem in error.errors()]
-    found = [(place, problem) for place, problem in found if not _entailed(place, problem, found, model)]
+    found = [
+        (place, problem) for place, problem in found if not _entailed(place, problem, found, model)
+    ]
     # An unknown key explains what else is missing or wrong, so it is told first.
     found.sort(key=lambda one: one[1]["type"] not in ("extra_forbidden", "invalid_key"))
     told: dict[str, str] = {}  # a place that may hold one of several things has an error for each
@@ -62,19 +75,27 @@ def _place(problem: Any, data: object) -> list[str | int]:
 
 
 def _has_item(node: object, part: object) -> bool:
-    return isinstance(node, Sequence) and not isinstance(node, str) and isinstance(part, int) and part < len(node)
+    return (
+        isinstance(node, Sequence)
+        and not isinstance(node, str)
+        and isinstance(part, int)
+        and part < len(node)
+    )
 
 
 def _entailed(place: list, problem: Any, found: list, model: type[BaseModel]) -> bool:
     """Whether a mistake is another one seen from elsewhere.
 
-    A key that is missing because it is misspelt; what is wrong inside a list, told once more as 'not one word'.
+    A key that is missing because it is misspelt; what is wrong inside a list, told once more as
+    'not one word'.
     """
     if problem["type"] == "missing":
         return any(
-            other["type"] == "extra_forbidden" and there[:-1] == place[:-1]
-            and _closest(there, model) == str(place[-1]) for there, other in found
-        )  # fmt: skip
+            other["type"] == "extra_forbidden"
+            and there[:-1] == place[:-1]
+            and _closest(there, model) == str(place[-1])
+            for there, other in found
+        )
     return any(len(there) > len(place) and there[: len(place)] == place for there, _ in found)
 
 
@@ -104,7 +125,10 @@ def _explain(place: list[str | int], problem: Any, model: type[BaseModel]) -> tu
     if kind in ("too_short", "string_too_short"):
         return f"{key} is empty" + ("; at least one is needed" if kind == "too_short" else ""), ""
     if kind == "string_too_long":
-        return f"{key}: expected at most {problem['ctx']['max_length']} characters, got {len(given)}", ""
+        return (
+            f"{key}: expected at most {problem['ctx']['max_length']} characters, got {len(given)}",
+            "",
+        )
     if kind == "value_error":
         return f"{key}: {problem['ctx']['error']}", ""
     if key == "capture.layers":
@@ -146,7 +170,9 @@ def name(place: Sequence[str | int]) -> str:
     >>> name(["prompt", 1, "messages", 0, "role"])
     'prompt[1].messages[0].role'
     """
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(
+        "."
+    )
 
 
 def shown(value: object) -> str:
@@ -158,9 +184,15 @@ def shown(value: object) -> str:
     if value is None:
         return "nothing"
     try:
-        text = repr(value) if isinstance(value, str) else yaml.safe_dump(
-            value, default_flow_style=True, width=1000, allow_unicode=True, sort_keys=False
-        ).removesuffix("\n").removesuffix("\n...")  # fmt: skip
+        text = (
+            repr(value)
+            if isinstance(value, str)
+            else yaml.safe_dump(
+                value, default_flow_style=True, width=1000, allow_unicode=True, sort_keys=False
+            )
+            .removesuffix("\n")
+            .removesuffix("\n...")
+        )
     except yaml.YAMLError:  # from Python, where a value may be anything
         text = repr(value)
     text = " ".join(text.split("\n"))

@@ -64,32 +64,52 @@ class Message(_Strict):
 
 
 #: Options of `apply_chat_template` that are alab's own business.
-_OURS = frozenset({
-    "conversation", "messages", "add_generation_prompt", "continue_final_message", "tokenize", "padding",
-    "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs",
-    "sanitize_control_tokens",
-})  # fmt: skip
+_OURS = frozenset(
+    {
+        "conversation",
+        "messages",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tokenize",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+        "sanitize_control_tokens",
+    }
+)
 
 
 class Prompt(_Strict):
     """A conversation to run, or a text."""
 
-    run_at_each_message: bool = Field(False, description="one run for each message prefix, instead of one run")
+    run_at_each_message: bool = Field(
+        False, description="one run for each message prefix, instead of one run"
+    )
     messages: Annotated[list[Message], Field(min_length=1)] | None = Field(
         None, description="the conversation, which the model's chat template renders"
     )
     text: Annotated[Text, StringConstraints(min_length=1)] | None = Field(
         None, description="a text instead of messages, read as it is, without a template"
     )
-    template: dict[str, Any] = Field({}, description="options for the chat template, such as enable_thinking: false")
-    add_generation_prompt: bool = Field(True, description="whether the header of the next reply is written")
+    template: dict[str, Any] = Field(
+        {}, description="options for the chat template, such as enable_thinking: false"
+    )
+    add_generation_prompt: bool = Field(
+        True, description="whether the header of the next reply is written"
+    )
 
     @field_validator("template")
     @classmethod
     def _options_of_the_template(cls, value: dict[str, Any]) -> dict[str, Any]:
         ours = sorted(_OURS & set(value))
         if ours == ["add_generation_prompt"]:
-            raise ValueError("add_generation_prompt is a key of prompt itself; write it beside template")
+            raise ValueError(
+                "add_generation_prompt is a key of prompt itself; write it beside template"
+            )
         if ours:
             raise ValueError(f"{ours[0]} is no option of the chat template, and alab sets it")
         return value
@@ -102,7 +122,9 @@ class Prompt(_Strict):
         alone = {"run_at_each_message": False, "template": {}, "add_generation_prompt": True}
         idle = [key for key, usual in alone.items() if getattr(self, key) != usual]
         if self.text is not None and idle:
-            raise ValueError(f"{idle[0]} is about messages; a text is read as it is, without a template")
+            raise ValueError(
+                f"{idle[0]} is about messages; a text is read as it is, without a template"
+            )
         return self
 
     @property
@@ -117,11 +139,17 @@ class Model(_Strict):
     """Which model, and how it computes."""
 
     id: str = Field(min_length=1, description="hub id, local directory, or package:NAME")
-    dtype: Dtype = Field("float16", description="precision to compute in; on a CPU float16 is computed in float32")
+    dtype: Dtype = Field(
+        "float16", description="precision to compute in; on a CPU float16 is computed in float32"
+    )
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     gguf_file: str | None = Field(None, description="file to dequantise, in the model's directory")
-    revision: str | None = Field(None, min_length=1, description="branch, tag or commit of a hub id")
-    adapter: str | None = Field(None, min_length=1, description="PEFT adapter to put on: directory or hub id")
+    revision: str | None = Field(
+        None, min_length=1, description="branch, tag or commit of a hub id"
+    )
+    adapter: str | None = Field(
+        None, min_length=1, description="PEFT adapter to put on: directory or hub id"
+    )
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
 
 
@@ -151,15 +179,25 @@ class Generation(_Strict):
 class Capture(_Strict):
     """Which tensors are kept, and in which precision."""
 
-    hidden_states: bool = Field(True, description="hidden_in, hidden_out, attn_out, mlp_down_out and embeddings")
-    states: bool = Field(True, description="last-token states, which comparisons read, also without hidden_states")
-    attention_weights: bool = Field(True, description="attention weights; needs the slower eager attention")
+    hidden_states: bool = Field(
+        True, description="hidden_in, hidden_out, attn_out, mlp_down_out and embeddings"
+    )
+    states: bool = Field(
+        True, description="last-token states, which comparisons read, also without hidden_states"
+    )
+    attention_weights: bool = Field(
+        True, description="attention weights; needs the slower eager attention"
+    )
     qkv: bool = Field(True, description="query, key and value projections")
     mlp: bool = Field(True, description="mlp_gate, mlp_up and mlp_down_in")
     logits: bool = True
     top_k_probs: Whole = Field(20, ge=0, description="most likely tokens kept per step")
-    layers: Literal["all"] | list[Whole] = Field("all", description="0-based; negative ones count from the end")
-    store_dtype: Dtype = Field("float16", description="precision that values are rounded to before they are written")
+    layers: Literal["all"] | list[Whole] = Field(
+        "all", description="0-based; negative ones count from the end"
+    )
+    store_dtype: Dtype = Field(
+        "float16", description="precision that values are rounded to before they are written"
+    )
 
     @model_validator(mode="after")
     def _some_layer(self):
@@ -205,7 +243,9 @@ class Scenario(_Strict):
     def _states_to_compare(cls, value: list, info: ValidationInfo) -> list:
         capture = info.data.get("capture")
         if value and capture and not capture.states:
-            raise ValueError("a reference is a state, and capture.states is false; leave out one of the two keys")
+            raise ValueError(
+                "a reference is a state, and capture.states is false; leave out one of the two keys"
+            )
         return value
 
     @model_validator(mode="after")
@@ -213,7 +253,9 @@ class Scenario(_Strict):
         """A label may have several examples; one that is there twice would count as two."""
         for i, reference in enumerate(self.reference_states):
             if reference in self.reference_states[:i]:
-                raise ValueError(f"reference_states has the label {reference.label!r} twice with the same messages")
+                raise ValueError(
+                    f"reference_states has the label {reference.label!r} twice with the same messages"
+                )
         return self
 
     def at_each_message(self) -> "list[Scenario]":
@@ -225,7 +267,12 @@ class Scenario(_Strict):
                 update={
                     "name": f"{self.name}-{'' if len(self.prompt) == 1 else f'p{i:02d}'}m{k:02d}",
                     "prompt": [
-                        prompt.model_copy(update={"messages": prompt.messages[: k + 1], "run_at_each_message": False})
+                        prompt.model_copy(
+                            update={
+                                "messages": prompt.messages[: k + 1],
+                                "run_at_each_message": False,
+                            }
+                        )
                     ],
                 }
             )
@@ -259,7 +306,9 @@ def load(path: Path | str) -> Scenario:
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
-        raise AlabError(f"there is no scenario file {path}", "Ready-made ones: alab demo", 2) from None
+        raise AlabError(
+            f"there is no scenario file {path}", "Ready-made ones: alab demo", 2
+        ) from None
     except OSError as error:
         raise AlabError(f"cannot read {path}: {error.strerror}", exit_code=2) from error
     except UnicodeDecodeError as error:
@@ -269,7 +318,10 @@ def load(path: Path | str) -> Scenario:
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise AlabError(f"{path}{where}: not valid YAML: {problem}", exit_code=2) from error
-    except (ValueError, RecursionError) as error:  # such as the 40th of a month, or a thousand brackets
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # such as the 40th of a month, or a thousand brackets
         problem = "nested too deeply" if isinstance(error, RecursionError) else error
         raise AlabError(f"{path}: not valid YAML: {problem}", exit_code=2) from error
     return parse(data, str(path))
@@ -279,7 +331,10 @@ def parse(data: object, source: str = "scenario") -> Scenario:
     """Check a scenario given as plain data, as `load` does; `source` names it in errors."""
     if not isinstance(data, dict):
         got = "a list" if isinstance(data, list) else shown(data)
-        raise AlabError(f"{source}: expected a mapping with the keys name, model and prompt, got {got}", exit_code=2)
+        raise AlabError(
+            f"{source}: expected a mapping with the keys name, model and prompt, got {got}",
+            exit_code=2,
+        )
     try:
         return Scenario.model_validate(data)
     except ValidationError as error:

@@ -32,8 +32,10 @@ def bare(loaded, plan, scenario, trees: bool) -> None:
     """
     import torch
 
-    from warehouse import generate, replies, sampler
-    from warehouse.chat import Chat
+    from warehouse.capture import replies
+    from warehouse.models import reader as generate
+    from warehouse.models import sampler
+    from warehouse.models.chat import Chat
 
     messages, rendered, snapshots = plan.prompts[0]
     chat = Chat(loaded.tokenizer)
@@ -44,7 +46,9 @@ def bare(loaded, plan, scenario, trees: bool) -> None:
         generated = [chooser.choose(logits[-1])]
         while len(generated) < scenario.generation.max_new_tokens:
             generated.append(chooser.choose(reader.read(generated[-1:])[-1]))
-        replied = rendered.ids + replies.continued(generated, chat.after_reply(messages) or [], set(), set())
+        replied = rendered.ids + replies.continued(
+            generated, chat.after_reply(messages) or [], set(), set()
+        )
         ends = [snapshot.ids for snapshot in snapshots] + [replied]
         unread = [ids for ids in reversed(ends) if ids != rendered.ids[: len(ids)]]
         for sequences in unread, [read.ids for _, _, read in plan.references]:
@@ -66,7 +70,9 @@ def obvious(loaded, plan, scenario, folder: Path) -> None:
     def forward(ids: list[int], cache=None):
         nonlocal count
         kept.clear()
-        output = loaded.model(torch.tensor([ids]), past_key_values=cache, use_cache=True, output_attentions=True)
+        output = loaded.model(
+            torch.tensor([ids]), past_key_values=cache, use_cache=True, output_attentions=True
+        )
         for i, weights in enumerate(output.attentions):
             kept[f"layer_{i:02d}/attn_weights"] = weights.numpy().astype(np.float16)
         kept["logits"] = output.logits.numpy().astype(np.float16)
@@ -78,7 +84,9 @@ def obvious(loaded, plan, scenario, folder: Path) -> None:
     for i, layer in enumerate(layers):
 
         def keep(module, args, out, i=i, name="hidden"):
-            kept[f"layer_{i:02d}/{name}"] = (out[0] if isinstance(out, tuple) else out).numpy().astype(np.float16)
+            kept[f"layer_{i:02d}/{name}"] = (
+                (out[0] if isinstance(out, tuple) else out).numpy().astype(np.float16)
+            )
             if name in ("hidden", "mlp_down_out"):
                 kept[f"layer_{i:02d}/{name}_in"] = args[0].numpy().astype(np.float16)
 
@@ -103,9 +111,13 @@ def obvious(loaded, plan, scenario, folder: Path) -> None:
 
 def worker(way: str, flags: dict, tokens: int, device: str) -> None:
     """Load the model, then run once per line on standard input and answer with one line of JSON."""
-    from warehouse import capture, catalog, models, plan, sites
     from warehouse import scenario as scenarios
-    from warehouse.lake import Lake
+    from warehouse.capture import conversation as capture
+    from warehouse.capture import plan
+    from warehouse.catalog import catalog
+    from warehouse.lake.lake import Lake
+    from warehouse.models import loading as models
+    from warehouse.models import sites
 
     data = scenarios.load(EMOTIONS).model_dump()
     data["generation"]["max_new_tokens"] = tokens
@@ -118,7 +130,9 @@ def worker(way: str, flags: dict, tokens: int, device: str) -> None:
     folder = Path(tempfile.mkdtemp(prefix=f"alab-bench-{way}-"))
     lake = Lake(folder / "lab")
     try:
-        if way == "capture":  # the first run of a warehouse also fills its catalog with the SQL library
+        if (
+            way == "capture"
+        ):  # the first run of a warehouse also fills its catalog with the SQL library
             catalog.sync(lake)
         before = _memory("VmRSS")  # the model is loaded
         print("ready", flush=True)
@@ -177,7 +191,15 @@ class Way:
         # As the command line does: threads that wait must not spin for long while the writer needs a core.
         waiting = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
         environment = os.environ | (waiting if way == "capture" else {})
-        arguments = [sys.executable, __file__, "--worker", way, json.dumps(flags), str(tokens), device]
+        arguments = [
+            sys.executable,
+            __file__,
+            "--worker",
+            way,
+            json.dumps(flags),
+            str(tokens),
+            device,
+        ]
         self.process = subprocess.Popen(
             arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -215,16 +237,22 @@ def compare(flags: dict, repeat: int, device: str = "cpu") -> tuple[Way, Way, fl
     for way in ways:
         way.close()
     model, full, trees = ([result["seconds"] for result in way.results] for way in ways)
-    ratios = [statistics.median(b / a for a, b in zip(of, full, strict=True)) for of in (model, trees)]
+    ratios = [
+        statistics.median(b / a for a, b in zip(of, full, strict=True)) for of in (model, trees)
+    ]
     return *ways[:2], *ratios
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--no-obvious", action="store_true", help="leave out the slow way (minutes, gigabytes)")
+    parser.add_argument(
+        "--no-obvious", action="store_true", help="leave out the slow way (minutes, gigabytes)"
+    )
     options = parser.parse_args()
-    print(f"Capture: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; medians\n")
+    print(
+        f"Capture: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; medians\n"
+    )
     print("| what | measured | target |\n| --- | --- | --- |")
     model, full, ratio, as_alab = compare(EVERYTHING, options.repeat)
     print(
@@ -246,7 +274,10 @@ def main() -> None:
         way = Way("capture", {"store_dtype": dtype})
         result = way.run()
         way.close()
-        print(f"| bytes a value, {dtype} | {result['bytes'] / result['values']:.2f} | {target} |", flush=True)
+        print(
+            f"| bytes a value, {dtype} | {result['bytes'] / result['values']:.2f} | {target} |",
+            flush=True,
+        )
     peaks = []
     for tokens in (20, 200):
         way = Way("capture", EVERYTHING, tokens)
@@ -254,7 +285,9 @@ def main() -> None:
         peaks.append(max(way.run()["memory"] for _ in range(3)))
         way.close()
     print(f"| memory over the loaded model | {max(peaks) / 1e9:.2f} GB | 1 GB |")
-    print(f"| memory, 200 new tokens over 20 | {peaks[1] / peaks[0]:.2f} | 0.9 to 1.1 |", flush=True)
+    print(
+        f"| memory, 200 new tokens over 20 | {peaks[1] / peaks[0]:.2f} | 0.9 to 1.1 |", flush=True
+    )
     if not options.no_obvious:
         way = Way("obvious", EVERYTHING)
         result = way.run()
@@ -270,7 +303,9 @@ def main() -> None:
 
     if torch.cuda.is_available():
         _, _, ratio, _ = compare(EVERYTHING, options.repeat, "cuda")
-        print(f"| everything on {torch.cuda.get_device_name()}, over the bare model | {ratio:.2f} | |")
+        print(
+            f"| everything on {torch.cuda.get_device_name()}, over the bare model | {ratio:.2f} | |"
+        )
     else:
         print("\nNo CUDA device here: its part was skipped.")
 

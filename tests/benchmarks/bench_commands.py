@@ -20,12 +20,23 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import synthetic
 from synthetic import Shape, make_run
 
-from warehouse import catalog, heatmap
-from warehouse.lake import Lake
+from warehouse.catalog import catalog
+from warehouse.lake.lake import Lake
+from warehouse.report import heatmap
 
-TINY = Shape(layers=1, steps=2, messages=2, labels=("joy",), activations=False, attention=False, outputs=False)
+TINY = Shape(
+    layers=1,
+    steps=2,
+    messages=2,
+    labels=("joy",),
+    activations=False,
+    attention=False,
+    outputs=False,
+)
 #: The embedded model's sizes with fewer layers: 654 prompt tokens, 49 decode steps.
-CONVERSATION = Shape(layers=8, width=576, heads=9, mlp=1536, vocab=49152, prompt_tokens=654, steps=50)
+CONVERSATION = Shape(
+    layers=8, width=576, heads=9, mlp=1536, vocab=49152, prompt_tokens=654, steps=50
+)
 
 
 def measure(warehouse: Path, *args: str) -> tuple[float, float, float]:
@@ -56,7 +67,12 @@ def copy(source: Path, target: Path) -> float:
 def in_real_groups(path: Path, schema, columns: dict, group: int = 64) -> None:
     """Write row groups as large as a capture's."""
     rows = {"activations": 128, "attention": 4096, "outputs": 20}
-    write(path, schema, columns, next((n for name, n in rows.items() if f"/{name}/" in path.as_posix()), group))
+    write(
+        path,
+        schema,
+        columns,
+        next((n for name, n in rows.items() if f"/{name}/" in path.as_posix()), group),
+    )
 
 
 def make_conversation(lake: Lake) -> None:
@@ -79,23 +95,33 @@ def main() -> None:
             make_run(many, f"scenario-{seed % 7}", TINY, seed)
         start = time.perf_counter()
         catalog.sync(many)
-        print(f"\n**A warehouse of {options.runs} runs**\n\n| command | wall s | CPU s |\n| --- | --- | --- |")
+        print(
+            f"\n**A warehouse of {options.runs} runs**\n\n| command | wall s | CPU s |\n| --- | --- | --- |"
+        )
         print(f"| registering all of them | {time.perf_counter() - start:.1f} | |")
         for args in (["--help"], ["runs"], ["du"], ["inspect", "latest"], ["check"]):
             wall, cpu, _ = min(measure(many.warehouse, *args) for _ in range(3))
             print(f"| alab {' '.join(args)} | {wall:.2f} | {cpu:.2f} |")
 
         big = Lake(root / "big")
-        maker = multiprocessing.Process(target=make_conversation, args=(big,))  # its memory would count as a child's
+        maker = multiprocessing.Process(
+            target=make_conversation, args=(big,)
+        )  # its memory would count as a child's
         maker.start()
         maker.join()
         (run_id,) = big.run_ids()
-        print("\n**A conversation of 654 tokens and 50 steps**\n\n| command | MB | wall s | MB/s | peak MB |")
+        print(
+            "\n**A conversation of 654 tokens and 50 steps**\n\n| command | MB | wall s | MB/s | peak MB |"
+        )
         print("| --- | --- | --- | --- | --- |")
         for fmt in ("npz", "safetensors", "parquet"):
-            wall, _, peak = measure(big.warehouse, "export", run_id, "--format", fmt, "-o", str(root / fmt))
+            wall, _, peak = measure(
+                big.warehouse, "export", run_id, "--format", fmt, "-o", str(root / fmt)
+            )
             size = sum(p.stat().st_size for p in (root / fmt).rglob("*") if p.is_file()) / 1e6
-            print(f"| alab export --format {fmt} | {size:.0f} | {wall:.1f} | {size / wall:.0f} | {peak:.0f} |")
+            print(
+                f"| alab export --format {fmt} | {size:.0f} | {wall:.1f} | {size / wall:.0f} | {peak:.0f} |"
+            )
         size = sum(p.stat().st_size for p in (root / "npz").rglob("*") if p.is_file()) / 1e6
         wall, _, peak = measure(root / "imported", "import", str(root / "npz"))
         print(f"| alab import | {size:.0f} | {wall:.1f} | {size / wall:.0f} | {peak:.0f} |")

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import torch
 
-from warehouse import catalog, heads, lens
-from warehouse.lake import Lake
-from warehouse.reading import Run
+from warehouse.catalog import catalog
+from warehouse.catalog.reading import Run
+from warehouse.lake.lake import Lake
+from warehouse.lens import head as heads
+from warehouse.lens import lens
 
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "emotions.yaml"
 
@@ -27,13 +29,17 @@ def seconds(call) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--warehouse", type=Path, help="one whose latest run is of the scenario; else it is captured")
+    parser.add_argument(
+        "--warehouse",
+        type=Path,
+        help="one whose latest run is of the scenario; else it is captured",
+    )
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake(options.warehouse or folder)
         if options.warehouse is None:
-            from warehouse.order import capture_files
+            from warehouse.capture.runs import capture_files
 
             list(capture_files([SCENARIO], lake.warehouse))
         first = seconds(lambda: lens.logit_lens(lake, "latest"))
@@ -45,13 +51,17 @@ def main() -> None:
             head = heads.kept(lake, row["model_id"])
             places = lens._places(run, None, "last")
             width = head.unembedding.shape[1]
-            streams = lens.residual_streams(db, run.run_id, "hidden_out", run.layers(), places, width)
+            streams = lens.residual_streams(
+                db, run.run_id, "hidden_out", run.layers(), places, width
+            )
             rows = head.normed(streams.reshape(-1, streams.shape[-1]))
             product = torch.empty(len(rows), len(head.unembedding))
             bare, whole, reading = [], [], []
             for _ in range(options.rounds):
                 bare.append(seconds(lambda: torch.mm(rows, head.unembedding.T, out=product)))
-                whole.append(seconds(lambda: list(lens.tables(run, head, places, "hidden_out", 10))))
+                whole.append(
+                    seconds(lambda: list(lens.tables(run, head, places, "hidden_out", 10)))
+                )
                 reading.append(seconds(lambda: lens.residual_streams(
                     db, run.run_id, "hidden_out", run.layers(), places, width)))  # fmt: skip
     ratios = sorted(a / b for a, b in zip(whole, bare, strict=True))

@@ -25,12 +25,22 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import browser
 from synthetic import ROLES, Shape
 
-from warehouse import catalog, lake, page
-from warehouse.report import write_report
+from warehouse.catalog import catalog
+from warehouse.lake import lake
+from warehouse.report import page
+from warehouse.report.write import write_report
 
 SITES = lake.STATE_SITES
 METRICS = ("cosine", "mae", "jaccard")
-SMALL = {"layers": 30, "width": 576, "heads": 9, "mlp": 1536, "attention": False, "outputs": False, "sites": SITES}
+SMALL = {
+    "layers": 30,
+    "width": 576,
+    "heads": 9,
+    "mlp": 1536,
+    "attention": False,
+    "outputs": False,
+    "sites": SITES,
+}
 
 
 def top(vector: np.ndarray) -> set:
@@ -41,7 +51,11 @@ def compare(a: np.ndarray, b: np.ndarray) -> dict:
     """The three metrics of two vectors, as one would write them first."""
     cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
     one, other = top(a), top(b)
-    return {"cosine": cosine, "mae": float(np.abs(a - b).mean()), "jaccard": len(one & other) / len(one | other)}
+    return {
+        "cosine": cosine,
+        "mae": float(np.abs(a - b).mean()),
+        "jaccard": len(one & other) / len(one | other),
+    }
 
 
 def load(target: lake.Lake, run_id: str) -> dict:
@@ -49,7 +63,10 @@ def load(target: lake.Lake, run_id: str) -> dict:
     table = pq.read_table(target.dataset("states", run_id) / "part-0.parquet", partitioning=None)
     width = len(table["vector"][0])
     values = table["vector"].combine_chunks().values.to_numpy().reshape(-1, width)
-    keys = zip(*(table[name].to_pylist() for name in ("state", "state_index", "layer", "site")), strict=True)
+    keys = zip(
+        *(table[name].to_pylist() for name in ("state", "state_index", "layer", "site")),
+        strict=True,
+    )
     return dict(zip(keys, values, strict=True))
 
 
@@ -70,7 +87,8 @@ def means(rows: list[dict], keys: tuple, values: tuple) -> list[dict]:
     for row in rows:
         groups[tuple(row[key] for key in keys)].append(row)
     return [
-        dict(zip(keys, group, strict=True)) | {name: float(np.mean([row[name] for row in some])) for name in values}
+        dict(zip(keys, group, strict=True))
+        | {name: float(np.mean([row[name] for row in some])) for name in values}
         for group, some in groups.items()
     ]
 
@@ -92,14 +110,16 @@ def numpy_run(states: dict, shape: Shape, charts: Inline) -> None:
     role_of = {k: ROLES[0] if k == 0 else ROLES[1 + (k + 1) % 2] for k in range(shape.messages + 1)}
     for site in SITES:
         rows = [
-            {"layer": n, "site": site} | compare(states["initial", 0, n, site], states["final", last, n, site])
+            {"layer": n, "site": site}
+            | compare(states["initial", 0, n, site], states["final", last, n, site])
             for n in layers
         ]
         summary(rows)
         for _ in METRICS:
             charts.add(rows)
         centre = [
-            np.mean([states["reference", i, n, site] for i in range(len(shape.labels))], axis=0) for n in layers
+            np.mean([states["reference", i, n, site] for i in range(len(shape.labels))], axis=0)
+            for n in layers
         ]
         everything = []
         for message, role in role_of.items():
@@ -109,7 +129,13 @@ def numpy_run(states: dict, shape: Shape, charts: Inline) -> None:
                     a, b = states["snapshot", message, n, site], states["reference", i, n, site]
                     x, y = a - centre[n], b - centre[n]
                     centred = float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
-                    where = {"message": message, "role": role, "label": label, "site": site, "layer": n}
+                    where = {
+                        "message": message,
+                        "role": role,
+                        "label": label,
+                        "site": site,
+                        "layer": n,
+                    }
                     rows.append(where | {"centred": centred} | compare(a, b))
             everything += rows
             for _ in METRICS:
@@ -117,7 +143,11 @@ def numpy_run(states: dict, shape: Shape, charts: Inline) -> None:
         turns = [row for row in everything if row["message"] < shape.messages]
         for _ in METRICS:  # a role's messages against each reference, user and assistant
             for role in ("user", "assistant"):
-                charts.add(means([row for row in turns if row["role"] == role], ("label", "layer"), METRICS))
+                charts.add(
+                    means(
+                        [row for row in turns if row["role"] == role], ("label", "layer"), METRICS
+                    )
+                )
         by_message = means(everything, ("message", "role", "label"), (*METRICS, "centred"))
         for _ in METRICS:
             charts.add(by_message)  # lines over the messages
@@ -161,7 +191,8 @@ def numpy_pair(a: dict, b: dict, shape: Shape) -> list[dict]:
     for state, at in (("initial", 0), ("final", shape.steps - 1)):
         for site in SITES:
             some = [
-                {"state": state, "site": site, "layer": n} | compare(a[state, at, n, site], b[state, at, n, site])
+                {"state": state, "site": site, "layer": n}
+                | compare(a[state, at, n, site], b[state, at, n, site])
                 for n in range(shape.layers)
             ]
             summary(some)
@@ -217,10 +248,16 @@ def in_browser(path: Path) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--share", type=int, default=20, help="time the numpy way on one run in so many")
-    parser.add_argument("--browser", action=argparse.BooleanOptionalAction, default=browser.executable() is not None)
+    parser.add_argument(
+        "--share", type=int, default=20, help="time the numpy way on one run in so many"
+    )
+    parser.add_argument(
+        "--browser", action=argparse.BooleanOptionalAction, default=browser.executable() is not None
+    )
     options = parser.parse_args()
     page.vega()  # bundled once per installation, not per report
     lines = ["| what | report | numpy, inline charts | ratio |", "|---|---|---|---|"]
@@ -230,11 +267,15 @@ def main() -> None:
             f"{options.runs} runs, 8 messages": (options.runs, Shape(**SMALL, messages=8)),
         }
         for name, (count, shape) in cases.items():
-            target = make_lake(Path(folder) / str(count), count, shape, with_activations=int(count == 1))
+            target = make_lake(
+                Path(folder) / str(count), count, shape, with_activations=int(count == 1)
+            )
             catalog.sync(target)
             out = Path(folder) / f"{count}.html"
             seconds, size = ours(target, out)
-            slow, big = other_way(target, target.run_ids(), shape, options.share if count > 1 else 1)
+            slow, big = other_way(
+                target, target.run_ids(), shape, options.share if count > 1 else 1
+            )
             lines += [
                 f"| {name}: seconds | {seconds:.1f} | {slow:.1f} | {slow / seconds:.1f} |",
                 f"| {name}: megabytes | {size:.2f} | {big:.1f} | {big / size:.0f} |",
@@ -246,7 +287,9 @@ def main() -> None:
                     f"| {name}: heap at first, and with ten runs drawn, MB | {before:.0f}, {after:.0f} | | |",
                 ]
     print("\n".join(lines))
-    print(f"\npeak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+    print(
+        f"\npeak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"
+    )
 
 
 if __name__ == "__main__":

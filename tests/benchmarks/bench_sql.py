@@ -21,7 +21,8 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).parent))
 from synthetic_lake import FULL, make_lake, vectors
 
-from warehouse import catalog, parquet
+from warehouse.catalog import catalog
+from warehouse.lake import schemas as parquet
 
 WIDTH, TOP = FULL.width, FULL.width // 100
 
@@ -50,7 +51,11 @@ def seconds(function: Callable, repeat: int = 3) -> float:
 
 
 def row(*cells) -> None:
-    print("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells) + " |")
+    print(
+        "| "
+        + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells)
+        + " |"
+    )
 
 
 def table(title: str, *names: str) -> None:
@@ -66,13 +71,18 @@ def pairs(folder: Path, n: int, threads: int) -> None:
     rng = np.random.default_rng(0)
     a = rng.standard_normal((n, WIDTH), "f4").astype("f2").astype("f4")
     b = (0.7 * a + 0.7 * rng.standard_normal((n, WIDTH), "f4")).astype("f2").astype("f4")
-    schema = pa.schema([pa.field("id", pa.int64(), False), *(pa.field(x, parquet.vector(WIDTH)) for x in "ab")])
+    schema = pa.schema(
+        [pa.field("id", pa.int64(), False), *(pa.field(x, parquet.vector(WIDTH)) for x in "ab")]
+    )
     with parquet.open_parquet(folder / "pairs.parquet", schema) as writer:
         columns = [pa.array(range(n)), vectors(a), vectors(b)]
         writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=512)
     lake = make_lake(folder / "small", 1, distinct=1, only_ends=True)
     sample = range(min(n, 2000))
-    numpy = [seconds(lambda f=f: [f(a[i], b[i]) for i in sample], 1) / len(sample) for f in (cosine, mae, jaccard)]
+    numpy = [
+        seconds(lambda f=f: [f(a[i], b[i]) for i in sample], 1) / len(sample)
+        for f in (cosine, mae, jaccard)
+    ]
     with catalog.connect(lake) as db:
         db.execute(f"SET threads = {threads}")
         db.execute(f"CREATE TEMP VIEW mine AS FROM read_parquet('{folder}/pairs.parquet')")
@@ -97,11 +107,16 @@ def inter_run(folder: Path, sizes: list[int], threads: int) -> None:
         with catalog.connect(lake) as db:
             db.execute(f"SET threads = {threads}")
             db.execute("SET memory_limit = '4GB'")
-            states = db.execute("SELECT vector FROM states WHERE site = 'hidden_out' AND layer = 1").fetchall()
+            states = db.execute(
+                "SELECT vector FROM states WHERE site = 'hidden_out' AND layer = 1"
+            ).fetchall()
             states = np.array([vector for (vector,) in states], "f4")
             some = list(combinations(range(len(states)), 2))[:1000]
             before = [numpy_pairs(states, some)]
-            took = seconds(lambda: db.execute("FROM inter_run_all_summary()").fetchnumpy(), 1 if runs > 50 else 2)
+            took = seconds(
+                lambda: db.execute("FROM inter_run_all_summary()").fetchnumpy(),
+                1 if runs > 50 else 2,
+            )
             before.append(numpy_pairs(states, some))
         spent.append((n, took))
         row(runs, f"{n:,}", took, took / n * 1e6, statistics.mean(before) * 1e6,
@@ -114,7 +129,9 @@ def inter_run(folder: Path, sizes: list[int], threads: int) -> None:
 
 def numpy_pairs(states: np.ndarray, some: list) -> float:
     """Seconds that the three functions take for one pair."""
-    return seconds(lambda: [f(states[i], states[j]) for i, j in some for f in (cosine, mae, jaccard)], 1) / len(some)
+    return seconds(
+        lambda: [f(states[i], states[j]) for i, j in some for f in (cosine, mae, jaccard)], 1
+    ) / len(some)
 
 
 def one_run(folder: Path, few: int, many: int, threads: int) -> None:
@@ -158,7 +175,9 @@ def main() -> None:
     quick, threads = arguments.quick, arguments.threads
     parts = {
         "pairs": lambda folder: pairs(folder, 2_000 if quick else 20_000, threads),
-        "inter_run": lambda folder: inter_run(folder, [5, 10, 20] if quick else [10, 30, 100], threads),
+        "inter_run": lambda folder: inter_run(
+            folder, [5, 10, 20] if quick else [10, 30, 100], threads
+        ),
         "one_run": lambda folder: one_run(folder, 10, 100 if quick else 1_000, threads),
     }
     print(f"duckdb {duckdb.__version__}, numpy {np.__version__}, {threads} threads")

@@ -16,7 +16,7 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).parent))
 from bench_sql import cosine, jaccard, mae
 
-from warehouse import sqldoc
+from warehouse.catalog import sqldoc
 
 ROUNDS = 3
 
@@ -35,7 +35,10 @@ def connect(a: np.ndarray, b: np.ndarray) -> duckdb.DuckDBPyConnection:
     for item in sqldoc.library():
         if item.file in ("macros/vector.sql", "views/pairs.sql", "analyses/pairs.sql"):
             db.execute(item.statement)
-    lists = [pa.ListArray.from_arrays(np.arange(len(x) + 1) * x.shape[1], pa.array(x.reshape(-1))) for x in (a, b)]
+    lists = [
+        pa.ListArray.from_arrays(np.arange(len(x) + 1) * x.shape[1], pa.array(x.reshape(-1)))
+        for x in (a, b)
+    ]
     db.register("arrow", pa.table({"id": np.arange(len(a)), "a": lists[0], "b": lists[1]}))
     db.execute("CREATE TABLE pairs AS FROM arrow")
     return db
@@ -49,11 +52,15 @@ def main() -> None:
     a, b = vectors(arguments.pairs, arguments.width)
     db = connect(a, b)
     ways: dict[str, Callable] = {
-        "numpy": lambda: [f(x, y) for x, y in zip(a, b, strict=True) for f in (cosine, mae, jaccard)],
+        "numpy": lambda: [
+            f(x, y) for x, y in zip(a, b, strict=True) for f in (cosine, mae, jaccard)
+        ],
         "`cosine`": lambda: db.execute("SELECT sum(cosine(a, b)) FROM pairs").fetchall(),
         "`mae`": lambda: db.execute("SELECT sum(mae(a, b)) FROM pairs").fetchall(),
         "`top_jaccard`": lambda: db.execute("SELECT sum(top_jaccard(a, b)) FROM pairs").fetchall(),
-        "`compare_pairs`": lambda: db.execute("SELECT count(jaccard) FROM compare_pairs('pairs')").fetchall(),
+        "`compare_pairs`": lambda: db.execute(
+            "SELECT count(jaccard) FROM compare_pairs('pairs')"
+        ).fetchall(),
     }
     took = dict.fromkeys(ways, float("inf"))
     for _ in range(ROUNDS):

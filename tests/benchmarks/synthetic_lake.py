@@ -17,7 +17,8 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from synthetic import Shape, metadata, vectors, write
 
-from warehouse import lake, parquet
+from warehouse.lake import lake
+from warehouse.lake import schemas as parquet
 
 FULL = Shape(
     layers=36, width=2048, heads=16, mlp=8192, messages=8, prompt_tokens=64, steps=16,
@@ -29,7 +30,9 @@ def common(shape: Shape) -> np.ndarray:
     """What all states share: (layers, sites, width), a few dimensions of it large."""
     rng = np.random.default_rng(0)
     size = (shape.layers, len(lake.STATE_SITES), shape.width)
-    return (rng.standard_normal(size, "f4") * np.exp(1.2 * rng.standard_normal(size, "f4"))).astype("f4")
+    return (rng.standard_normal(size, "f4") * np.exp(1.2 * rng.standard_normal(size, "f4"))).astype(
+        "f4"
+    )
 
 
 def write_states(path: Path, shape: Shape, base: np.ndarray, seed: int, only_ends: bool) -> None:
@@ -44,7 +47,9 @@ def write_states(path: Path, shape: Shape, base: np.ndarray, seed: int, only_end
     per = shape.layers * len(lake.STATE_SITES)
     columns = {name: np.repeat([s[i] for s in states], per).tolist()
                for i, name in enumerate(("prompt_id", "state", "state_index", "label"))}  # fmt: skip
-    columns["layer"] = np.tile(np.repeat(np.arange(shape.layers), len(lake.STATE_SITES)), len(states))
+    columns["layer"] = np.tile(
+        np.repeat(np.arange(shape.layers), len(lake.STATE_SITES)), len(states)
+    )
     columns["site"] = list(lake.STATE_SITES) * (shape.layers * len(states))
     write(path, parquet.state_schema(shape.width), columns | {"vector": vectors(values)}, per)
 
@@ -60,7 +65,9 @@ def write_activations(staged: lake.StagedRun, shape: Shape, seed: int) -> None:
     for layer in range(shape.layers):
         tensors = {s: vectors(rng.standard_normal((sequence, shape.width), "f4").astype("f2").astype("f4"))
                    for s in lake.STATE_SITES}  # fmt: skip
-        path = staged.path("activations", f"steps=0-{shape.steps - 1}", f"layer={layer:02d}", "part-0.parquet")
+        path = staged.path(
+            "activations", f"steps=0-{shape.steps - 1}", f"layer={layer:02d}", "part-0.parquet"
+        )
         write(path, parquet.activation_schema(widths), columns | tensors, 8)
 
 
@@ -89,7 +96,9 @@ def make_lake(
             if number == 0:
                 write_activations(staged, shape, seed=number)
             else:
-                for path in sorted(target.dataset("activations", first[0].run_id).rglob("*.parquet")):
+                for path in sorted(
+                    target.dataset("activations", first[0].run_id).rglob("*.parquet")
+                ):
                     copy = staged.path("activations", *path.relative_to(path.parents[2]).parts)
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     copy.hardlink_to(path)

@@ -28,8 +28,13 @@ import tiny  # noqa: E402
 from bench_capture import bare  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
 
-from warehouse import capture, catalog, models, plan, scenario, sites  # noqa: E402
-from warehouse.lake import Lake  # noqa: E402
+from warehouse import scenario  # noqa: E402
+from warehouse.capture import conversation as capture
+from warehouse.capture import plan
+from warehouse.catalog import catalog
+from warehouse.lake.lake import Lake  # noqa: E402
+from warehouse.models import loading as models
+from warehouse.models import sites
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FAMILIES = ("llama", "qwen3", "gemma2", "gpt2", "falcon", "phi3", "mixtral", "qwen3_next")
@@ -77,7 +82,9 @@ def big(small: bool) -> torch.nn.Module:
     )  # fmt: skip
     torch.manual_seed(0)
     with torch.device(DEVICE):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="eager")
+        return AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, attn_implementation="eager"
+        )
 
 
 def check_family(family: str, dtype: str, folder: Path) -> None:
@@ -88,15 +95,30 @@ def check_family(family: str, dtype: str, folder: Path) -> None:
     lake = Lake(folder / f"{family.replace(':', '-')}-{dtype}")
     capture.capture_one(wanted, model, found, lake)
     with catalog.connect(lake) as db:
-        ids = [i for (i,) in db.execute("SELECT token_id FROM tokens WHERE step = 0 ORDER BY position").fetchall()]
-        generated = [i for (i,) in db.execute("SELECT generated_token_id FROM steps ORDER BY step").fetchall()]
-        errors = db.execute("SELECT max(residual_error), max(continuity_error) FROM layers").fetchone()
+        ids = [
+            i
+            for (i,) in db.execute(
+                "SELECT token_id FROM tokens WHERE step = 0 ORDER BY position"
+            ).fetchall()
+        ]
+        generated = [
+            i
+            for (i,) in db.execute("SELECT generated_token_id FROM steps ORDER BY step").fetchall()
+        ]
+        errors = db.execute(
+            "SELECT max(residual_error), max(continuity_error) FROM layers"
+        ).fetchone()
         stored = dict(db.execute("SELECT layer, list(hidden_out ORDER BY position) FROM activations WHERE step = 0 "
                                  "GROUP BY layer").fetchall())  # fmt: skip
     outputs, logits = passes(model.model, found, ids, generated)
     same = [torch.equal(torch.tensor(stored[n]), outputs[n].float().cpu()) for n in stored]
     with catalog.connect(lake) as db:
-        kept = torch.tensor([row for (row,) in db.execute("SELECT logits FROM outputs ORDER BY position").fetchall()])
+        kept = torch.tensor(
+            [
+                row
+                for (row,) in db.execute("SELECT logits FROM outputs ORDER BY position").fetchall()
+            ]
+        )
     rounding = 8 * torch.finfo(getattr(torch, dtype)).eps
     tell(
         f"{family} {dtype}", all(same) and torch.equal(kept, logits) and (errors[0] or 0) <= rounding and not errors[1],
@@ -104,17 +126,24 @@ def check_family(family: str, dtype: str, folder: Path) -> None:
     )  # fmt: skip
 
 
-def passes(model, found, ids: list[int], generated: list[int]) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+def passes(
+    model, found, ids: list[int], generated: list[int]
+) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
     """What each layer gave in the prefill, and the logits of every token, by the passes that a capture makes."""
     outputs: dict[int, torch.Tensor] = {}
 
     def keep(layer: int):
         def hook(module, args, output) -> None:
-            outputs[layer] = (output[0] if isinstance(output, tuple) else output).reshape(len(ids), -1)
+            outputs[layer] = (output[0] if isinstance(output, tuple) else output).reshape(
+                len(ids), -1
+            )
 
         return hook
 
-    handles = [model.get_submodule(one.module).register_forward_hook(keep(n)) for n, one in enumerate(found.layers)]
+    handles = [
+        model.get_submodule(one.module).register_forward_hook(keep(n))
+        for n, one in enumerate(found.layers)
+    ]
     with torch.inference_mode():
         output = model(torch.tensor([ids], device=DEVICE), use_cache=True)
         for handle in handles:
@@ -145,14 +174,23 @@ def check_states(model: models.Loaded, lake: Lake, run_id: str) -> None:
             worst = max(worst, float((vector - own).norm() / own.norm()))
     eps = torch.finfo(model.model.dtype).eps
     tell(
-        "references read together are those read alone", worst < 40 * eps, f"largest relative difference {worst:.1e}"
+        "references read together are those read alone",
+        worst < 40 * eps,
+        f"largest relative difference {worst:.1e}",
     )
 
 
 def measure(model: models.Loaded, small: bool, folder: Path) -> None:
     """Capture over the bare model that makes the same passes, each the median of three after one to warm up."""
     for name, flags in (("everything", EVERYTHING), ("residual stream only", RESIDUAL_ONLY)):
-        wanted = talk(4 if small else 20, 4 if small else 14, 8 if small else 50, "bfloat16", model.dtype, **flags)
+        wanted = talk(
+            4 if small else 20,
+            4 if small else 14,
+            8 if small else 50,
+            "bfloat16",
+            model.dtype,
+            **flags,
+        )
         found = sites.discover(model.model)
         planned = plan.make_plan(wanted, model, found)
         lake = Lake(folder / name.split()[0])
@@ -171,7 +209,9 @@ def measure(model: models.Loaded, small: bool, folder: Path) -> None:
                     times[way].append(time.perf_counter() - start)
         bare_s, capture_s = (statistics.median(times[way]) for way in times)
         tokens = len(planned.prompts[0][1].ids)
-        size = sum(path.stat().st_size for path in lake.root.glob(f"[!.]*/run={run_id}/**/*.parquet"))
+        size = sum(
+            path.stat().st_size for path in lake.root.glob(f"[!.]*/run={run_id}/**/*.parquet")
+        )
         print(
             f"    {name}: {capture_s / bare_s:.2f} times the bare model ({capture_s:.2f} s over {bare_s:.2f} s; "
             f"{tokens} tokens, {wanted.generation.max_new_tokens} new, {size / 1e6:.0f} MB a run)", flush=True,
@@ -182,9 +222,15 @@ def measure(model: models.Loaded, small: bool, folder: Path) -> None:
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--small", action="store_true", help="a small model, as on a machine without a GPU")
+    options.add_argument(
+        "--small", action="store_true", help="a small model, as on a machine without a GPU"
+    )
     small = options.parse_args().small or DEVICE == "cpu"
-    card = torch.cuda.get_device_name(0) if DEVICE == "cuda" else "no CUDA device: the CPU, with a small model"
+    card = (
+        torch.cuda.get_device_name(0)
+        if DEVICE == "cuda"
+        else "no CUDA device: the CPU, with a small model"
+    )
     print(f"{card}, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -199,7 +245,9 @@ def main() -> int:
         print(f"    a random llama of {count / 1e9:.2f} billion parameters, bfloat16")
         measure(model, small, folder)
         if DEVICE == "cuda":
-            print(f"    most memory on the device: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
+            print(
+                f"    most memory on the device: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
+            )
     print(f"{len(failures)} failed" if failures else "all right")
     return bool(failures)
 

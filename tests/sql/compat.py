@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from warehouse import sqldoc  # which imports no library
+from warehouse.catalog import sqldoc  # which imports no library
 
 
 def examples() -> list[tuple[str, str]]:

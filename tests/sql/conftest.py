@@ -5,8 +5,8 @@ import pytest
 from labs import Lab
 from synthetic import Shape, make_run
 
-from warehouse import catalog
-from warehouse.lake import Lake
+from warehouse.catalog import catalog
+from warehouse.lake.lake import Lake
 
 WIDE = Shape(width=128, mlp=160, layers=4)
 
@@ -20,8 +20,12 @@ def lab(tmp_path_factory):
         "two": make_run(lake, "two", WIDE, seed=2),
         "narrow": make_run(lake, "narrow", Shape(width=12, layers=4), seed=3),
         "shallow": make_run(lake, "shallow", Shape(width=128, layers=2), seed=4),
-        "bare": make_run(lake, "bare", Shape(activations=False, attention=False, outputs=False), seed=5),
-        "no_sites": make_run(lake, "no_sites", Shape(sites=("hidden_out",), attention=False), seed=6),
+        "bare": make_run(
+            lake, "bare", Shape(activations=False, attention=False, outputs=False), seed=5
+        ),
+        "no_sites": make_run(
+            lake, "no_sites", Shape(sites=("hidden_out",), attention=False), seed=6
+        ),
     }
     catalog.sync(lake)
     with catalog.connect(lake) as db:
@@ -36,7 +40,11 @@ class Runs(Lab):
         return {tuple(r[k] for k in keys): np.array(r["vector"]) for r in rows}
 
     def ends(self, run: str) -> dict:
-        return {(key[1], key[5], key[4]): v for key, v in self.states(run).items() if key[1] in ("initial", "final")}
+        return {
+            (key[1], key[5], key[4]): v
+            for key, v in self.states(run).items()
+            if key[1] in ("initial", "final")
+        }
 
     def tensors(self, run: str, site: str) -> dict:
         rows = self.rows(f"FROM tensor_of(${run}, '{site}')")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from reference import cka, cosine, jaccard, mae, same, unbiased_cka
 
-from warehouse import catalog
-from warehouse.lake import STATE_SITES
+from warehouse.catalog import catalog
+from warehouse.lake.lake import STATE_SITES
 
 
 def check_scores(row, a, b):
@@ -25,16 +25,22 @@ def check_summary(row, rows):
         same(row[f"{name}_std"], values.std())
         same(row[f"{name}_median"], np.median(values))
         same(row[f"{name}_{end}"], extreme(values))
-        assert row[f"{name}_{end}_layer"] == min(r["layer"] for r in rows if r[name] == row[f"{name}_{end}"])
+        assert row[f"{name}_{end}_layer"] == min(
+            r["layer"] for r in rows if r[name] == row[f"{name}_{end}"]
+        )
     assert row["layers"] == len(rows)
 
 
 @pytest.mark.parametrize("run", ["one", "narrow"])
 def test_intra_run(lab, run):
     ends, rows = lab.ends(run), lab.rows(f"FROM intra_run(${run})")
-    assert [(r["site"], r["layer"]) for r in rows] == sorted((s, n) for s in STATE_SITES for n in range(4))
+    assert [(r["site"], r["layer"]) for r in rows] == sorted(
+        (s, n) for s in STATE_SITES for n in range(4)
+    )
     for r in rows:
-        check_scores(r, ends["initial", r["site"], r["layer"]], ends["final", r["site"], r["layer"]])
+        check_scores(
+            r, ends["initial", r["site"], r["layer"]], ends["final", r["site"], r["layer"]]
+        )
     for line in lab.rows(f"FROM intra_run_summary(${run})"):
         check_summary(line, [r for r in rows if r["site"] == line["site"]])
 
@@ -48,7 +54,9 @@ def test_inter_run(lab):
         key = r["state"], r["site"], r["layer"]
         check_scores(r, one[key], two[key])
     for line in lab.rows("FROM inter_run_summary($two, $one)"):
-        check_summary(line, [r for r in rows if (r["site"], r["state"]) == (line["site"], line["state"])])
+        check_summary(
+            line, [r for r in rows if (r["site"], r["state"]) == (line["site"], line["state"])]
+        )
     assert lab.rows("FROM inter_run($one, $one)") == []
 
 
@@ -62,7 +70,9 @@ def test_inter_run_all_leaves_out_what_does_not_compare(lab):
     why = {(p["run_a"], p["run_b"]): p["reason"] for p in pairs}
     assert why[lab.ids["one"], lab.ids["narrow"]] == "the vectors are 128 and 12 wide"
     assert why[lab.ids["one"], lab.ids["shallow"]] == "the models have 4 and 2 layers"
-    by_key = {(r["state"], r["site"], r["layer"]): r for r in lab.rows("FROM inter_run($one, $two)")}
+    by_key = {
+        (r["state"], r["site"], r["layer"]): r for r in lab.rows("FROM inter_run($one, $two)")
+    }
     ours = [r for r in every if (r["run_a"], r["run_b"]) == (lab.ids["one"], lab.ids["two"])]
     assert {(r["state"], r["site"], r["layer"]): r for r in ours} == by_key
     for line in lab.rows("FROM inter_run_all_summary()"):
@@ -71,13 +81,19 @@ def test_inter_run_all_leaves_out_what_does_not_compare(lab):
 
 
 def centred(states, label, site, layer, vector):
-    references = [v for key, v in states.items() if key[1] == "reference" and key[4:] == (layer, site)]
+    references = [
+        v for key, v in states.items() if key[1] == "reference" and key[4:] == (layer, site)
+    ]
     mean = np.mean(references, axis=0)
     return cosine(vector - mean, reference(states, label, site, layer) - mean)
 
 
 def reference(states, label, site, layer):
-    return next(v for k, v in states.items() if k[1] == "reference" and k[3] == label and k[4:] == (layer, site))
+    return next(
+        v
+        for k, v in states.items()
+        if k[1] == "reference" and k[3] == label and k[4:] == (layer, site)
+    )
 
 
 def test_snapshots_against_references(lab):
@@ -119,7 +135,13 @@ def test_averages_over_turns_leave_the_reply_out(lab):
     expected = groups(turns, "label", "site")
     for r in lab.rows("FROM reference_summary($one)"):
         values = [x["cosine"] for x in expected[r["label"], r["site"]]]
-        for name, function in (("mean", np.mean), ("std", np.std), ("median", np.median), ("min", min), ("max", max)):
+        for name, function in (
+            ("mean", np.mean),
+            ("std", np.std),
+            ("median", np.median),
+            ("min", min),
+            ("max", max),
+        ):
             same(r[f"cosine_{name}"], function(values))
         same(r["mae_mean"], mean(expected[r["label"], r["site"]], "mae"))
         same(r["jaccard_mean"], mean(expected[r["label"], r["site"]], "jaccard"))
@@ -130,7 +152,9 @@ def test_reference_shift(lab):
     rows = lab.rows("FROM reference_shift($one)")
     assert len(rows) == 4 * 6 * 3
     for site in STATE_SITES:
-        table = np.array([[mean(cosines[site, k, label]) for label in ("calm", "fear", "joy")] for k in range(6)])
+        table = np.array(
+            [[mean(cosines[site, k, label]) for label in ("calm", "fear", "joy")] for k in range(6)]
+        )
         expected = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
         found = [r["shift"] for r in rows if r["site"] == site]
         assert found == pytest.approx(expected.reshape(-1).tolist(), abs=1e-7)
@@ -160,7 +184,10 @@ def test_what_references_tell(lab, centered):
     assert {r["message_index"] for r in fade if r["origin"] == 3} == {3, 4, 5}
     for r in fade:
         same(r["cosine"], mean(over_layers[r["site"], r["message_index"], r["label"]]))
-        best = max(("joy", "fear", "calm"), key=lambda name: mean(over_layers[r["site"], r["origin"], name]))
+        best = max(
+            ("joy", "fear", "calm"),
+            key=lambda name: mean(over_layers[r["site"], r["origin"], name]),
+        )
         assert (r["label"], r["turns_since"]) == (best, r["message_index"] - r["origin"])
 
 
@@ -196,7 +223,10 @@ def test_residual_decomposition_falls_back_on_the_states(lab):
     rows = lab.rows("FROM residual_decomposition($bare)")
     assert sorted({r["step"] for r in rows}) == [0, 3]
     for r in rows:
-        same(r["norm_attn_out"], np.linalg.norm(ends["final" if r["step"] else "initial", "attn_out", r["layer"]]))
+        same(
+            r["norm_attn_out"],
+            np.linalg.norm(ends["final" if r["step"] else "initial", "attn_out", r["layer"]]),
+        )
 
 
 def test_cross_layer_cosine(lab):
@@ -214,7 +244,9 @@ def test_neuron_trajectory(lab):
     for r in rows:
         assert r["value"] == act[2, r["position"]][150]
         assert r["token"] == f"t{r['position']}"
-    assert {r["value"] for r in lab.rows("FROM neuron_trajectory($one, 2, 'mlp_act', 160)")} == {None}
+    assert {r["value"] for r in lab.rows("FROM neuron_trajectory($one, 2, 'mlp_act', 160)")} == {
+        None
+    }
 
 
 def test_token_similarity(lab):
@@ -226,12 +258,20 @@ def test_token_similarity(lab):
 
 
 def test_nearest_tokens(lab):
-    out = {(run, *key): v for run in ("one", "two", "shallow") for key, v in lab.tensors(run, "k").items()}
+    out = {
+        (run, *key): v
+        for run in ("one", "two", "shallow")
+        for key, v in lab.tensors(run, "k").items()
+    }
     asked = out["one", 1, 6]
-    best = sorted((-cosine(v, asked), run, at) for (run, layer, at), v in out.items() if layer == 1)[:5]
+    best = sorted(
+        (-cosine(v, asked), run, at) for (run, layer, at), v in out.items() if layer == 1
+    )[:5]
     vector = "(SELECT vector FROM tensor_of($one, 'k') WHERE layer = 1 AND position = 6)"
     rows = lab.rows(f"FROM nearest_tokens({vector}, 1, 'k', 5)")
-    assert [(r["run_id"], r["position"]) for r in rows] == [(lab.ids[run], at) for _, run, at in best]
+    assert [(r["run_id"], r["position"]) for r in rows] == [
+        (lab.ids[run], at) for _, run, at in best
+    ]
     same(rows[0]["cosine"], 1)
 
 
@@ -240,14 +280,20 @@ def test_direction_and_projection(lab):
     rows = lab.rows("FROM direction($one, 'joy', 'fear')")
     assert len(rows) == 16
     for r in rows:
-        expected = reference(states, "joy", r["site"], r["layer"]) - reference(states, "fear", r["site"], r["layer"])
+        expected = reference(states, "joy", r["site"], r["layer"]) - reference(
+            states, "fear", r["site"], r["layer"]
+        )
         assert r["direction"] == pytest.approx(expected.tolist())
         same(r["norm"], np.linalg.norm(expected))
-    along = np.array(next(r["direction"] for r in rows if (r["site"], r["layer"]) == ("attn_out", 3)))
+    along = np.array(
+        next(r["direction"] for r in rows if (r["site"], r["layer"]) == ("attn_out", 3))
+    )
     for r in lab.rows("FROM token_projection($one, 'joy', 'fear', 3, 'attn_out')"):
         vector = out[3, r["position"]]
         joy, fear = (reference(states, label, "attn_out", 3) for label in ("joy", "fear"))
-        same(r["projection"], (vector - (joy + fear) / 2) @ along / np.linalg.norm(along))  # 0 is the midpoint
+        same(
+            r["projection"], (vector - (joy + fear) / 2) @ along / np.linalg.norm(along)
+        )  # 0 is the midpoint
         same(r["cosine"], cosine(vector, along))
         same(r["relative"], r["projection"] / np.linalg.norm(vector))
         same(r["positive_end"], (joy - (joy + fear) / 2) @ along / np.linalg.norm(along))
@@ -285,14 +331,19 @@ def test_linear_cka(lab):
     rows = lab.rows("FROM linear_cka($one, $narrow, 'hidden_out')")
     assert len(rows) == 16
     for r in rows:
-        x, y = (np.stack([v[n, at] for at in range(15)]) for v, n in ((one, r["layer_a"]), (narrow, r["layer_b"])))
+        x, y = (
+            np.stack([v[n, at] for at in range(15)])
+            for v, n in ((one, r["layer_a"]), (narrow, r["layer_b"]))
+        )
         assert r["positions"] == 15
         same(r["cka_biased"], cka(x, y))
         same(r["cka"], unbiased_cka(x, y))
     query = "FROM linear_cka($one, $two, 'q', positions := 5, at_least := {})"
     assert {r["positions"] for r in lab.rows(query.format(5))} == {5}
     assert lab.rows(query.format(6)) == []  # too few to say anything
-    assert lab.rows("FROM linear_cka($one, $two, 'q', positions := 3, at_least := 0)") == []  # not defined
+    assert (
+        lab.rows("FROM linear_cka($one, $two, 'q', positions := 3, at_least := 0)") == []
+    )  # not defined
 
 
 @pytest.mark.parametrize("call", [
@@ -315,7 +366,9 @@ def test_nothing_to_compare_gives_no_rows(lab, call):
 
 
 def test_an_unknown_site_names_those_that_exist(lab):
-    with pytest.raises(Exception, match="unknown site 'hiden_in'; the sites are hidden_in, hidden_out"):
+    with pytest.raises(
+        Exception, match="unknown site 'hiden_in'; the sites are hidden_in, hidden_out"
+    ):
         lab.rows("FROM tensor_of($one, 'hiden_in')")
 
 
@@ -337,5 +390,7 @@ def test_equal_references_leave_nothing_to_compare(two_runs, seed):
         )
         db.execute("CREATE TEMP MACRO states_of(run_id) AS TABLE FROM alike")
         for centered, expected in (("false", 1), ("true", None)):
-            query = f"SELECT DISTINCT round(cosine, 9) FROM snapshot_cosine(?, centered := {centered})"
+            query = (
+                f"SELECT DISTINCT round(cosine, 9) FROM snapshot_cosine(?, centered := {centered})"
+            )
             assert db.execute(query, [alpha]).fetchall() == [(expected,)]

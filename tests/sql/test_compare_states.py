@@ -6,8 +6,8 @@ from labs import Lab
 from reference import cosine, jaccard, mae, same
 from synthetic import Shape, make_run
 
-from warehouse import catalog
-from warehouse.lake import STATE_SITES, Lake
+from warehouse.catalog import catalog
+from warehouse.lake.lake import STATE_SITES, Lake
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,9 @@ class States(Lab):
             same(r["jaccard"], jaccard(a, b))
             same(r["std"], np.std(a - b))
             found.setdefault(tuple(side[1:] for side in sides), set()).add((r["site"], r["layer"]))
-        assert all(places == {(s, n) for s in STATE_SITES for n in range(2)} for places in found.values())
+        assert all(
+            places == {(s, n) for s in STATE_SITES for n in range(2)} for places in found.values()
+        )
         return sorted(found, key=repr)
 
 
@@ -64,7 +66,9 @@ def test_one_message_with_all_others(lab):
 
 
 def test_the_same_message_of_two_runs(lab):
-    assert lab.compared("$one, 'snapshot', $two, 'snapshot'") == [(snapshot(k), snapshot(k)) for k in range(6)]
+    assert lab.compared("$one, 'snapshot', $two, 'snapshot'") == [
+        (snapshot(k), snapshot(k)) for k in range(6)
+    ]
     assert lab.compared("$one, 'snapshot', $one, 'snapshot'") == []
 
 
@@ -74,11 +78,16 @@ def test_states_of_two_kinds(lab):
     intra = lab.rows("FROM intra_run($one)")
     again = lab.rows("FROM compare_states($one, 'initial', 'latest', 'final', prompt_a := 1)")
     assert again == []
-    found = lab.rows("SELECT * FROM compare_states($one, 'initial', $one, 'final') ORDER BY site, layer")
+    found = lab.rows(
+        "SELECT * FROM compare_states($one, 'initial', $one, 'final') ORDER BY site, layer"
+    )
     for r, plain in zip(found, intra, strict=True):
         assert all(r[k] == pytest.approx(plain[k], rel=1e-6) for k in ("cosine", "mae", "jaccard"))
     assert len(lab.compared("$one, 'snapshot', $one, 'reference'")) == 6 * 3
-    assert len(lab.compared("$one, 'snapshot', $two, 'reference', index_a := 0, label_b := 'joy'")) == 1
+    assert (
+        len(lab.compared("$one, 'snapshot', $two, 'reference', index_a := 0, label_b := 'joy'"))
+        == 1
+    )
 
 
 def test_references_pair_by_label(lab):
@@ -106,4 +115,6 @@ def test_equal_states_differ_by_nothing(lab):
     finally:
         lab.db.execute("DROP MACRO TABLE temp.states_of")
     assert len(rows) == 8
-    assert {(r["mae"], r["jaccard"], r["std"], round(r["cosine"], 12)) for r in rows} == {(0, 1, 0, 1)}
+    assert {(r["mae"], r["jaccard"], r["std"], round(r["cosine"], 12)) for r in rows} == {
+        (0, 1, 0, 1)
+    }

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import compat
 
-from warehouse import sqldoc
+from warehouse.catalog import sqldoc
 
 COMPAT = Path(compat.__file__)
 
 
 def test_every_example_runs_here(two_runs, tmp_path):
     done = subprocess.run(
-        [sys.executable, str(COMPAT), str(two_runs[0].warehouse)], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, str(COMPAT), str(two_runs[0].warehouse)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith(f"{len(compat.examples())} examples, 0 failed\n")
@@ -25,7 +28,12 @@ def test_every_object_that_can_fail_has_an_example():
 
 
 def test_failures_are_named(two_runs):
-    asked = [("one", "select 1"), ("two", "select nonsense"), ("three", "select 1 = 2"), ("four", "select\n true")]
+    asked = [
+        ("one", "select 1"),
+        ("two", "select nonsense"),
+        ("three", "select 1 = 2"),
+        ("four", "select\n true"),
+    ]
     failed = compat.failures(two_runs[0].catalog, asked)
     assert [line.split(":")[0] for line in failed] == ["two", "three"]
     assert failed[1] == "three: is false: select 1 = 2"

@@ -8,8 +8,8 @@ from labs import Lab
 from reference import cosine, same
 from synthetic import Shape, make_run
 
-from warehouse import catalog
-from warehouse.lake import STATE_SITES, Lake
+from warehouse.catalog import catalog
+from warehouse.lake.lake import STATE_SITES, Lake
 
 RESAMPLES = 50
 SHAPE = Shape(width=24, layers=2, examples=(1, 2, 5))  # joy, fear, calm
@@ -19,7 +19,10 @@ SHAPE = Shape(width=24, layers=2, examples=(1, 2, 5))  # joy, fear, calm
 def lab(tmp_path_factory):
     """One run with 1, 2 and 5 examples a label and one with 1 each, as SQL and as numpy."""
     lake = Lake(tmp_path_factory.mktemp("examples") / "lab")
-    ids = {"several": make_run(lake, "several", SHAPE, seed=1), "single": make_run(lake, "single", Shape(), seed=2)}
+    ids = {
+        "several": make_run(lake, "several", SHAPE, seed=1),
+        "single": make_run(lake, "single", Shape(), seed=2),
+    }
     catalog.sync(lake)
     with catalog.connect(lake) as db:
         yield Examples(db, ids)
@@ -69,7 +72,9 @@ def around(estimate, values):
 def test_a_reference_is_the_mean_of_its_examples(lab):
     for (label, site, layer), vector in lab.references.items():
         assert len(lab.examples[label, site, layer]) == COUNT[label]
-        np.testing.assert_allclose(np.mean(lab.examples[label, site, layer], axis=0), vector, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            np.mean(lab.examples[label, site, layer], axis=0), vector, rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("call", [
@@ -79,7 +84,9 @@ def test_a_reference_is_the_mean_of_its_examples(lab):
 def test_every_number_says_how_many_examples_it_has(lab, call):
     rows = lab.rows(f"FROM {call.format('$several')}")
     assert {r["label"] for r in rows} <= {*LABELS, None}
-    assert all(r["n"] == COUNT.get(r["label"], 1) for r in rows)  # over all labels: of the one with the fewest
+    assert all(
+        r["n"] == COUNT.get(r["label"], 1) for r in rows
+    )  # over all labels: of the one with the fewest
     assert {r["n"] for r in lab.rows(f"FROM {call.format('$single')}")} == {1}
 
 
@@ -97,7 +104,9 @@ def test_intervals_of_snapshots(lab, seed):
     assert len(rows) == 6 * 3 * 4 * 2
     for r in rows:
         if r["n"] == 1:
-            assert [r[k] for k in ("cosine_low", "cosine_high", "centered_low", "centered_high")] == [None] * 4
+            assert [
+                r[k] for k in ("cosine_low", "cosine_high", "centered_low", "centered_high")
+            ] == [None] * 4
             continue
         place = r["site"], r["layer"]
         vector, means = lab.snapshots[r["message_index"], *place], resampled(lab, *place, seed)
@@ -105,15 +114,30 @@ def test_intervals_of_snapshots(lab, seed):
         centre = means.mean(1)
         raw = [cosine(vector, one) for one in mine]
         centred = [cosine(vector - m, one - m) for one, m in zip(mine, centre, strict=True)]
-        for name, estimate, values in (("cosine", "cosine", raw), ("centered", "centered_cosine", centred)):
+        for name, estimate, values in (
+            ("cosine", "cosine", raw),
+            ("centered", "centered_cosine", centred),
+        ):
             low, high = around(r[estimate], values)
             same(r[f"{name}_low"], low)
             same(r[f"{name}_high"], high)
             assert r[f"{name}_low"] <= r[estimate] + 1e-12
-    one = lab.rows(f"FROM snapshot_interval($several, site := 'attn_out', resamples := {RESAMPLES}, seed := {seed})")
+    one = lab.rows(
+        f"FROM snapshot_interval($several, site := 'attn_out', resamples := {RESAMPLES}, seed := {seed})"
+    )
     for r, whole in zip(one, (r for r in rows if r["site"] == "attn_out"), strict=True):
-        for name in ("label", "layer", "cosine", "cosine_low", "cosine_high", "centered_low", "centered_high"):
-            assert r[name] == whole[name] or r[name] == pytest.approx(whole[name], abs=1e-14)  # sums run in any order
+        for name in (
+            "label",
+            "layer",
+            "cosine",
+            "cosine_low",
+            "cosine_high",
+            "centered_low",
+            "centered_high",
+        ):
+            assert r[name] == whole[name] or r[name] == pytest.approx(
+                whole[name], abs=1e-14
+            )  # sums run in any order
     assert lab.rows("FROM _resampled_cosines($single, 10, 0, NULL)") == []
 
 
@@ -128,7 +152,12 @@ def shifts(lab, site):
             / np.linalg.norm(vectors, axis=1)[None, :, None] / np.linalg.norm(means, axis=2)[:, None]
         )  # fmt: skip
     table = np.mean(table, axis=0)
-    return table - table.mean(1, keepdims=True) - table.mean(2, keepdims=True) + table.mean((1, 2), keepdims=True)
+    return (
+        table
+        - table.mean(1, keepdims=True)
+        - table.mean(2, keepdims=True)
+        + table.mean((1, 2), keepdims=True)
+    )
 
 
 def test_intervals_of_shifts(lab):
@@ -136,7 +165,8 @@ def test_intervals_of_shifts(lab):
     assert len(rows) == 4 * 6 * 3
     found = {site: shifts(lab, site) for site in STATE_SITES}
     plain = {
-        (r["site"], r["message_index"], r["label"]): r["shift"] for r in lab.rows("FROM reference_shift($several)")
+        (r["site"], r["message_index"], r["label"]): r["shift"]
+        for r in lab.rows("FROM reference_shift($several)")
     }
     for r in rows:
         same(r["shift"], plain[r["site"], r["message_index"], r["label"]])
@@ -153,10 +183,16 @@ def test_leaning(lab):
     rows = lab.rows(f"FROM leaning($several, resamples := {RESAMPLES})")
     assert len(rows) == 4 * 6
     for r in rows:
-        first, second, _ = sorted(LABELS, key=lambda label: -plain[r["site"], r["message_index"]][label])
+        first, second, _ = sorted(
+            LABELS, key=lambda label: -plain[r["site"], r["message_index"]][label]
+        )
         assert (r["label"], r["runner_up"]) == (first, second)
         assert r["n"] == min(COUNT[first], COUNT[second])
-        same(r["margin"], plain[r["site"], r["message_index"]][first] - plain[r["site"], r["message_index"]][second])
+        same(
+            r["margin"],
+            plain[r["site"], r["message_index"]][first]
+            - plain[r["site"], r["message_index"]][second],
+        )
         values = shifts(lab, r["site"])[:, r["message_index"]]
         margins = values[:, LABELS.index(first)] - values[:, LABELS.index(second)]
         low, high = around(r["margin"], margins)
@@ -170,18 +206,27 @@ def test_leaning(lab):
 
 @pytest.mark.parametrize(("positive", "negative"), [("calm", "fear"), ("joy", "calm")])
 def test_how_far_a_direction_turns(lab, positive, negative):
-    for r in lab.rows(f"SELECT * EXCLUDE (direction) FROM direction($several, '{positive}', '{negative}')"):
+    for r in lab.rows(
+        f"SELECT * EXCLUDE (direction) FROM direction($several, '{positive}', '{negative}')"
+    ):
         assert (r["n_positive"], r["n_negative"]) == (COUNT[positive], COUNT[negative])
-    rows = lab.rows(f"FROM direction_interval($several, '{positive}', '{negative}', resamples := {RESAMPLES})")
+    rows = lab.rows(
+        f"FROM direction_interval($several, '{positive}', '{negative}', resamples := {RESAMPLES})"
+    )
     assert len(rows) == 4 * 2
     for r in rows:
         assert (r["n_positive"], r["n_negative"]) == (COUNT[positive], COUNT[negative])
         means = resampled(lab, r["site"], r["layer"])
         turned = means[:, LABELS.index(positive)] - means[:, LABELS.index(negative)]
-        a, b = (np.mean(lab.examples[label, r["site"], r["layer"]], axis=0) for label in (positive, negative))
+        a, b = (
+            np.mean(lab.examples[label, r["site"], r["layer"]], axis=0)
+            for label in (positive, negative)
+        )
         angles = [np.degrees(np.arccos(cosine(one, a - b))) for one in turned]
         assert r["angle"] == pytest.approx(np.quantile(angles, 0.95), rel=1e-6)
-    assert {r["angle"] for r in lab.rows("FROM direction_interval($single, 'joy', 'fear')")} == {None}
+    assert {r["angle"] for r in lab.rows("FROM direction_interval($single, 'joy', 'fear')")} == {
+        None
+    }
     assert lab.rows(f"FROM direction_interval($several, '{positive}', '{positive}')") == []
     assert lab.rows(f"FROM direction_interval($several, '{positive}', 'no such label')") == []
 

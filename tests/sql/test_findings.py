@@ -6,10 +6,15 @@ import pytest
 from report_pages import edit, multiply
 from synthetic import Shape, make_run
 
-from warehouse import catalog
+from warehouse.catalog import catalog
 
 SHAPE = Shape(
-    layers=4, messages=4, labels=("joy", "fear", "calm", "hate"), activations=False, attention=False, outputs=False
+    layers=4,
+    messages=4,
+    labels=("joy", "fear", "calm", "hate"),
+    activations=False,
+    attention=False,
+    outputs=False,
 )
 
 
@@ -27,7 +32,9 @@ def states(lake, site="hidden_out") -> dict[tuple, np.ndarray]:
     """By state, state_index and label: the vectors of all layers, float64."""
     found = {}
     for state, index, prompt, _, vector in ask(
-        lake, "SELECT state, state_index, prompt_id, layer, vector FROM states WHERE site = ? ORDER BY layer", site
+        lake,
+        "SELECT state, state_index, prompt_id, layer, vector FROM states WHERE site = ? ORDER BY layer",
+        site,
     ):
         found.setdefault((state, index, prompt), []).append(np.array(vector, "f8"))
     return {key: np.stack(vectors) for key, vectors in found.items()}
@@ -40,16 +47,23 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def test_turns_are_consecutive_snapshots(run):
     lake, _ = run
     vectors = states(lake)
-    rows = ask(lake, "SELECT message_index, layer, cosine, mae FROM turn_shift('latest') WHERE site = 'hidden_out'")
+    rows = ask(
+        lake,
+        "SELECT message_index, layer, cosine, mae FROM turn_shift('latest') WHERE site = 'hidden_out'",
+    )
     assert len(rows) == 4 * 4  # message 0 has nothing before it
     for index, layer, cosine, mae in rows:
         before, after = (vectors["snapshot", i, 0][layer] for i in (index - 1, index))
         assert cosine == pytest.approx(cosines(before, after), abs=1e-6)
         assert mae == pytest.approx(np.abs(before - after).mean(), rel=1e-5)
-    reply = ask(lake, "SELECT layer, cosine FROM reply_shift('latest') WHERE site = 'hidden_out' ORDER BY layer")
+    reply = ask(
+        lake,
+        "SELECT layer, cosine FROM reply_shift('latest') WHERE site = 'hidden_out' ORDER BY layer",
+    )
     assert reply == [(layer, cosine) for index, layer, cosine, _ in rows if index == 4]
     (cosine, least, before, usual), *_ = ask(
-        lake, "SELECT cosine, least, before, cosine_before FROM reply_summary('latest') WHERE site = 'hidden_out'"
+        lake,
+        "SELECT cosine, least, before, cosine_before FROM reply_summary('latest') WHERE site = 'hidden_out'",
     )
     assert cosine == pytest.approx(np.mean([value for _, value in reply]))
     assert least == min(value for _, value in reply)
@@ -97,7 +111,9 @@ def test_leaning_by_layer_is_that_of_the_shift(run):
 def test_one_reference_or_one_state_leans_nowhere(lake):
     make_run(lake, "single", Shape(labels=("joy",)))
     assert ask(lake, "FROM leaning_layers('latest')") == []
-    assert ask(lake, "FROM leaning_layers('latest', over := 'conversations')") == []  # one conversation
+    assert (
+        ask(lake, "FROM leaning_layers('latest', over := 'conversations')") == []
+    )  # one conversation
 
 
 def test_conversations_are_weighed_against_each_other(lake):
@@ -114,7 +130,8 @@ def test_conversations_are_weighed_against_each_other(lake):
         for i, label in enumerate(SHAPE.labels):
             assert table[p, label] == pytest.approx(wanted[p, i], abs=1e-6)
     for prompt, label, shift, states_ in ask(
-        lake, "SELECT prompt_id, label, shift, states FROM leaning_layers('latest', over := 'conversations')"
+        lake,
+        "SELECT prompt_id, label, shift, states FROM leaning_layers('latest', over := 'conversations')",
     ):
         assert label == SHAPE.labels[wanted[prompt].argmax()]
         assert shift == pytest.approx(wanted[prompt].max(), abs=1e-6)
@@ -124,7 +141,8 @@ def test_conversations_are_weighed_against_each_other(lake):
 def test_separating_layers_reach_half_of_the_peak(run):
     lake, _ = run
     known = ask(
-        lake, "SELECT layer, distance FROM reference_separation('latest') WHERE site = 'hidden_out' ORDER BY layer"
+        lake,
+        "SELECT layer, distance FROM reference_separation('latest') WHERE site = 'hidden_out' ORDER BY layer",
     )
     distances = [distance for _, distance in known]
     (labels, at, peak, first, last, least, layers), *_ = ask(
@@ -158,9 +176,14 @@ def test_runs_that_do_not_say_where_states_sit_are_read_from_their_tokens(lake):
     known, found = ask(lake, query, newer), ask(lake, query, older)
     assert [row[:5] for row in found] == [row[:5] for row in known]
     assert found[0][-1] == "generated"
-    snapshots = ask(lake, "SELECT token, kind, position FROM state_tokens_of(?) WHERE state = 'snapshot'", older)
+    snapshots = ask(
+        lake, "SELECT token, kind, position FROM state_tokens_of(?) WHERE state = 'snapshot'", older
+    )
     assert len(snapshots) == 5
-    assert all(token is None and kind is None and position is not None for token, kind, position in snapshots)
+    assert all(
+        token is None and kind is None and position is not None
+        for token, kind, position in snapshots
+    )
     assert ("unknown_token", 5, 5) in ask(lake, "SELECT code, count, total FROM caveats(?)", older)
 
 
@@ -174,7 +197,8 @@ def test_caveats_say_what_is_missing(lake):
     edit(lake, run_id, "prompts", stop_reason=["eos"])
     multiply(lake, run_id, 3)
     codes = {
-        code: (count, total) for code, count, total in ask(lake, "SELECT code, count, total FROM caveats(?)", run_id)
+        code: (count, total)
+        for code, count, total in ask(lake, "SELECT code, count, total FROM caveats(?)", run_id)
     }
     assert codes["one_example"] == (4, 4)
     assert codes["token_kind"] == (3, 3)
@@ -185,8 +209,15 @@ def test_variants_name_who_has_them_and_who_has_none(lake):
     one = make_run(lake, "one", Shape(messages=3))
     two = make_run(lake, "two", Shape(messages=2))
     edit(lake, two, "messages", content=["message 0", "message 1!", "reply"])
-    rows = ask(lake, "SELECT message_index, content, run_ids, wordings, missing FROM message_variants(?)", [one, two])
-    by_text = {content: (index, run_ids, wordings, missing) for index, content, run_ids, wordings, missing in rows}
+    rows = ask(
+        lake,
+        "SELECT message_index, content, run_ids, wordings, missing FROM message_variants(?)",
+        [one, two],
+    )
+    by_text = {
+        content: (index, run_ids, wordings, missing)
+        for index, content, run_ids, wordings, missing in rows
+    }
     assert by_text["message 0"] == (0, [one, two], 1, 0)
     assert by_text["message 1"] == (1, [one], 2, 0)
     assert by_text["reply of one"] == (3, [one], 1, 1)
@@ -203,7 +234,9 @@ def test_only_settings_that_differ_are_listed(lake):
 def test_messages_of_two_runs_stand_against_each_other(lake):
     one, two = make_run(lake, "one", SHAPE, seed=1), make_run(lake, "two", SHAPE, seed=2)
     rows = ask(
-        lake, "SELECT message_index, layer, cosine FROM inter_run_messages(?) WHERE site = 'attn_out'", [one, two]
+        lake,
+        "SELECT message_index, layer, cosine FROM inter_run_messages(?) WHERE site = 'attn_out'",
+        [one, two],
     )
     assert len(rows) == 5 * 4
     known = ask(
@@ -213,4 +246,6 @@ def test_messages_of_two_runs_stand_against_each_other(lake):
         two,
     )
     known = {(index, layer): cosine for index, layer, cosine in known}
-    assert all(cosine == pytest.approx(known[index, layer], abs=1e-6) for index, layer, cosine in rows)
+    assert all(
+        cosine == pytest.approx(known[index, layer], abs=1e-6) for index, layer, cosine in rows
+    )

@@ -5,7 +5,7 @@ import pytest
 from reference import cosine, same
 from test_compare_states import lab  # noqa: F401  the same two runs
 
-from warehouse.lake import STATE_SITES
+from warehouse.lake.lake import STATE_SITES
 
 GROUPS = {
     "['$one', '$two'], 'final'": lambda run, state, index, label: state == "final" and run != "narrow",
@@ -37,7 +37,9 @@ def members(lab, call, site, layer):  # noqa: F811
 @every_group
 def test_how_alike_they_are(lab, call):  # noqa: F811
     rows = lab.rows(f"FROM group_states({spelled(lab, call)})")
-    assert [(r["site"], r["layer"]) for r in rows] == sorted((s, n) for s in STATE_SITES for n in range(2))
+    assert [(r["site"], r["layer"]) for r in rows] == sorted(
+        (s, n) for s in STATE_SITES for n in range(2)
+    )
     for r in rows:
         x = np.array(list(members(lab, call, r["site"], r["layer"]).values()))
         centre = x.mean(0)
@@ -45,7 +47,9 @@ def test_how_alike_they_are(lab, call):  # noqa: F811
         cosines = [cosine(one, centre) for one in x]
         same(r["cosine_mean"], np.mean(cosines))
         same(r["cosine_min"], min(cosines))
-        same(r["pair_cosine"], np.mean([cosine(x[i], x[j]) for i in range(len(x)) for j in range(i)]))
+        same(
+            r["pair_cosine"], np.mean([cosine(x[i], x[j]) for i in range(len(x)) for j in range(i)])
+        )
         spread = np.sqrt(((x - centre) ** 2).sum(1).mean())
         same(r["spread"], spread)
         same(r["relative_spread"], spread / np.linalg.norm(centre))
@@ -58,7 +62,10 @@ def test_each_against_the_centre(lab, call):  # noqa: F811
     rows = lab.rows(f"FROM group_members({spelled(lab, call)})")
     for r in rows:
         found = members(lab, call, r["site"], r["layer"])
-        one, centre = found[r["run_id"], r["state_index"], r["label"]], np.mean(list(found.values()), axis=0)
+        one, centre = (
+            found[r["run_id"], r["state_index"], r["label"]],
+            np.mean(list(found.values()), axis=0),
+        )
         assert r["n"] == len(found)
         same(r["cosine"], cosine(one, centre))
         same(r["distance"], np.linalg.norm(one - centre))
@@ -91,7 +98,9 @@ def test_states_of_different_width_are_groups_of_their_own(lab):  # noqa: F811
 
 
 def test_filters_reach_through(lab):  # noqa: F811
-    whole = lab.rows("SELECT * FROM group_states($one, 'snapshot') WHERE layer = 1 AND site = 'hidden_out'")
+    whole = lab.rows(
+        "SELECT * FROM group_states($one, 'snapshot') WHERE layer = 1 AND site = 'hidden_out'"
+    )
     assert len(whole) == 1
     assert lab.rows("FROM group_states($one, 'snapshot', index := 99)") == []
     assert lab.rows("FROM group_states('no such run', 'snapshot')") == []

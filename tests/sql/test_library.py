@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from warehouse import catalog, sqldoc
+from warehouse.catalog import catalog, sqldoc
 
 LIBRARY = sqldoc.library()
 ARGUMENTS = {
@@ -87,14 +87,18 @@ def test_names_are_unique():
 
 
 def test_the_page_is_up_to_date():
-    page = Path(sqldoc.__file__).parents[1] / "sql" / "README.md"
-    assert page.read_text(encoding="utf-8") == sqldoc.page(), "run: python -m warehouse.sqldoc > sql/README.md"
+    page = Path(sqldoc.__file__).parents[2] / "sql" / "README.md"
+    assert page.read_text(encoding="utf-8") == sqldoc.page(), (
+        "run: python -m warehouse.catalog.sqldoc > sql/README.md"
+    )
 
 
 @pytest.fixture(scope="module")
 def shell(two_runs, tmp_path_factory):
     """A function that runs SQL in the plain DuckDB command line, from a directory that has nothing to do with it."""
-    program = shutil.which("duckdb", path=str(Path(sys.executable).parent)) or shutil.which("duckdb")
+    program = shutil.which("duckdb", path=str(Path(sys.executable).parent)) or shutil.which(
+        "duckdb"
+    )
     if program is None:
         pytest.skip("needs the duckdb command line: pip install duckdb-cli")
     elsewhere = tmp_path_factory.mktemp("elsewhere")
@@ -140,7 +144,10 @@ def test_views_and_help_in_the_command_line(shell):
 
 def test_help_lists_first_what_is_public(db, shell):
     sql = "SELECT name FROM help"
-    for names in ([row[0] for row in db.execute(sql).fetchall()], [row["name"] for row in shell(sql)]):
+    for names in (
+        [row[0] for row in db.execute(sql).fetchall()],
+        [row["name"] for row in shell(sql)],
+    ):
         private = [name.startswith("_") for name in names]
         assert private == sorted(private)
         assert any(private) and not all(private)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from reference import jaccard, same, top
 
-from warehouse import catalog
+from warehouse.catalog import catalog
 
 
 @pytest.mark.parametrize("call", [
@@ -68,4 +68,6 @@ def test_a_macro_may_have_parameters_named_as_columns(lab, view):
         f"CREATE TEMP MACRO mine_{view}({', '.join(names)}) AS TABLE SELECT count(*) AS n FROM {view} AS x"
     )
     arguments = ", ".join("NULL" for _ in names)
-    assert lab.rows(f"FROM mine_{view}({arguments})") == lab.rows(f"SELECT count(*) AS n FROM {view}")
+    assert lab.rows(f"FROM mine_{view}({arguments})") == lab.rows(
+        f"SELECT count(*) AS n FROM {view}"
+    )

@@ -30,8 +30,13 @@ def texts(lab):
     def fill(**runs):
         for run, conversations in runs.items():
             for prompt_id, (prompt, reply) in enumerate(conversations):
-                rows = [(run, prompt_id, i, token, i >= len(prompt)) for i, token in enumerate([*prompt, *reply])]
-                lab.db.executemany("INSERT INTO texts VALUES (?, ?, ?, ?, ?)", rows) if rows else None
+                rows = [
+                    (run, prompt_id, i, token, i >= len(prompt))
+                    for i, token in enumerate([*prompt, *reply])
+                ]
+                lab.db.executemany(
+                    "INSERT INTO texts VALUES (?, ?, ?, ?, ?)", rows
+                ) if rows else None
 
     yield fill
     lab.db.execute("DROP MACRO TABLE temp._tokens_of")
@@ -39,7 +44,10 @@ def texts(lab):
 
 
 def shared(lab):
-    return {(r["prompt_id"], r["position_a"], r["position_b"]) for r in lab.rows("FROM shared_tokens('x', 'y')")}
+    return {
+        (r["prompt_id"], r["position_a"], r["position_b"])
+        for r in lab.rows("FROM shared_tokens('x', 'y')")
+    }
 
 
 @pytest.mark.parametrize(("a", "b", "expected"), [
@@ -53,7 +61,11 @@ def shared(lab):
 ])  # fmt: skip
 def test_common_beginning_and_end(lab, texts, a, b, expected):
     texts(x=[(a, "")], y=[(b, "")])
-    assert shared(lab) == {(0, *pair) for pair in expected} == {(0, *pair) for pair in pairs(list(a), list(b))}
+    assert (
+        shared(lab)
+        == {(0, *pair) for pair in expected}
+        == {(0, *pair) for pair in pairs(list(a), list(b))}
+    )
 
 
 def test_prompt_and_reply_are_aligned_each(lab, texts):
@@ -65,9 +77,14 @@ def test_prompt_and_reply_are_aligned_each(lab, texts):
 @pytest.mark.parametrize("seed", range(10))
 def test_any_text(lab, texts, seed):
     rng = np.random.default_rng(seed)
-    a, b = ([("".join(rng.choice(list("ab"), rng.integers(0, 8))), "") for _ in range(6)] for _ in "xy")
+    a, b = (
+        [("".join(rng.choice(list("ab"), rng.integers(0, 8))), "") for _ in range(6)] for _ in "xy"
+    )
     texts(x=a, y=b)
-    expected = [{(p, *pair) for pair in pairs(*one)} for p, one in enumerate((x[0], y[0]) for x, y in zip(a, b))]  # noqa: B905
+    expected = [
+        {(p, *pair) for pair in pairs(*one)}
+        for p, one in enumerate((x[0], y[0]) for x, y in zip(a, b))
+    ]  # noqa: B905
     found = shared(lab)
     assert found == set().union(*expected)
     assert all(a[p][0][i] == b[p][0][j] for p, i, j in found)
@@ -78,12 +95,18 @@ def test_layers_that_share_nothing_are_told_so(lab, texts):
     rng = np.random.default_rng(0)
     tokens = [str(i) for i in range(30)]
     texts(x=[(tokens, "")], y=[(["other", *tokens], "")])
-    lab.db.execute("CREATE TEMP TABLE noise (run VARCHAR, position INTEGER, layer INTEGER, vector FLOAT[])")
+    lab.db.execute(
+        "CREATE TEMP TABLE noise (run VARCHAR, position INTEGER, layer INTEGER, vector FLOAT[])"
+    )
     for run in "xy":
         rows = [
-            (run, p, layer, rng.standard_normal(300).astype("f4").tolist()) for p in range(31) for layer in range(4)
+            (run, p, layer, rng.standard_normal(300).astype("f4").tolist())
+            for p in range(31)
+            for layer in range(4)
         ]
-        lab.db.executemany("INSERT INTO noise VALUES (?, ?, ?, ?)", rows[: 120 if run == "x" else None])
+        lab.db.executemany(
+            "INSERT INTO noise VALUES (?, ?, ?, ?)", rows[: 120 if run == "x" else None]
+        )
     lab.db.execute(
         "CREATE TEMP MACRO tensor_of(run_id, site) AS TABLE "
         "SELECT 0 AS prompt_id, position, layer, vector FROM noise WHERE run = run_id"
@@ -107,9 +130,15 @@ def test_runs_without_common_tokens_have_no_rows(lab, texts):
 
 @pytest.mark.parametrize("times", [1.1, 1.5, 4])
 def test_tokens_of_extreme_length(lab, times):
-    norms = {at: np.linalg.norm(v) for (layer, at), v in lab.tensors("one", "hidden_out").items() if layer == 2}
+    norms = {
+        at: np.linalg.norm(v)
+        for (layer, at), v in lab.tensors("one", "hidden_out").items()
+        if layer == 2
+    }
     usual = np.median(list(norms.values()))
-    rows = lab.rows(f"FROM token_projection($one, 'joy', 'fear', 2, 'hidden_out', times := {times})")
+    rows = lab.rows(
+        f"FROM token_projection($one, 'joy', 'fear', 2, 'hidden_out', times := {times})"
+    )
     assert len(rows) == len(norms)
     for r in rows:
         length = norms[r["position"]]
@@ -125,7 +154,9 @@ def test_convergence_of_any_state_and_of_sublayers(lab):
 
     def vector(r, site, layer):
         return next(
-            v for k, v in states.items() if k[1:3] == (r["state"], r["state_index"]) and k[4:] == (layer, site)
+            v
+            for k, v in states.items()
+            if k[1:3] == (r["state"], r["state_index"]) and k[4:] == (layer, site)
         )
 
     def cosine(a, b):
@@ -140,7 +171,8 @@ def test_convergence_of_any_state_and_of_sublayers(lab):
     assert len(rows) == (1 + 6) * 4 * 2
     for r in rows:
         before, attn, mlp, after = (
-            vector(r, site, r["layer"]) for site in ("hidden_in", "attn_out", "mlp_down_out", "hidden_out")
+            vector(r, site, r["layer"])
+            for site in ("hidden_in", "attn_out", "mlp_down_out", "hidden_out")
         )
         middle = before + attn
         a, b, added = (before, middle, attn) if r["site"] == "attn_out" else (middle, after, mlp)
@@ -159,6 +191,10 @@ def test_two_notions_of_depth(lab, name, column):
             found = lab.rows(f"FROM {name}($one, threshold := {threshold}, kinds := {kinds})")
             assert len(found) == len(rows) // 4
             for r in found:
-                mine = [x for x in rows if (x["state"], x["state_index"]) == (r["state"], r["state_index"])]
+                mine = [
+                    x
+                    for x in rows
+                    if (x["state"], x["state_index"]) == (r["state"], r["state_index"])
+                ]
                 kept = [x[column] >= threshold for x in sorted(mine, key=lambda x: x["layer"])]
                 assert r[name] == next((n for n in range(4) if all(kept[n:])), None)

@@ -8,12 +8,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import cosine, jaccard, mae, top
 
-from warehouse import catalog
+from warehouse.catalog import catalog
 
 FLOATS = st.floats(-1e4, 1e4, width=32).filter(lambda x: x == 0 or abs(x) > 1e-3)
 VECTORS = st.lists(FLOATS, min_size=1, max_size=24)
-PAIRS = st.integers(1, 24).flatmap(lambda n: st.tuples(*[st.lists(FLOATS, min_size=n, max_size=n)] * 2))
-quick = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PAIRS = st.integers(1, 24).flatmap(
+    lambda n: st.tuples(*[st.lists(FLOATS, min_size=n, max_size=n)] * 2)
+)
+quick = settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +40,9 @@ def test_metrics_agree_with_numpy(one, width):
         assert one(f"euclidean({A}, {A})", a, b) == pytest.approx(math.dist(a, b), rel=1e-12)
         assert one(f"dot({A}, {A})", a, b) == pytest.approx(np.dot(a, b), rel=1e-9, abs=1e-12)
         assert one(f"norm({A})", a) == pytest.approx(np.linalg.norm(a), rel=1e-12)
-        assert one(f"project({A}, {A})", a, b) == pytest.approx(np.dot(a, b) / np.linalg.norm(b), rel=1e-9, abs=1e-12)
+        assert one(f"project({A}, {A})", a, b) == pytest.approx(
+            np.dot(a, b) / np.linalg.norm(b), rel=1e-9, abs=1e-12
+        )
         assert one(f"unit({A})", a) == pytest.approx((np.array(a) / np.linalg.norm(a)).tolist())
         assert one(f"vector_add({A}, {A})", a, b) == pytest.approx(np.add(a, b).tolist())
         assert one(f"vector_subtract({A}, {A})", a, b) == pytest.approx(np.subtract(a, b).tolist())
@@ -54,7 +60,9 @@ def test_centered_cosine_agrees_with_numpy(one):
 
 def test_mean_over_rows(two_runs):
     with catalog.connect(two_runs[0]) as db:
-        rows = db.execute("SELECT site, layer, vector_mean(vector), list(vector) FROM states GROUP BY ALL").fetchall()
+        rows = db.execute(
+            "SELECT site, layer, vector_mean(vector), list(vector) FROM states GROUP BY ALL"
+        ).fetchall()
     assert rows
     for _, _, mean, vectors in rows:
         assert mean == pytest.approx(np.mean(vectors, axis=0).tolist())
@@ -79,10 +87,14 @@ def test_symmetry(one, pair):
 def test_a_vector_and_a_multiple_of_it(one, a, factor):
     expected = pytest.approx(1) if any(a) else None
     assert one(f"cosine({A}, vector_scale({A}, ?::DOUBLE))", a, a, factor) == expected
-    assert one(f"cosine({A}, vector_scale({A}, ?::DOUBLE))", a, a, -factor) == (pytest.approx(-1) if any(a) else None)
+    assert one(f"cosine({A}, vector_scale({A}, ?::DOUBLE))", a, a, -factor) == (
+        pytest.approx(-1) if any(a) else None
+    )
     assert one(f"top_jaccard({A}, {A})", a, a) == 1
     assert one(f"mae({A}, {A})", a, a) == 0
-    assert one(f"norm(vector_scale({A}, ?::DOUBLE))", a, factor) == pytest.approx(factor * np.linalg.norm(a))
+    assert one(f"norm(vector_scale({A}, ?::DOUBLE))", a, factor) == pytest.approx(
+        factor * np.linalg.norm(a)
+    )
 
 
 @quick
@@ -93,8 +105,12 @@ def test_the_order_of_dimensions_does_not_matter(one, pair, random):
     moved = [[vector[i] for i in order] for vector in pair]
     for macro in ("cosine", "mae", "euclidean"):
         expected = one(f"{macro}({A}, {A})", *pair)
-        assert one(f"{macro}({A}, {A})", *moved) == (expected and pytest.approx(expected, rel=1e-9, abs=1e-9))
-    if all(len({abs(x) for x in vector}) == len(vector) for vector in pair):  # a tie is broken by the order
+        assert one(f"{macro}({A}, {A})", *moved) == (
+            expected and pytest.approx(expected, rel=1e-9, abs=1e-9)
+        )
+    if all(
+        len({abs(x) for x in vector}) == len(vector) for vector in pair
+    ):  # a tie is broken by the order
         assert one(f"top_jaccard({A}, {A}, fraction := 0.3)", *moved) == jaccard(*pair, 0.3)
 
 

@@ -1,0 +1,163 @@
+"""Appends row groups to part files."""
+
+import contextlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from warehouse.capture.rowgroups import AttentionGroup, RowGroup
+from warehouse.lake import lake
+from warehouse.lake import schemas as parquet
+from warehouse.lake.pages import PageWriter
+
+#: A part file that has grown past this is closed, and another begun.
+PART_BYTES = 256 << 20
+
+
+class Scratch:
+    """Buffers that a thread uses again and again: touching fresh memory costs more than filling it."""
+
+    def __init__(self):
+        self._buffers: dict[str, Tensor] = {}
+
+    def get(self, name: str, count: int) -> Tensor:
+        """A flat float32 buffer of `count` values; its content is whatever was there."""
+        if name not in self._buffers or self._buffers[name].numel() < count:
+            self._buffers[name] = torch.empty(count)
+        return self._buffers[name][:count]
+
+    def widened(self, name: str, values: Tensor) -> Tensor:
+        """Values as float32: themselves, or a copy in the buffer `name`."""
+        if values.dtype == torch.float32:
+            return values
+        return self.get(name, values.numel()).view(values.shape).copy_(values)
+
+
+class Files:
+    """The part files of a run's bulky datasets. Several threads may write to it, but one to a file at a time.
+
+    Args:
+        staged: the run being written.
+        widths: per layer (None for embeddings and logits) the width of each site that will come.
+    """
+
+    def __init__(self, staged: lake.StagedRun, widths: dict[int | None, dict[str, int]]):
+        self._staged = staged
+        self._widths = widths
+        self._parts: dict[tuple[str, int | None], Parts] = {}
+
+    def write(self, group: RowGroup | AttentionGroup, scratch: Scratch) -> None:
+        """Append a row group to its file, with the calling thread's buffers."""
+        if group.file not in self._parts:
+            self._parts[group.file] = Parts(self._staged, *group.file, self._schema(*group.file))
+        columns = _attention_columns if isinstance(group, AttentionGroup) else _row_columns
+        self._parts[group.file].write(columns(group, scratch))
+
+    def close(self) -> None:
+        """Finish the files."""
+        for parts in self._parts.values():
+            parts.close()
+
+    def abandon(self) -> None:
+        """Let go of the files after an error."""
+        for parts in self._parts.values():
+            parts.abandon()
+
+    def _schema(self, dataset: str, layer: int | None) -> Any:
+        if dataset == "attention":
+            return parquet.attention_schema()
+        widths = self._widths[layer]
+        return parquet.output_schema(widths) if layer is None else parquet.activation_schema(widths)
+
+
+class Parts:
+    """The part files of one layer in one dataset; named by their steps once those are known."""
+
+    def __init__(self, staged: lake.StagedRun, dataset: str, layer: int | None, schema: Any):
+        self._staged = staged
+        self._dataset = dataset
+        self._schema = schema
+        self._folder = [] if layer is None else [f"layer={layer:02d}"]
+        self._number = 0
+        self._writer: PageWriter | None = None
+
+    def write(self, columns: dict[str, Any]) -> None:
+        """Append one row group; `columns` as `PageWriter.write` takes them."""
+        if self._writer is None:
+            self._open = self._staged.path(
+                self._dataset, *self._folder, f".part-{self._number}.parquet"
+            )
+            self._open.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = PageWriter(self._open, self._schema)
+            self._steps = []
+        self._writer.write(len(columns["step"]), columns)
+        self._steps += [int(columns["step"].min()), int(columns["step"].max())]
+        if self._writer.size > PART_BYTES:
+            self.close()
+
+    def close(self) -> None:
+        """Finish the current part and move it to the folder of its steps."""
+        if self._writer is None:
+            return
+        self._writer.close()
+        self._writer = None
+        steps = f"steps={min(self._steps)}-{max(self._steps)}"
+        final = self._staged.path(
+            self._dataset, steps, *self._folder, f"part-{self._number}.parquet"
+        )
+        final.parent.mkdir(parents=True, exist_ok=True)
+        self._open.rename(final)
+        with contextlib.suppress(OSError):
+            self._open.parent.rmdir()
+        self._number += 1
+
+    def abandon(self) -> None:
+        """Let go of the file after an error."""
+        if self._writer is not None:
+            self._writer.abandon()
+
+
+def _row_columns(group: RowGroup, scratch: Scratch) -> dict[str, Any]:
+    """The columns of activations, or of embeddings and logits."""
+    counts = [piece.count for piece in group.pieces]
+    vectors = {site: scratch.widened(site, values).numpy() for site, values in group.sites.items()}
+    return vectors | {
+        "prompt_id": np.repeat([piece.prompt_id for piece in group.pieces], counts),
+        "step": np.repeat([piece.step for piece in group.pieces], counts),
+        "position": np.concatenate(
+            [piece.position + np.arange(piece.count) for piece in group.pieces]
+        ),
+        "kind": [piece.kind for piece in group.pieces for _ in range(piece.count)],
+    }
+
+
+def _attention_columns(group: AttentionGroup, scratch: Scratch) -> dict[str, Any]:
+    """The columns of attention: rows by position, then head."""
+    heads, pieces = group.heads, [piece for piece, _ in group.pieces]
+    keys = np.concatenate([sees + np.arange(piece.count) for piece, sees in group.pieces])
+    weights = scratch.widened("attention", group.weights).numpy()
+    if weights.ndim == 3:
+        flat = scratch.get("causal", heads * int(keys.sum())).numpy()
+        _copy_causal(weights, keys, flat)
+        weights = flat
+    counts = [heads * piece.count for piece in pieces]
+    return {
+        "prompt_id": np.repeat([piece.prompt_id for piece in pieces], counts),
+        "step": np.repeat([piece.step for piece in pieces], counts),
+        "head": np.tile(np.arange(heads), len(keys)),
+        "position": np.repeat(
+            np.concatenate([p.position + np.arange(p.count) for p in pieces]), heads
+        ),
+        "weights": (weights, np.repeat(keys, heads)),
+    }
+
+
+def _copy_causal(weights: np.ndarray, keys: np.ndarray, target: np.ndarray) -> None:
+    """The first `keys[i]` weights of token i, all heads of a token side by side, from (heads, tokens, keys)."""
+    heads, start = len(weights), 0
+    for token, count in enumerate(keys.tolist()):
+        end = start + heads * count
+        np.copyto(target[start:end].reshape(heads, count), weights[:, token, :count])
+        start = end

@@ -1,0 +1,231 @@
+"""Rows about a run as a whole: what was asked, where each tensor was taken, and what its reader should know."""
+
+import json
+import math
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from warehouse.capture.hooks import FLAGS
+from warehouse.capture.plan import Plan
+from warehouse.capture.rounding import Stats
+from warehouse.capture.withhold import withhold
+from warehouse.lake.lake import SITES, StagedRun
+from warehouse.models.chat import Chat
+from warehouse.models.loading import Loaded
+from warehouse.models.ports import ModelSites
+from warehouse.scenario import Scenario
+
+#: Sites that are in the lake only where they are shown to add up.
+CONTRIBUTIONS = ("attn_out", "mlp_down_out")
+
+
+def conclude(
+    staged: StagedRun,
+    scenario: Scenario,
+    loaded: Loaded,
+    found: ModelSites,
+    plan: Plan,
+    stats: Stats,
+    created: datetime,
+) -> dict[str, list[dict]]:
+    """Take back what the passes have shown to be wrong, and describe the run.
+
+    Args:
+        staged: the run; its files are finished and not published yet.
+        scenario: the request.
+        loaded: the model that ran.
+        found: where its sites are.
+        plan: which of them were wanted.
+        stats: what was seen while they were recorded and written.
+        created: when the capture began, UTC.
+
+    Returns:
+        Rows of the tables `runs`, `layers`, `sites` and `warnings`, without the run's id.
+    """
+    rounding = 8 * torch.finfo(getattr(torch, loaded.dtype)).eps
+    unsound = {
+        layer: "hidden_in and the contributions do not add up to what the block gave: off by "
+        f"{error:.1e} of a token's largest value"
+        for layer, error in stats.residual.items()
+        if error > rounding
+    }
+    withhold(staged, unsound, CONTRIBUTIONS)
+    layers = [_layer_row(n, found, stats) for n in plan.layers]
+    rows = _site_rows(scenario, found, plan, stats, unsound)
+    return {
+        "runs": [_run_row(scenario, loaded, found, created)],
+        "layers": layers,
+        "sites": rows,
+        "warnings": plan.warnings
+        + _number_warnings(rows, layers, stats, scenario.capture.store_dtype),
+    }
+
+
+def step_rows(chat: Chat, logits: Tensor, top_k: int) -> tuple[dict, list[dict]]:
+    """What a pass's last distribution says, for the tables `steps` and `top_tokens`.
+
+    Args:
+        chat: spells the tokens.
+        logits: (vocabulary,) of the last token.
+        top_k: most likely tokens to list.
+    """
+    logprobs = logits.float().log_softmax(-1)
+    best = logprobs.topk(max(1, top_k))
+    ids, values = best.indices.tolist(), best.values.tolist()
+    row = {
+        "argmax_token_id": ids[0],
+        "argmax_logprob": values[0],
+        "top1_prob": math.exp(values[0]),
+        "entropy": float(torch.special.entr(logprobs.exp()).sum()),
+    }
+    return row, [
+        {"rank": rank, "token_id": token_id, "token": chat.token_text(token_id), "logprob": logprob}
+        for rank, (token_id, logprob) in enumerate(zip(ids[:top_k], values[:top_k], strict=True))
+    ]
+
+
+def environment() -> dict[str, str]:
+    """Versions that a run depends on."""
+    packages = ("alab", "torch", "transformers", "pyarrow", "duckdb")
+    return {"python": platform.python_version(), "platform": platform.platform()} | {
+        name: version(name) for name in packages
+    }
+
+
+def _run_row(
+    scenario: Scenario, loaded: Loaded, found: ModelSites, created: datetime
+) -> dict[str, Any]:
+    config = loaded.model.config.get_text_config()
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or found.hidden_size // heads
+    keys = next((layer.ports["k"].width for layer in found.layers if "k" in layer.ports), 0)
+    kv_heads = (
+        keys // head_dim or getattr(config, "num_key_value_heads", None) or heads
+    )  # not all configs say it
+    return {
+        "scenario": scenario.name,
+        "model_id": loaded.model_id,
+        "revision": loaded.revision,
+        "adapter": loaded.adapter,
+        "weights_hash": loaded.weights_hash,
+        "arch": type(loaded.model).__name__,
+        "num_layers": len(found.layers),
+        "hidden_size": found.hidden_size,
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "vocab_size": found.vocabulary,
+        "dtype": loaded.dtype,
+        "device": loaded.device,
+        "store_dtype": scenario.capture.store_dtype,
+        "seed": scenario.generation.seed,
+        "created_at": created,
+        "finished_at": datetime.now(UTC).replace(tzinfo=None),
+        "scenario_json": scenario.model_dump_json(),
+        "env_json": json.dumps(environment()),
+        "tokenizer_json": Chat(loaded.tokenizer).describe(),
+        "bytes": 0,
+    }
+
+
+def _layer_row(layer: int, found: ModelSites, stats: Stats) -> dict[str, Any]:
+    return {
+        "layer": layer,
+        "module": found.layers[layer].module,
+        "residual_error": stats.residual.get(layer),
+        "continuity_error": stats.continuity.get(layer),
+        "changed": stats.changed.get(layer),
+    }
+
+
+def _site_rows(
+    scenario: Scenario, found: ModelSites, plan: Plan, stats: Stats, unsound: dict[int, str]
+) -> list[dict]:
+    rows: list[dict] = []
+
+    def add(
+        layer: int | None,
+        site: str,
+        module: str | None,
+        width: int | None,
+        reason: str | None = None,
+    ) -> None:
+        seen = stats.site(layer, site)
+        rows.append(
+            {
+                "layer": layer,
+                "site": site,
+                "module": module,
+                "width": width,
+                "reason": reason,
+                "n_out_of_range": seen.out_of_range,
+                "n_nonfinite": seen.nonfinite,
+            }
+        )
+
+    flags = {site: flag for flag, names in FLAGS.items() for site in names}
+    for n in plan.layers:
+        layer = found.layers[n]
+        for site in SITES:
+            port = layer.ports.get(site) if site in plan.sites else None
+            reason = None if port else layer.reasons.get(site)
+            if site not in plan.sites:
+                reason = f"capture.{flags[site]} is off"
+            elif port and site in CONTRIBUTIONS and n in unsound:
+                port, reason = None, unsound[n]
+            add(n, site, port and str(port), port and port.width, reason)
+        if scenario.capture.attention_weights:
+            add(n, "attention", layer.attention, None, layer.reasons.get("attention"))
+    if scenario.capture.hidden_states:
+        add(None, "embeddings", found.embedding, found.embedding_width)
+    if scenario.capture.logits:
+        add(None, "logits", "the model's output", found.vocabulary)
+    return rows
+
+
+def _number_warnings(rows: list[dict], layers: list[dict], stats: Stats, store: str) -> list[dict]:
+    """Warnings about values: out of range, not finite, not there, or changed on the way from layer to layer."""
+    outside = sum(row["n_out_of_range"] for row in rows)
+    nonfinite = sum(row["n_nonfinite"] for row in rows)
+    broken = [row["layer"] for row in layers if (row["continuity_error"] or 0) > 0]
+    changed = [row["layer"] for row in layers if (row["changed"] or 0) > 0]
+    absent = sorted(
+        {
+            (row["site"], row["reason"])
+            for row in rows
+            if row["reason"] and "is off" not in row["reason"]
+        }
+    )
+    found = [("missing_site", f"{site} was not captured: {reason}") for site, reason in absent]
+    found += [
+        (
+            "missing_rows",
+            f"{site} of layer {layer} was not computed in {count} passes; it is NULL there",
+        )
+        for (layer, site), count in sorted(stats.absent.items())
+    ]
+    if outside:
+        found.append(
+            (
+                "out_of_range",
+                f"{outside} values are outside the range of {store}; they are kept unrounded",
+            )
+        )
+    if nonfinite:
+        found.append(
+            ("nonfinite", f"the model produced {nonfinite} values that are NaN or infinite")
+        )
+    if broken:
+        found.append(
+            ("continuity", f"what the layers {broken} gave is not what was read next: see layers")
+        )
+    if changed:
+        found.append(
+            ("changed", f"hooks changed what the blocks {changed} gave; hidden_out is after them")
+        )
+    return [{"code": code, "message": message} for code, message in found]

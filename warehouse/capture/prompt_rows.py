@@ -1,0 +1,119 @@
+"""Rows about a conversation and its reply: prompts, messages, tokens, snapshots, tokens that states sit on."""
+
+from collections.abc import Sequence
+
+from warehouse.capture import state_tokens
+from warehouse.capture.plan import Snapshot
+from warehouse.models.chat import Chat, Rendered
+
+
+def prompt_rows(
+    prompt_id: int,
+    chat: Chat,
+    messages: Sequence[dict],
+    rendered: Rendered,
+    generated: Sequence[int],
+    stop: str,
+    snapshots: Sequence[Snapshot] | None,
+) -> dict[str, list[dict]]:
+    """Rows of a conversation that has been read and answered, without the run's id.
+
+    Args:
+        prompt_id: the conversation.
+        chat: spells the tokens.
+        messages: its messages.
+        rendered: how they were read.
+        generated: tokens of the reply, the last of which no pass has read.
+        stop: why they ended.
+        snapshots: the states that were taken after messages; None where no states are kept.
+    """
+    at, n, reply = {"prompt_id": prompt_id}, len(rendered.ids), chat.decode(list(generated))
+    texts = [*rendered.texts, *map(chat.token_text, generated)]
+    owners = [(*owner, False) for owner in rendered.owners] + [
+        (len(messages), "assistant", False, True)
+    ] * len(generated)
+    tokens = [
+        at
+        | {
+            "step": _step(position, n, len(generated)),
+            "position": position,
+            "token_id": token_id,
+            "token": text,
+            "message_index": message,
+            "role": role,
+            "is_template": is_template,
+            "is_generated": is_generated,
+        }
+        for position, (token_id, text, (message, role, is_template, is_generated)) in enumerate(
+            zip([*rendered.ids, *generated], texts, owners, strict=True)
+        )
+    ]
+    return {
+        "prompts": [
+            at
+            | {
+                "n_prompt_tokens": n,
+                "n_generated": len(generated),
+                "stop_reason": stop,
+                "prompt_text": rendered.text,
+                "generated_text": reply,
+            }
+        ],
+        "tokens": tokens,
+        "messages": [
+            at | _message_row(k, message, tokens) | {"is_generated": k == len(messages)}
+            for k, message in enumerate([*messages, {"role": "assistant", "content": reply}])
+        ],
+        "snapshots": [
+            at
+            | {
+                "message_index": s.message_index,
+                "role": s.role,
+                "preview": s.preview,
+                "n_tokens": len(s.ids),
+                "is_generated": s.is_generated,
+            }
+            for s in snapshots or ()
+        ],
+        "state_tokens": []
+        if snapshots is None
+        else [
+            state_tokens.row_of((prompt_id, "initial", 0, None), rendered),
+            *_final(
+                prompt_id,
+                len(messages),
+                [*rendered.ids, *generated][:-1],
+                texts[:-1],
+                len(generated),
+            ),
+            *(s.token for s in snapshots),
+        ],
+    }
+
+
+def _step(position: int, prompt: int, generated: int) -> int | None:
+    """The pass that read a token; None for the last one, which none did."""
+    if generated and position == prompt + generated - 1:
+        return None
+    return max(0, position - prompt + 1)
+
+
+def _message_row(k: int, message: dict, tokens: list[dict]) -> dict:
+    positions = [token["position"] for token in tokens if token["message_index"] == k]
+    return {
+        "message_index": k,
+        "role": message["role"],
+        "content": message["content"],
+        "first_position": min(positions, default=None),
+        "last_position": max(positions, default=None),
+    }
+
+
+def _final(
+    prompt_id: int, reply: int, read: list[int], texts: list[str], generated: int
+) -> list[dict]:
+    """The row of the final state, which there is where a token of the reply was read."""
+    if generated < 2:
+        return []
+    key = prompt_id, "final", generated - 1, None
+    return [state_tokens.row(key, read, texts[-1], (reply, "assistant", False), generated=True)]

@@ -1,0 +1,92 @@
+"""The references of a scenario: labels, each with the short conversations that are its examples."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from warehouse.capture import state_tokens
+from warehouse.capture.states import Key, StateFile
+from warehouse.models.chat import Rendered
+
+
+@dataclass
+class Reference:
+    """A label with its examples.
+
+    A label with one example has its state as the reference. Of a label with several each has a
+    state `example`, and the reference is their mean.
+
+    Attributes:
+        label: the label.
+        index: its place among the labels, in the order of their first examples.
+        examples: place in the scenario, messages and rendering of each example.
+    """
+
+    label: str
+    index: int
+    examples: list[tuple[int, list[dict], Rendered]] = field(default_factory=list)
+
+    @property
+    def key(self) -> Key:
+        """What tells the reference's state."""
+        return None, "reference", self.index, self.label
+
+    def keys(self) -> list[Key]:
+        """What tells the state of each of its examples."""
+        if len(self.examples) == 1:
+            return [self.key]
+        return [(None, "example", place, self.label) for place, *_ in self.examples]
+
+    def average(self, states: StateFile) -> None:
+        """Add the mean of the examples' states where there are several."""
+        if len(self.examples) > 1:
+            states.average(self.key, self.keys())
+
+    def row(self) -> dict:
+        """Its row of the table `reference_states`, without the run's id."""
+        conversations = [messages for _, messages, _ in self.examples]
+        return {
+            "label": self.label,
+            "ref_index": self.index,
+            "n": len(self.examples),
+            "messages": json.dumps(
+                conversations if len(conversations) > 1 else conversations[0], ensure_ascii=False
+            ),
+            "n_tokens": sum(len(rendered.ids) for *_, rendered in self.examples),
+        }
+
+    def token_rows(self) -> list[dict]:
+        """Rows of `state_tokens`: what its examples sit on, and of a mean what all of them agree on."""
+        rows = [
+            state_tokens.row_of(key, rendered)
+            for key, (_, _, rendered) in zip(self.keys(), self.examples, strict=True)
+        ]
+        if len(rows) == 1:
+            return rows
+        common = {
+            name: value
+            for name, value in rows[0].items()
+            if all(row[name] == value for row in rows)
+        }
+        places = dict.fromkeys(("n_tokens", "position"))  # each has its own
+        return [*rows, common | places | {"state": "reference", "state_index": self.index}]
+
+
+def grouped(examples: Sequence[tuple[str, list[dict], Rendered]]) -> list[Reference]:
+    """The references of a plan, whose examples are (label, messages, rendering) in the scenario's order."""
+    found: dict[str, Reference] = {}
+    for place, (label, messages, rendered) in enumerate(examples):
+        found.setdefault(label, Reference(label, len(found))).examples.append(
+            (place, messages, rendered)
+        )
+    return list(found.values())
+
+
+def sequences(references: Sequence[Reference]) -> dict[Key, list[int]]:
+    """The states to read and what each has seen, in the scenario's order: bits depend on what is read together."""
+    found = [
+        (place, key, rendered.ids)
+        for one in references
+        for key, (place, _, rendered) in zip(one.keys(), one.examples, strict=True)
+    ]
+    return {key: ids for _, key, ids in sorted(found, key=lambda item: item[0])}

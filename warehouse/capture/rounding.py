@@ -1,0 +1,130 @@
+"""Rounds tensors to the precision that they are stored in, and counts what does not fit into it."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from warehouse.capture.hooks import BLOCK_OUT
+
+
+@dataclass
+class SiteStats:
+    """What was seen in the values of a site of a layer."""
+
+    out_of_range: int = 0
+    nonfinite: int = 0
+
+
+@dataclass
+class Stats:
+    """What was seen in the values of a run.
+
+    Attributes:
+        sites: per (layer or None, site).
+        residual: per layer, the largest `residual_error`.
+        changed: per layer, the largest `change`.
+        continuity: per layer, the largest difference to what was read of it next; as
+            `Recorder.continuity`.
+        absent: per (layer, site), passes in which the model did not compute it.
+    """
+
+    sites: dict[tuple[int | None, str], SiteStats] = field(default_factory=dict)
+    residual: dict[int, float] = field(default_factory=dict)
+    changed: dict[int, float] = field(default_factory=dict)
+    continuity: dict[int, float] = field(default_factory=dict)
+    absent: dict[tuple[int, str], int] = field(default_factory=dict)
+
+    def site(self, layer: int | None, site: str) -> SiteStats:
+        """What was seen in a site, to be added to."""
+        return self.sites.setdefault((layer, site), SiteStats())
+
+
+class Rounding:
+    """Rounds to one precision.
+
+    Args:
+        store_dtype: float32, float16 or bfloat16.
+    """
+
+    def __init__(self, store_dtype: str):
+        self.dtype: torch.dtype = getattr(torch, store_dtype)
+        self._limit = torch.finfo(self.dtype).max
+
+    def __call__(self, values: Tensor, seen: SiteStats, diagonal: int | None = None) -> Tensor:
+        """Values in the stored precision.
+
+        Args:
+            values: of any shape, not empty.
+            seen: counts what does not fit.
+            diagonal: where given, what lies above this diagonal, as in `torch.tril`, is not stored
+                and not counted.
+
+        Returns:
+            A contiguous tensor of that precision, which may be `values` itself. Where a value is
+            outside its range, or is NaN or infinite, a float32 tensor in which such values stay as
+            they are; `seen` counts them.
+        """
+        short = values.to(
+            self.dtype
+        ).contiguous()  # a part of a larger tensor is slow to look through
+        low, high = (float(end) for end in torch.aminmax(short))
+        if -self._limit < low and high < self._limit:  # false for NaN too
+            return short
+        values = values.float() if diagonal is None else values.float().tril(diagonal)
+        finite = values.isfinite()
+        outside = finite & (values.abs() > self._limit)
+        seen.nonfinite += int((~finite).sum())
+        seen.out_of_range += int(outside.sum())
+        return torch.where(outside | ~finite, values, short.float())
+
+
+def residual_error(values: dict[str, Tensor]) -> float | None:
+    """How far a layer is from `block output = hidden_in + attn_out + mlp_down_out`.
+
+    Args:
+        values: (rows, width) tensors of the layer's sites, unrounded; the block's own output is
+            hidden_out, or `block_out` where hooks have changed it.
+
+    Returns:
+        The largest error of a token relative to the largest of its own values; None where sites are
+        missing. A value that is NaN says nothing and is passed over; a sum that is infinite where
+        its parts are not is an infinite error.
+    """
+    added = [values[site] for site in ("attn_out", "mlp_down_out") if site in values]
+    after = values.get(BLOCK_OUT, values.get("hidden_out"))
+    if "hidden_in" not in values or after is None or not added:
+        return None
+    after = after.float()
+    rest = after - values["hidden_in"]
+    for contribution in added:
+        rest -= contribution
+    return _relative(rest, [after, *added])
+
+
+def change(values: dict[str, Tensor]) -> float:
+    """How much hooks on a block changed its output: the largest change of a token relative to its largest value."""
+    if BLOCK_OUT not in values:
+        return 0.0
+    own, after = values[BLOCK_OUT].float(), values["hidden_out"].float()
+    return _relative(after - own, [own, after])
+
+
+def _relative(errors: Tensor, values: list[Tensor]) -> float:
+    """The largest error of a row relative to the row's largest value."""
+    worst = _row_largest(errors)
+    size = _row_largest(values[0])
+    for more in values[1:]:
+        size = torch.maximum(size, _row_largest(more))
+    if not bool(torch.isfinite(worst).all() and torch.isfinite(size).all()):
+        worst = _row_largest(errors.masked_fill(errors.isnan(), 0.0))
+        finite = [value.float().masked_fill(~value.isfinite(), 0.0) for value in values]
+        size = torch.stack([_row_largest(value) for value in finite]).amax(0)
+    return float((worst / size.clamp_min(torch.finfo(torch.float32).tiny)).amax())
+
+
+def _row_largest(values: Tensor) -> Tensor:
+    """The largest absolute value of each row, float32; NaN where the row has one."""
+    return torch.maximum(
+        values.amax(1), values.amin(1).neg_()
+    ).float()  # a fifth of the time of a norm

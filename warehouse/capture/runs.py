@@ -1,0 +1,51 @@
+"""Scenario files, checked as far as can be without a model, and then captured."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from warehouse.lake.lake import Lake
+from warehouse.models import loading as models
+from warehouse.scenario import find, load
+
+
+def capture_files(
+    paths: Sequence[Path | str],
+    warehouse: Path | str | None = None,
+    *,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Iterator[str]:
+    """Run scenario files, or all those in a directory, one after the other.
+
+    All of them are read and checked before the first model is loaded.
+
+    Args:
+        paths: files and directories.
+        warehouse: where the runs go; else each scenario's `output.dir`, else `./lab`.
+        force: run although the disk looks too small.
+        progress: told of each forward pass, as `capture` says.
+        tell: told each reply and where it ended, after its run's id was given, and what to do next.
+
+    Yields:
+        Ids of the new runs, each as soon as it is published.
+
+    Raises:
+        AlabError: a scenario is invalid or cannot be run; nothing of it is kept, earlier ones are.
+    """
+    files = find(list(paths))
+    scenarios = [load(path) for path in files]
+    for path, scenario in zip(files, scenarios, strict=True):
+        models.check(scenario.model, str(path))
+        if scenario.output.format != "parquet" and progress:
+            progress(
+                "output.format: alab writes Parquet; alab export --format npz gives the json+npz layout",
+                0,
+                0,
+            )
+    from warehouse.capture.conversation import (
+        capture,  # which imports torch: two seconds after what is wrong was told
+    )
+
+    lakes = [Lake(warehouse or scenario.output.dir or "lab") for scenario in scenarios]
+    yield from capture(scenarios, lakes, force=force, progress=progress, tell=tell)

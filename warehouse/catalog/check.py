@@ -1,0 +1,192 @@
+"""Looks for anything in a warehouse that is not as it was written: `alab check` and `alab rebuild`."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+import duckdb
+import pyarrow.parquet as pq
+
+from warehouse.catalog import catalog, library
+from warehouse.errors import AlabError, first_line
+from warehouse.lake.lake import Lake, sha256
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: `missing`, `truncated`, `changed`, `damaged`, `stray`, `orphan`, `unregistered` or
+            `catalog`.
+        where: the file or folder relative to the lake, or the table of the catalog.
+        message: what is wrong, in words.
+    """
+
+    kind: str
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.kind:<12} {self.where}: {self.message}"
+
+
+def check(lake: Lake, *, deep: bool = False) -> list[Problem]:
+    """Compare the lake's files with what each run's metadata says of them, and the catalog with the lake.
+
+    Metadata, states and lens are compared by checksum, bulky files by size and rows.
+
+    Args:
+        lake: the warehouse's lake.
+        deep: read the tensors in bulky files too, which verifies the checksum of each compressed
+            block.
+
+    Raises:
+        AlabError: there is no warehouse.
+    """
+    if not lake.root.is_dir():
+        raise AlabError(
+            f"there is no warehouse at {lake.warehouse}", "Name another one with --warehouse."
+        )
+    problems = [problem for run_id in lake.run_ids() for problem in _check_run(lake, run_id, deep)]
+    problems += [
+        Problem("orphan", _name(lake, path), "belongs to no run") for path in orphans(lake)
+    ]
+    return problems + list(_check_catalog(lake))
+
+
+def repair(lake: Lake) -> None:
+    """Delete orphan folders and build the catalog anew; runs that lost data stay as they are."""
+    for path in orphans(lake):
+        shutil.rmtree(path)
+    rebuild(lake)
+
+
+def rebuild(lake: Lake) -> list[str]:
+    """Replace the catalog by one that is built from the lake alone.
+
+    Returns:
+        Ids of the runs in it.
+    """
+    if not lake.root.is_dir():
+        raise AlabError(
+            f"there is no warehouse at {lake.warehouse}", "Name another one with --warehouse."
+        )
+    lake.sweep()
+    with catalog.elsewhere(lake, lake.warehouse) as fresh:
+        run_ids = catalog.sync(fresh)
+        lake.catalog.with_name(f"{lake.catalog.name}.wal").unlink(missing_ok=True)
+        fresh.catalog.replace(lake.catalog)
+    return run_ids
+
+
+def orphans(lake: Lake) -> list[Path]:
+    """Folders of runs that have no metadata and that nobody is writing."""
+    known = {*lake.run_ids(), *(path.name for path in lake.staging.glob("*/"))}
+    return sorted(
+        path
+        for path in lake.root.glob("[!.]*/run=*")
+        if path.name.removeprefix("run=") not in known
+    )
+
+
+def _name(lake: Lake, path: Path) -> str:
+    return path.relative_to(lake.root).as_posix()
+
+
+def _check_run(lake: Lake, run_id: str, deep: bool) -> Iterator[Problem]:
+    home = lake.dataset("metadata", run_id)
+    tables = {}
+    for table in ("runs", "files"):
+        try:
+            tables[table] = (
+                lake.file_table(run_id) if table == "files" else lake.metadata(run_id, table)
+            ).to_pylist()
+        except FileNotFoundError:
+            yield Problem("missing", _name(lake, home / f"{table}.parquet"), "every run has one")
+        except Exception as error:  # whatever damage makes of a file
+            yield Problem("damaged", _name(lake, home / f"{table}.parquet"), first_line(error))
+    if "runs" in tables and [row["run_id"] for row in tables["runs"]] != [run_id]:
+        found = ", ".join(row["run_id"] for row in tables["runs"]) or "none"
+        yield Problem("changed", _name(lake, home), f"its metadata is of another run: {found}")
+    if "files" in tables:
+        for row in tables["files"]:
+            yield from _check_file(lake, row, deep)
+        named = {row["path"] for row in tables["files"]} | {_name(lake, home / "files.parquet")}
+        for path in lake.files(run_id):
+            if _name(lake, path) not in named:
+                yield Problem(
+                    "stray", _name(lake, path), "the run's metadata does not name this file"
+                )
+
+
+def _check_file(lake: Lake, row: dict, deep: bool) -> Iterator[Problem]:
+    """Compare one file with its row of the table `files`."""
+    path, where = lake.root / row["path"], row["path"]
+    try:
+        size = path.stat().st_size
+        if size < row["n_bytes"]:
+            yield Problem("truncated", where, f"{size:,} of {row['n_bytes']:,} bytes")
+        elif size > row["n_bytes"]:
+            yield Problem("changed", where, f"{size:,} bytes, written as {row['n_bytes']:,}")
+        elif row["sha256"]:
+            if sha256(path) != row["sha256"]:
+                yield Problem("changed", where, "the checksum is not the one it was written with")
+        else:
+            file = pq.ParquetFile(path)
+            if file.metadata.num_rows != row["n_rows"]:
+                yield Problem(
+                    "changed",
+                    where,
+                    f"{file.metadata.num_rows:,} rows, written as {row['n_rows']:,}",
+                )
+            for group in range(file.num_row_groups) if deep else ():
+                file.read_row_group(group)
+    except FileNotFoundError:
+        yield Problem("missing", where, f"a file of {row['n_bytes']:,} bytes is gone")
+    except Exception as error:  # whatever damage makes of a file
+        yield Problem("damaged", where, first_line(error))
+
+
+def _check_catalog(lake: Lake) -> Iterator[Problem]:
+    """Compare every table of the catalog with one that is built from the lake now."""
+    if not lake.catalog.exists():
+        yield Problem(
+            "catalog", lake.catalog.name, "there is none; it comes back with the next command"
+        )
+        return
+    with catalog.elsewhere(lake) as fresh:
+        catalog.sync(fresh)
+        try:
+            with catalog.open_file(lake, read_only=True, timeout=10) as db:
+                yield from _compare(db, fresh.catalog)
+        except (AlabError, duckdb.Error) as error:  # damaged, or another process writes it
+            yield Problem("catalog", lake.catalog.name, f"cannot be compared: {first_line(error)}")
+
+
+def _compare(db: duckdb.DuckDBPyConnection, other: Path) -> Iterator[Problem]:
+    db.execute(Template("ATTACH $path AS lake (READ_ONLY)").substitute(path=library.literal(other)))
+    difference = Template(
+        "SELECT run_id, count(*) FROM (FROM $a EXCEPT ALL FROM $b) GROUP BY run_id ORDER BY run_id"
+    )
+    here = {row[0] for row in db.execute("SELECT run_id FROM catalog_runs").fetchall()}
+    there = {row[0] for row in db.execute("SELECT run_id FROM lake.catalog_runs").fetchall()}
+    for run_id in sorted(there - here):
+        yield Problem(
+            "unregistered",
+            run_id,
+            "not in the catalog; the next command that may write registers it",
+        )
+    for table in catalog.table_names():
+        try:
+            for a, b, text in (
+                (f"lake.{table}", table, "lacks"),
+                (table, f"lake.{table}", "has beside the lake's"),
+            ):
+                for run_id, count in db.execute(difference.substitute(a=a, b=b)).fetchall():
+                    if run_id in here:
+                        yield Problem("catalog", table, f"{text} {count} rows of {run_id}")
+        except duckdb.Error as error:
+            yield Problem("catalog", table, first_line(error))

@@ -1,0 +1,68 @@
+"""What runs cost on disk, and giving it back: `alab rm`."""
+
+from collections.abc import Iterable
+
+from warehouse.catalog import catalog
+from warehouse.lake.lake import BULK, Lake
+
+
+def find(lake: Lake, names: Iterable[str]) -> list[str]:
+    """Ids of the runs that a user means, each once; also of a run whose metadata is damaged, by its whole id.
+
+    Raises:
+        AlabError: no run, or more than one, answers to a name.
+    """
+    with catalog.connect(lake) as db:
+        return list(
+            dict.fromkeys(n if n in lake.run_ids() else catalog.find_run(db, n) for n in names)
+        )
+
+
+def readable(size: int) -> str:
+    """A number of bytes for a person.
+
+    >>> readable(999), readable(12_345), readable(2_500_000_000)
+    ('999 bytes', '12.3 kB', '2.5 GB')
+    """
+    for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def size(lake: Lake, run_id: str, *, activations_only: bool = False) -> int:
+    """Bytes that removing a run, or its bulky datasets alone, would free."""
+    paths = lake.files(run_id)
+    return sum(
+        p.stat().st_size
+        for p in paths
+        if not activations_only or p.relative_to(lake.root).parts[0] in BULK
+    )
+
+
+def remove(lake: Lake, run_ids: list[str], *, activations_only: bool = False) -> int:
+    """Delete runs from the lake and the catalog.
+
+    The catalog is held meanwhile, so that no query of another process loses its files half-way.
+
+    Args:
+        lake: the warehouse's lake.
+        run_ids: ids of the runs.
+        activations_only: delete only the tensors of every token; states, metadata and what is
+            computed from them stay.
+
+    Returns:
+        Bytes that were freed.
+
+    Raises:
+        CatalogBusyError: another process has the catalog open; nothing was removed.
+        AlabError: another process is changing one of the runs.
+    """
+    before = sum(size(lake, run_id) for run_id in run_ids)
+
+    def change() -> None:
+        for run_id in run_ids:
+            lake.drop(run_id, BULK) if activations_only else lake.remove(run_id)
+
+    catalog.sync(lake, change=change)
+    return before - sum(size(lake, run_id) for run_id in run_ids)

@@ -1,0 +1,5 @@
+"""`python -m warehouse.cli`, where no `alab` was installed."""
+
+from warehouse.cli.commands import main
+
+main()

@@ -1,0 +1,39 @@
+"""What the shell offers when the tab key is pressed: run ids, and names of the SQL library.
+
+Both are read from folders and files, without a database, and nothing here raises: a shell has no
+    place for errors.
+"""
+
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+
+def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Ids of the warehouse's runs, newest first, and `latest`; without those that stand on the line already.
+
+    Args:
+        ctx: the command being completed; its group knows `--warehouse` and `$ALAB_WAREHOUSE`.
+        param: the argument being completed.
+        incomplete: what was typed of it.
+    """
+    folder = Path(ctx.find_root().params.get("warehouse") or "lab") / "lake" / "metadata"
+    try:
+        found = sorted(folder.glob("run=*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    except OSError:
+        return []
+    given = ctx.params.get(param.name) or ()
+    names = ["latest", *(path.name.removeprefix("run=") for path in found)] if found else []
+    return [name for name in names if name.startswith(incomplete) and name not in given]
+
+
+def objects(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Macros, analyses, views and tables whose name begins with `incomplete`, with a line on each."""
+    from warehouse.catalog import sqldoc
+
+    return [
+        CompletionItem(item.name, help=item.summary)
+        for item in sqldoc.library()
+        if item.name.startswith(incomplete) and not item.name.startswith("_")
+    ]

@@ -1,0 +1,96 @@
+"""What every command of `alab` shares: its options, its standard streams, and how errors are told."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from warehouse.errors import explain
+
+
+def _keep(ctx: click.Context, option: click.Option, value: object) -> None:
+    """Keep an option of `alab` itself that was given after a command's name."""
+    if value:
+        ctx.find_root().params[option.name] = value
+
+
+#: Options of `alab` itself, which every command takes too.
+WAREHOUSE = {
+    "type": click.Path(path_type=Path),
+    "metavar": "DIR",
+    "help": "Directory of the warehouse.  [default: $ALAB_WAREHOUSE, else ./lab]",
+}
+DEBUG = {"is_flag": True, "help": "Show the traceback of an error."}
+_SHARED = (
+    click.Option(["-w", "--warehouse"], expose_value=False, callback=_keep, **WAREHOUSE),
+    click.Option(["--debug"], expose_value=False, callback=_keep, **DEBUG),
+)
+
+
+def _prepare_streams() -> None:
+    """Let a standard stream that was closed give and take nothing, and not be the first file that is opened."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show
+
+
+class Group(click.Group):
+    """Tells every `AlabError` in one or two lines on standard error, and keeps tracebacks for `--debug`.
+
+    Its own options are accepted by each of its commands too.
+    """
+
+    def add_command(self, command: click.Command, name: str | None = None) -> None:
+        """Let a command take the shared options too."""
+        command.params += _SHARED
+        super().add_command(command, name)
+
+    def invoke(self, ctx: click.Context):
+        """Run a command; what goes wrong in it is told here."""
+        _prepare_streams()
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, so that a full disk is told of
+            return result
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            click.echo("interrupted; nothing unfinished was kept", err=True)
+            sys.exit(130)
+        except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+            _drop_output()
+            sys.exit(0)
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            _tell(error)
+
+    def main(self, *arguments, **options):
+        """Do everything, parsing and help included."""
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:  # as help may meet on its way to a full disk
+            _tell(error)
+
+
+def _tell(error: Exception) -> None:
+    """End with what an exception means to a user; raise it anew where it is a defect."""
+    told = explain(error)
+    if told is None:
+        raise error
+    click.echo(
+        click.style("error: ", fg="red", bold=True) + str(told).replace("\n", "\n  "), err=True
+    )
+    _drop_output()
+    sys.exit(told.exit_code)
+
+
+def _drop_output() -> None:
+    """Keep what standard output no longer takes from failing once more at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

