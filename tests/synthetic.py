@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 
+from warehouse import vocabulary
 from warehouse.catalog import catalog
 from warehouse.lake import lake
 from warehouse.lake import schemas as parquet
@@ -33,7 +34,7 @@ class Shape:
     attention: bool = True
     outputs: bool = True
     lens: bool = False
-    sites: tuple[str, ...] = lake.SITES
+    sites: tuple[str, ...] = vocabulary.SITES
 
     def count(self, label: int) -> int:
         """Examples of a label, by its place."""
@@ -77,7 +78,8 @@ def make_run(
     per_layer, hidden = [], rng.standard_normal((sequence, shape.width)).astype("f4")
     for _ in range(shape.layers):
         row = {
-            s: rng.standard_normal((sequence, shape.site_width(s))).astype("f4") for s in lake.SITES
+            s: rng.standard_normal((sequence, shape.site_width(s))).astype("f4")
+            for s in vocabulary.SITES
         }
         row["hidden_in"] = hidden
         row["hidden_out"] = hidden = hidden + row["attn_out"] + row["mlp_down_out"]
@@ -146,7 +148,7 @@ def write_states(
     states = [(0, "initial", 0, None), (0, "final", shape.steps - 1, None)]
     states += [(0, "snapshot", k, None) for k in range(shape.messages + 1)]
     states += [(None, "reference", i, label) for i, label in enumerate(shape.labels)]
-    sites = [site for site in lake.STATE_SITES if site in shape.sites]
+    sites = [site for site in vocabulary.STATE_SITES if site in shape.sites]
     size, width = shape.layers * len(sites), shape.width
     stacks, place = {}, 0
     for state in states:
@@ -265,7 +267,7 @@ def metadata(
             "layer": n, "site": site, "module": f"layers.{n}.{site}" if site in shape.sites else None,
             "width": shape.site_width(site) if site in shape.sites else None,
             "reason": None if site in shape.sites else "capture flag is off", "n_out_of_range": 0, "n_nonfinite": 0,
-        } for n in range(shape.layers) for site in lake.SITES],
+        } for n in range(shape.layers) for site in vocabulary.SITES],
         "warnings": [], "files": [],
     }  # fmt: skip
     schemas = _SCHEMAS or _SCHEMAS.update(catalog.metadata_schemas()) or _SCHEMAS

@@ -13,7 +13,8 @@ import pytest
 from synthetic import Shape, make_run
 
 from warehouse.catalog import catalog, check
-from warehouse.lake.lake import BULK, Lake
+from warehouse.lake.lake import Lake
+from warehouse.vocabulary import BULK
 
 SMALL = Shape(layers=1, steps=2, messages=2, labels=("joy",))
 TESTS = Path(__file__).parent

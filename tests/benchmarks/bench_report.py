@@ -25,12 +25,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import browser
 from synthetic import ROLES, Shape
 
+from warehouse import vocabulary
 from warehouse.catalog import catalog
 from warehouse.lake import lake
 from warehouse.report import page
 from warehouse.report.write import write_report
 
-SITES = lake.STATE_SITES
+SITES = vocabulary.STATE_SITES
 METRICS = ("cosine", "mae", "jaccard")
 SMALL = {
     "layers": 30,

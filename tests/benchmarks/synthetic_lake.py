@@ -17,19 +17,20 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from synthetic import Shape, metadata, vectors, write
 
+from warehouse import vocabulary
 from warehouse.lake import lake
 from warehouse.lake import schemas as parquet
 
 FULL = Shape(
     layers=36, width=2048, heads=16, mlp=8192, messages=8, prompt_tokens=64, steps=16,
-    attention=False, outputs=False, sites=lake.STATE_SITES,
+    attention=False, outputs=False, sites=vocabulary.STATE_SITES,
 )  # fmt: skip
 
 
 def common(shape: Shape) -> np.ndarray:
     """What all states share: (layers, sites, width), a few dimensions of it large."""
     rng = np.random.default_rng(0)
-    size = (shape.layers, len(lake.STATE_SITES), shape.width)
+    size = (shape.layers, len(vocabulary.STATE_SITES), shape.width)
     return (rng.standard_normal(size, "f4") * np.exp(1.2 * rng.standard_normal(size, "f4"))).astype(
         "f4"
     )
@@ -44,13 +45,13 @@ def write_states(path: Path, shape: Shape, base: np.ndarray, seed: int, only_end
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((len(states), *base.shape), "f4")
     values = (base + 0.7 * noise).astype("f2").astype("f4").reshape(-1, shape.width)
-    per = shape.layers * len(lake.STATE_SITES)
+    per = shape.layers * len(vocabulary.STATE_SITES)
     columns = {name: np.repeat([s[i] for s in states], per).tolist()
                for i, name in enumerate(("prompt_id", "state", "state_index", "label"))}  # fmt: skip
     columns["layer"] = np.tile(
-        np.repeat(np.arange(shape.layers), len(lake.STATE_SITES)), len(states)
+        np.repeat(np.arange(shape.layers), len(vocabulary.STATE_SITES)), len(states)
     )
-    columns["site"] = list(lake.STATE_SITES) * (shape.layers * len(states))
+    columns["site"] = list(vocabulary.STATE_SITES) * (shape.layers * len(states))
     write(path, parquet.state_schema(shape.width), columns | {"vector": vectors(values)}, per)
 
 
@@ -61,10 +62,10 @@ def write_activations(staged: lake.StagedRun, shape: Shape, seed: int) -> None:
     step = np.r_[np.zeros(shape.prompt_tokens, "i4"), np.arange(1, shape.steps)]
     columns = {"prompt_id": [0] * sequence, "step": step, "kind": ["prefill" if s == 0 else "decode" for s in step],
                "position": np.arange(sequence)}  # fmt: skip
-    widths = dict.fromkeys(lake.STATE_SITES, shape.width)
+    widths = dict.fromkeys(vocabulary.STATE_SITES, shape.width)
     for layer in range(shape.layers):
         tensors = {s: vectors(rng.standard_normal((sequence, shape.width), "f4").astype("f2").astype("f4"))
-                   for s in lake.STATE_SITES}  # fmt: skip
+                   for s in vocabulary.STATE_SITES}  # fmt: skip
         path = staged.path(
             "activations", f"steps=0-{shape.steps - 1}", f"layer={layer:02d}", "part-0.parquet"
         )

@@ -24,15 +24,15 @@ import torch
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks")]
 
-import tiny  # noqa: E402
-from bench_capture import bare  # noqa: E402
-from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
+import tiny
+from bench_capture import bare
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from warehouse import scenario  # noqa: E402
+from warehouse import scenario
 from warehouse.capture import conversation as capture
 from warehouse.capture import plan
 from warehouse.catalog import catalog
-from warehouse.lake.lake import Lake  # noqa: E402
+from warehouse.lake.lake import Lake
 from warehouse.models import loading as models
 from warehouse.models import sites
 

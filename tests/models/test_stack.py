@@ -7,11 +7,11 @@ import pytest
 import tiny
 import torch
 import transformers
-import warehouse.catalog.check
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import warehouse
+import warehouse.catalog.check
 from warehouse.errors import AlabError
 from warehouse.models import sites
 

@@ -7,7 +7,7 @@ import pytest
 from reference import cka, cosine, jaccard, mae, same, unbiased_cka
 
 from warehouse.catalog import catalog
-from warehouse.lake.lake import STATE_SITES
+from warehouse.vocabulary import STATE_SITES
 
 
 def check_scores(row, a, b):

@@ -7,7 +7,8 @@ from reference import cosine, jaccard, mae, same
 from synthetic import Shape, make_run
 
 from warehouse.catalog import catalog
-from warehouse.lake.lake import STATE_SITES, Lake
+from warehouse.lake.lake import Lake
+from warehouse.vocabulary import STATE_SITES
 
 
 @pytest.fixture(scope="module")

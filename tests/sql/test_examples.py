@@ -9,7 +9,8 @@ from reference import cosine, same
 from synthetic import Shape, make_run
 
 from warehouse.catalog import catalog
-from warehouse.lake.lake import STATE_SITES, Lake
+from warehouse.lake.lake import Lake
+from warehouse.vocabulary import STATE_SITES
 
 RESAMPLES = 50
 SHAPE = Shape(width=24, layers=2, examples=(1, 2, 5))  # joy, fear, calm

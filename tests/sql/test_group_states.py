@@ -5,7 +5,7 @@ import pytest
 from reference import cosine, same
 from test_compare_states import lab  # noqa: F401  the same two runs
 
-from warehouse.lake.lake import STATE_SITES
+from warehouse.vocabulary import STATE_SITES
 
 GROUPS = {
     "['$one', '$two'], 'final'": lambda run, state, index, label: state == "final" and run != "narrow",

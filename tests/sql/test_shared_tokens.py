@@ -83,8 +83,8 @@ def test_any_text(lab, texts, seed):
     texts(x=a, y=b)
     expected = [
         {(p, *pair) for pair in pairs(*one)}
-        for p, one in enumerate((x[0], y[0]) for x, y in zip(a, b))
-    ]  # noqa: B905
+        for p, one in enumerate((x[0], y[0]) for x, y in zip(a, b, strict=True))
+    ]
     found = shared(lab)
     assert found == set().union(*expected)
     assert all(a[p][0][i] == b[p][0][j] for p, i, j in found)

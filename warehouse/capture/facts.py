@@ -10,18 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from warehouse.capture.hooks import FLAGS
 from warehouse.capture.plan import Plan
 from warehouse.capture.rounding import Stats
 from warehouse.capture.withhold import withhold
-from warehouse.lake.lake import SITES, StagedRun
+from warehouse.lake.lake import StagedRun
 from warehouse.models.chat import Chat
 from warehouse.models.loading import Loaded
 from warehouse.models.ports import ModelSites
 from warehouse.scenario import Scenario
-
-#: Sites that are in the lake only where they are shown to add up.
-CONTRIBUTIONS = ("attn_out", "mlp_down_out")
+from warehouse.vocabulary import CONTRIBUTIONS, SITES, site_of
 
 
 def conclude(
@@ -168,14 +165,13 @@ def _site_rows(
             }
         )
 
-    flags = {site: flag for flag, names in FLAGS.items() for site in names}
     for n in plan.layers:
         layer = found.layers[n]
         for site in SITES:
             port = layer.ports.get(site) if site in plan.sites else None
             reason = None if port else layer.reasons.get(site)
             if site not in plan.sites:
-                reason = f"capture.{flags[site]} is off"
+                reason = f"capture.{site_of(site).flag} is off"
             elif port and site in CONTRIBUTIONS and n in unsound:
                 port, reason = None, unsound[n]
             add(n, site, port and str(port), port and port.width, reason)

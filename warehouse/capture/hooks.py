@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from warehouse.errors import AlabError
-from warehouse.lake.lake import STATE_SITES
 from warehouse.models.passes import RECORDED
 from warehouse.models.ports import ModelSites, Port
 from warehouse.models.probe import first, first_input, unwrapped
@@ -23,12 +22,6 @@ from warehouse.models.probe import first, first_input, unwrapped
 if TYPE_CHECKING:
     from warehouse.capture.rounding import Stats
 
-#: Which sites each flag of a scenario's `capture` keeps.
-FLAGS = {
-    "hidden_states": STATE_SITES,
-    "qkv": ("q", "k", "v"),
-    "mlp": ("mlp_gate", "mlp_up", "mlp_down_in"),
-}
 #: Among the sites of a layer's tensors: a block's own output, where hooks on it may have changed
 #: it. Not stored.
 BLOCK_OUT = "block_out"

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from warehouse.capture import state_tokens
-from warehouse.capture.hooks import FLAGS
 from warehouse.errors import AlabError
-from warehouse.lake.lake import STATE_SITES, Lake
+from warehouse.lake.lake import Lake
 from warehouse.models import loading as models
 from warehouse.models import sampler, sites, spans
 from warehouse.models import weights as loading
 from warehouse.models.chat import Chat, Rendered
 from warehouse.scenario import Prompt, Scenario
+from warehouse.vocabulary import SITES, STATE_SITES, TABLE
 
 #: Bytes that a stored value takes on disk, measured on real activations, rounded up.
 _BYTES_PER_VALUE = {"float16": 1.8, "bfloat16": 1.45, "float32": 3.6}
@@ -105,7 +105,7 @@ def make_plan(scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites
         warnings.append(
             {"code": "no_states", "message": "capture.states is off: the run has no states"}
         )
-    names = {site for flag, names in FLAGS.items() if getattr(wanted, flag) for site in names}
+    names = {site.name for site in TABLE if site.name in SITES and getattr(wanted, site.flag)}
     return Plan(prompts, references, layers, names, wanted.states, warnings)
 
 

@@ -21,7 +21,7 @@ from warehouse.capture.states import StateFile
 from warehouse.capture.transfer import Transfer
 from warehouse.capture.writer import TensorWriter
 from warehouse.errors import AlabError
-from warehouse.lake.lake import STATE_SITES, Lake
+from warehouse.lake.lake import Lake
 from warehouse.models import loading as models
 from warehouse.models import sites
 from warehouse.models.chat import Chat
@@ -30,6 +30,7 @@ from warehouse.models.offload import device_of
 from warehouse.models.passes import check_mask, check_mode, places_of_logits, weights_mark
 from warehouse.models.probe import unwrapped
 from warehouse.models.stack import check_kind
+from warehouse.vocabulary import STATE_SITES
 
 
 def record(

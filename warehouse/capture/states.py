@@ -7,6 +7,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from warehouse import vocabulary
 from warehouse.capture.rounding import Rounding, SiteStats
 from warehouse.lake import lake
 from warehouse.lake import schemas as parquet
@@ -35,7 +36,7 @@ class StateFile:
 
     def add(self, rows: dict[Key, int], layer: int, sites: dict[str, Tensor]) -> None:
         """Keep some tokens' vectors of a layer: for each state, a row of each site that states have."""
-        for site in lake.STATE_SITES:
+        for site in vocabulary.STATE_SITES:
             if site in sites:
                 # copies: views would keep the whole pass
                 vectors = sites[site][list(rows.values())].to("cpu", torch.float32)
@@ -107,4 +108,4 @@ class StateFile:
 
 def _order(item: tuple[tuple[int, str], Tensor]) -> tuple[int, int]:
     (layer, site), _ = item
-    return layer, lake.STATE_SITES.index(site)
+    return layer, vocabulary.STATE_SITES.index(site)

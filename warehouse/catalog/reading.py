@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse.errors import AlabError
-from warehouse.lake.lake import SITES, Lake
+from warehouse.lake.lake import Lake
+from warehouse.vocabulary import SITES
 
 #: Values that are in memory at once.
 BLOCK = 1 << 22

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from warehouse.catalog import catalog
-from warehouse.lake.lake import BULK, Lake
+from warehouse.lake.lake import Lake
+from warehouse.vocabulary import BULK
 
 
 def find(lake: Lake, names: Iterable[str]) -> list[str]:

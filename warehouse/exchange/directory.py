@@ -11,7 +11,7 @@ from warehouse.errors import AlabError
 from warehouse.exchange.arrays import SUFFIXES, ArrayReader
 from warehouse.exchange.counts import Counts
 from warehouse.exchange.layout import KEYS
-from warehouse.lake.lake import SITES
+from warehouse.vocabulary import SITES
 
 _KEY = re.compile(r"(?:layer_(\d{1,4})/)?(\w+)")
 _COLUMNS = {key: column for column, key in KEYS.items() if column in SITES}

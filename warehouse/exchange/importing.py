@@ -24,8 +24,9 @@ from warehouse.exchange.counts import Counts
 from warehouse.exchange.directory import Directory, Pass
 from warehouse.exchange.layout import RUN_TABLES
 from warehouse.lake import schemas as parquet
-from warehouse.lake.lake import SITES, STATE_SITES, Lake, StagedRun
+from warehouse.lake.lake import Lake, StagedRun
 from warehouse.lake.pages import PageWriter, plain
+from warehouse.vocabulary import SITES, STATE_SITES
 
 #: Rows, and values of attention and outputs, that are compressed together.
 GROUP_ROWS, GROUP_VALUES = 128, 1 << 20

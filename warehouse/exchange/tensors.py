@@ -10,7 +10,8 @@ import pyarrow as pa
 from warehouse.catalog import catalog
 from warehouse.catalog.reading import Pass, Run, Source, blocks, names, numbers
 from warehouse.errors import AlabError
-from warehouse.lake.lake import STATE_SITES, Lake
+from warehouse.lake.lake import Lake
+from warehouse.vocabulary import STATE_SITES
 
 STATES = ("initial", "final", "snapshot", "reference", "example")
 

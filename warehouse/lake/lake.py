@@ -30,23 +30,6 @@ from warehouse.errors import AlabError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Per-layer tensors, in the order of the columns of `activations`.
-SITES = (
-    "hidden_in",
-    "hidden_out",
-    "q",
-    "k",
-    "v",
-    "attn_out",
-    "mlp_gate",
-    "mlp_up",
-    "mlp_down_in",
-    "mlp_down_out",
-)
-#: The sites that states keep; all are as wide as the residual stream.
-STATE_SITES = ("hidden_in", "hidden_out", "attn_out", "mlp_down_out")
-#: Datasets that hold every token of every pass; `alab rm --activations-only` drops them.
-BULK = ("activations", "attention", "outputs")
 #: Folders below a run's folder, per dataset.
 TAILS = {
     "activations": "/steps=*/layer=*/*.parquet",

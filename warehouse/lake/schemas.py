@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from warehouse.lake.lake import BULK, DIGEST, SITES, digest, sha256
+from warehouse.lake.lake import DIGEST, digest, sha256
+from warehouse.vocabulary import BULK, SITES
 
 
 def vector(width: int | None) -> pa.DataType:

@@ -82,7 +82,7 @@ def copy_of(source: str, gguf: str, revision: str | None = None) -> Copy:
             print(
                 f"reading {path.name} for the first time; its weights are kept in {folder}",
                 file=sys.stderr,
-            )  # noqa: T201
+            )
             unfinished = folder.with_suffix(".part")
             for left in (unfinished, folder):
                 shutil.rmtree(left, ignore_errors=True)

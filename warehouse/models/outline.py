@@ -14,9 +14,9 @@ from torch import nn
 
 from warehouse import scenario
 from warehouse.errors import AlabError, first_line
-from warehouse.lake.lake import SITES
 from warehouse.models import loading as models
 from warehouse.models import sites
+from warehouse.vocabulary import SITES
 
 _VOCABULARY = 256
 

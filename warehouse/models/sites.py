@@ -9,7 +9,6 @@ cannot be shown to be right is left out, with a reason.
 
 from typing import Any
 
-from warehouse.lake.lake import SITES
 from warehouse.models import reader as generate
 from warehouse.models.passes import check_free, check_plain
 from warehouse.models.ports import LayerSites, ModelSites, Port
@@ -17,6 +16,7 @@ from warehouse.models.probe import sample, trace, unwrapped
 from warehouse.models.projections import find_projections
 from warehouse.models.stack import check_causal, check_kind, decoder_layers, find_stack, refused
 from warehouse.models.sublayers import find_contributions, find_mlp
+from warehouse.vocabulary import SITES
 
 __all__ = ["LayerSites", "ModelSites", "Port", "decoder_layers", "discover"]
 

@@ -9,9 +9,10 @@ import duckdb
 
 from warehouse.atomic import writing
 from warehouse.catalog import catalog
-from warehouse.lake.lake import STATE_SITES, Lake
+from warehouse.lake.lake import Lake
 from warehouse.report import findings, page
 from warehouse.report import tables as comparison
+from warehouse.vocabulary import STATE_SITES
 
 #: The sites of a state, the one that is shown first ahead.
 SITE_ORDER = ("hidden_out", *(site for site in STATE_SITES if site != "hidden_out"))
