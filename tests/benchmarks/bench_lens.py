@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from warehouse.catalog import catalog
-from warehouse.catalog.reading import Run
+from warehouse.catalog import catalog, runs
+from warehouse.catalog.runs import Run
 from warehouse.lake.lake import Lake
 from warehouse.lens import head as heads
 from warehouse.lens import lens
@@ -45,7 +45,7 @@ def main() -> None:
         first = seconds(lambda: lens.logit_lens(lake, "latest"))
         again = min(seconds(lambda: lens.logit_lens(lake, "latest")) for _ in range(3))
         with catalog.connect(lake) as db:
-            run = Run(lake, catalog.find_run(db, "latest"), db)
+            run = Run(lake, runs.find_run(db, "latest"), db)
             (row,) = run.rows("runs")
             loading = min(seconds(lambda: heads.kept(lake, row["model_id"])) for _ in range(3))
             head = heads.kept(lake, row["model_id"])

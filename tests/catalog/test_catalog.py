@@ -11,7 +11,7 @@ import pytest
 from synthetic import Shape, make_run
 
 import warehouse
-from warehouse.catalog import catalog
+from warehouse.catalog import catalog, runs
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 
@@ -230,7 +230,7 @@ def test_a_warehouse_that_can_only_be_read(tmp_path_factory, registered):
 def test_find_run(two_runs):
     lake, alpha, beta = two_runs
     with catalog.connect(lake) as db:
-        assert catalog.find_run(db, "latest") == beta
-        assert catalog.find_run(db, "alp") == catalog.find_run(db, alpha) == alpha
+        assert runs.find_run(db, "latest") == beta
+        assert runs.find_run(db, "alp") == runs.find_run(db, alpha) == alpha
         with pytest.raises(AlabError, match="there is no run 'gamma'; the newest are"):
-            catalog.find_run(db, "gamma")
+            runs.find_run(db, "gamma")

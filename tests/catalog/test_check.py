@@ -4,7 +4,7 @@ import duckdb
 import pytest
 from synthetic import Shape, make_run
 
-from warehouse.catalog import catalog, check
+from warehouse.catalog import catalog, check, runs
 from warehouse.catalog import removal as storage
 from warehouse.errors import AlabError
 from warehouse.query import run as query
@@ -75,7 +75,7 @@ def test_a_run_with_damaged_metadata_is_left_out_and_named(two, table, harm, cap
     with catalog.connect(lake) as db:
         assert db.execute("SELECT run_id FROM runs").fetchall() == [(other,)]
         with pytest.raises(AlabError, match=f"the metadata of {one} is damaged"):
-            catalog.find_run(db, one)
+            runs.find_run(db, one)
     hints = query.run(lake, "SELECT 1", "csv")
     assert hints == [f"the metadata of {one} is damaged, it is left out: alab check"]
     before = {path: path.read_bytes() for path in lake.files(one)}
@@ -125,8 +125,8 @@ def test_latest_is_refused_where_the_latest_run_is_damaged(two):
     with catalog.connect(lake) as db:
         for name in ("latest", "late"):
             with pytest.raises(AlabError, match=r"late_.*damaged"):
-                catalog.find_run(db, name)
-        assert catalog.find_run(db, "two") == other
+                runs.find_run(db, name)
+        assert runs.find_run(db, "two") == other
 
 
 def test_orphans_and_unregistered_runs(two):

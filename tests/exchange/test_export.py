@@ -12,7 +12,7 @@ from rows import DATASETS, everything
 from synthetic import Shape, make_run
 
 from warehouse.catalog import catalog, check
-from warehouse.catalog.reading import numbers
+from warehouse.catalog.runs import numbers
 from warehouse.cli.commands import main
 from warehouse.errors import AlabError
 from warehouse.exchange import importing

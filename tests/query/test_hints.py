@@ -7,6 +7,7 @@ from click.testing import CliRunner
 from synthetic import Shape, make_run
 
 from warehouse.catalog import catalog, sqldoc
+from warehouse.catalog.runs import find_run
 from warehouse.cli.commands import main
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
@@ -152,7 +153,7 @@ def test_a_run_has_the_same_names_in_sql_and_on_the_command_line(lake, runs, nam
         listed = db.execute("SELECT DISTINCT run_id FROM states_of([?])", [name]).fetchall()
         assert rows == listed
         try:
-            expected = catalog.find_run(db, name)
+            expected = find_run(db, name)
         except AlabError:
             assert found == name
             assert rows == []
@@ -170,4 +171,4 @@ def test_an_ambiguous_prefix_is_refused_with_its_candidates(alab, lake, runs):
         assert runs[0] in result.stderr and runs[1] in result.stderr
         assert "Type more of the id." in result.stderr
     with catalog.connect(lake) as db, pytest.raises(AlabError, match="could be any of 2 runs"):
-        catalog.find_run(db, "talk_")
+        find_run(db, "talk_")

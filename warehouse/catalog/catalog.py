@@ -9,7 +9,6 @@ import copy
 import functools
 import os
 import random
-import re
 import shutil
 import tempfile
 import time
@@ -320,59 +319,3 @@ def _register(db: duckdb.DuckDBPyConnection, lake: Lake, versions: dict[str, int
         "INSERT INTO catalog_runs SELECT unnest(?), unnest(?)",
         [seen, [versions[run_id] for run_id in seen]],
     )
-
-
-def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
-    """The id of the run that a user means: an id, a unique prefix of one, `latest`, or `latest:NAME`.
-
-    Raises:
-        AlabError: no run, or more than one, answers to the name.
-    """
-    ids = [
-        row[0]
-        for row in db.execute(
-            "SELECT run_id FROM runs ORDER BY created_at DESC, run_id DESC"
-        ).fetchall()
-    ]
-    broken = damaged(db)
-    if not ids and not broken:
-        raise AlabError("the warehouse has no runs yet", "Capture one: alab capture SCENARIO")
-    if name == "latest":
-        later = [run_id for run_id in broken if not ids or _time(run_id) > _time(ids[0])]
-        if not later:
-            return ids[0]
-        raise AlabError(
-            f"the metadata of the latest run, {max(later, key=_time)}, is damaged",
-            "What is: alab check",
-        )
-    if name.startswith("latest:"):
-        of = "SELECT run_id FROM runs WHERE scenario = ? ORDER BY created_at DESC, run_id DESC LIMIT 1"
-        found = [row[0] for row in db.execute(of, [name.removeprefix("latest:")]).fetchall()]
-    else:
-        found = (
-            [name]
-            if name in ids
-            else [run_id for run_id in ids if name and run_id.startswith(name)]
-        )
-    if len(found) == 1:
-        return found[0]
-    if not found and (lost := [run_id for run_id in broken if name and run_id.startswith(name)]):
-        raise AlabError(f"the metadata of {', '.join(lost)} is damaged", "What is: alab check")
-    if found:
-        raise AlabError(
-            f"{name!r} could be any of {len(found)} runs: {', '.join(found[:5])}",
-            "Type more of the id.",
-        )
-    raise AlabError(
-        f"there is no run {name!r}; the newest are: {', '.join(ids[:5])}", "See them all: alab runs"
-    )
-
-
-def _time(run_id: str) -> str:
-    """The time in a run's id; empty where it has none.
-
-    >>> _time("joy_20260102T101500Z-2")
-    '20260102T101500Z-2'
-    """
-    match = re.search(r"_(\d{8}T\d{6}Z(?:-\d+)?)$", run_id)
-    return match[1] if match else ""

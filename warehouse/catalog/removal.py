@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from warehouse.catalog import catalog
+from warehouse.catalog import catalog, runs
 from warehouse.lake.lake import Lake
 from warehouse.vocabulary import BULK
 
@@ -15,7 +15,7 @@ def find(lake: Lake, names: Iterable[str]) -> list[str]:
     """
     with catalog.connect(lake) as db:
         return list(
-            dict.fromkeys(n if n in lake.run_ids() else catalog.find_run(db, n) for n in names)
+            dict.fromkeys(n if n in lake.run_ids() else runs.find_run(db, n) for n in names)
         )
 
 

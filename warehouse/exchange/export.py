@@ -18,12 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse import advice
-from warehouse.catalog import catalog
-from warehouse.catalog.reading import Run, Selection, Source, names, numbers, sources
+from warehouse.catalog import catalog, runs
+from warehouse.catalog.runs import Run, Selection, names, numbers, sources
 from warehouse.errors import AlabError
 from warehouse.exchange import layout
 from warehouse.lake.lake import Lake
 from warehouse.lake.schemas import open_parquet
+from warehouse.lake.tensors import Source
 
 #: What `export` writes.
 FORMATS = ("npz", "npy", "safetensors", "parquet", "arrow")
@@ -90,7 +91,7 @@ def export(
     """
     _check_name(lake, out, name, fmt)
     with catalog.connect(lake) as db:
-        run_id = catalog.find_run(db, name)
+        run_id = runs.find_run(db, name)
         run = Run(lake, run_id, db)
         wanted = Selection(
             names(sites, run.site_names()),

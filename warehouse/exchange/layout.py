@@ -34,9 +34,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from warehouse.catalog.reading import KEYS, Pass, Run, Selection, Source, blocks, sources
+from warehouse.catalog.runs import KEYS, Run, Selection, sources
 from warehouse.exchange import lens_json
 from warehouse.exchange.arrays import SUFFIXES, ArrayWriter, Spec
+from warehouse.lake.tensors import Pass, Source, blocks
 
 #: Tables that `run.json` holds as lists.
 RUN_TABLES = ("prompts", "messages", "tokens", "state_tokens", "layers", "sites", "warnings")

@@ -7,10 +7,11 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from warehouse.catalog import catalog
-from warehouse.catalog.reading import Pass, Run, Source, blocks, names, numbers
+from warehouse.catalog import runs
+from warehouse.catalog.runs import Run, names, numbers
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
+from warehouse.lake.tensors import Pass, Source, blocks
 from warehouse.vocabulary import STATE_SITES
 
 STATES = ("initial", "final", "snapshot", "reference", "example")
@@ -159,7 +160,7 @@ def _without_layers() -> set[str]:
 
 
 def _run(lake: Lake, db: duckdb.DuckDBPyConnection, run: str, site: str) -> Run:
-    found = Run(lake, catalog.find_run(db, run), db)
+    found = Run(lake, runs.find_run(db, run), db)
     names(site, found.site_names())
     return found
 
@@ -214,7 +215,7 @@ def vector(
     for value, known, what in ((site, STATE_SITES, "site"), (state, STATES, "state")):
         if value not in known:
             raise AlabError(f"states have no {what} {value!r}", f"There are: {', '.join(known)}")
-    run_id = catalog.find_run(db, run)
+    run_id = runs.find_run(db, run)
     rows = db.execute(_STATES, [run_id, site, layer, state, prompt, prompt]).fetchall()
     if not rows:
         hint = (

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from warehouse.atomic import writing
-from warehouse.catalog import catalog, library
-from warehouse.catalog.reading import Run, numbers
+from warehouse.catalog import catalog, library, runs
+from warehouse.catalog.runs import Run, numbers
 from warehouse.errors import AlabError
 from warehouse.exchange import lens_json
 from warehouse.lake import schemas as parquet
@@ -111,7 +111,7 @@ def logit_lens(
             logit lens.
     """
     with catalog.connect(lake) as db:
-        run = Run(lake, catalog.find_run(db, name), db)
+        run = Run(lake, runs.find_run(db, name), db)
         head = run_heads.head_of(lake, run, model, progress)
         if not 1 <= top_k <= len(head.unembedding):
             raise AlabError(

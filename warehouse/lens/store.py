@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from warehouse.catalog.reading import Run
+from warehouse.catalog.runs import Run
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.lens import head as heads

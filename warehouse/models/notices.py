@@ -70,9 +70,8 @@ def notes(heard: list[str], when: str = "on loading") -> list[tuple[str, str]]:
 
     >>> notes(["`torch_dtype` is deprecated! Use `dtype` instead!"])
     []
-    >>> notes(["Unrecognized keys in `rope_parameters`:  {'scale'}"])
-    [('library', "on loading, transformers said: Unrecognized keys in `rope_parameters`:
-    {'scale'}")]
+    >>> notes(["Unrecognized keys in `rope`:  {'scale'}"])
+    [('library', "on loading, transformers said: Unrecognized keys in `rope`: {'scale'}")]
     """
     found = []
     for message in dict.fromkeys(heard):

@@ -5,7 +5,7 @@ from io import StringIO
 
 import duckdb
 
-from warehouse.catalog import catalog
+from warehouse.catalog import catalog, runs
 from warehouse.lake.lake import Lake
 from warehouse.query import formats
 
@@ -28,7 +28,7 @@ def inspect(lake: Lake, name: str, fmt: str = "table") -> str:
         AlabError: there is no such run.
     """
     with catalog.connect(lake) as db:
-        run_id = catalog.find_run(db, name)
+        run_id = runs.find_run(db, name)
         cursor = db.execute(_RUN, [run_id])
         run = dict(
             zip((column[0] for column in cursor.description), cursor.fetchone(), strict=True)

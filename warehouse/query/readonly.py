@@ -66,7 +66,7 @@ def _plain(sql: str) -> str:
     r"""A statement in lower case, without comments, and with nothing in its strings.
 
     >>> _plain("SELECT 'copy x' -- to y\nFROM t")
-    "select '' \nfrom t"
+    "select ''  from t"
     """
     tokens = duckdb.tokenize(sql)
     ends = [start for start, _ in tokens[1:]] + [len(sql.encode())]

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from warehouse.catalog import catalog
-from warehouse.catalog.reading import Pass, Run, Selection, names, numbers, sources
+from warehouse.catalog import catalog, runs
+from warehouse.catalog.runs import Run, Selection, names, numbers, sources
 from warehouse.errors import AlabError
 from warehouse.extras import needing
 from warehouse.lake.lake import Lake
+from warehouse.lake.tensors import Pass
 
 NORMALIZE = ("per_image", "signed", "global", "none")
 REDUCE = ("signed", "abs")
@@ -96,7 +97,7 @@ def heatmaps(
     """
     colours = colormap(cmap)
     with catalog.connect(lake) as db:
-        run = Run(lake, catalog.find_run(db, name), db)
+        run = Run(lake, runs.find_run(db, name), db)
         chosen = Selection(
             names(source, run.site_names()),
             numbers(layers, run.layers(), "layer"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 
 from warehouse.atomic import writing
-from warehouse.catalog import catalog
+from warehouse.catalog import catalog, runs
 from warehouse.lake.lake import Lake
 from warehouse.report import findings, page
 from warehouse.report import tables as comparison
@@ -72,8 +72,8 @@ def write_report(
 def _chosen(db: duckdb.DuckDBPyConnection, names: Iterable[str]) -> list[str]:
     """Ids of the runs that are meant, without repetition."""
     if names := list(names):
-        return list(dict.fromkeys(catalog.find_run(db, name) for name in names))
-    catalog.find_run(db, "latest")  # tells what to do where there are none
+        return list(dict.fromkeys(runs.find_run(db, name) for name in names))
+    runs.find_run(db, "latest")  # tells what to do where there are none
     return [row[0] for row in db.execute("SELECT run_id FROM runs").fetchall()]
 
 

@@ -1,162 +1,26 @@
-"""A run read back from the lake: what it has, and its tensors, a block of rows at a time.
+"""Tensors read back from part files, a block of rows at a time.
 
 A captured run and an imported one store the same rows in different orders; here they come in one.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from string import Template
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from warehouse.errors import AlabError
-from warehouse.lake.lake import Lake
-from warehouse.vocabulary import SITES
-
 #: Values that are in memory at once.
 BLOCK = 1 << 22
 #: Attention weights of one pass that are in memory at once, several heads whole.
 HEAD_VALUES = 1 << 25
-#: Names of sites that arrays spell differently.
-KEYS = {"mlp_down_in": "mlp_act", "weights": "attn_weights"}
 
 #: (prompt_id, step) of a forward pass.
 Pass = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What of a run is wanted; None is everything.
-
-    Attributes:
-        sites: names of sites; also `attention`, `embeddings`, `logits`.
-        layers: decoder blocks.
-        steps: forward passes.
-    """
-
-    sites: frozenset[str] | None = None
-    layers: frozenset[int] | None = None
-    steps: frozenset[int] | None = None
-
-    def step(self, number: int) -> bool:
-        """Whether a forward pass is wanted."""
-        return self.steps is None or number in self.steps
-
-    def layer(self, number: int) -> bool:
-        """Whether a decoder block is wanted."""
-        return self.layers is None or number in self.layers
-
-    def site(self, name: str) -> bool:
-        """Whether a column of the lake is wanted."""
-        return self.sites is None or bool(
-            self.sites & {name, KEYS.get(name), {"weights": "attention"}.get(name)}
-        )
-
-
-def numbers(text: str | None, known: list[int], what: str) -> frozenset[int] | None:
-    """The numbers that a list such as `0-3,7` means; None for None.
-
-    >>> sorted(numbers("0-2,5", list(range(8)), "layer"))
-    [0, 1, 2, 5]
-
-    Raises:
-        AlabError: not such a list, or a number that does not exist; names those that do.
-    """
-    if text is None:
-        return None
-    asked: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if first > last:
-            raise AlabError(
-                f"{part!r} is no {what} or range of them", "Write for example: 0-3,7", 2
-            )
-        asked |= {first, last, *(n for n in known if first <= n <= last)}
-    if missing := sorted(asked - set(known)):
-        there = (
-            f"{known[0]}-{known[-1]}"
-            if known == list(range(len(known))) and known
-            else ", ".join(map(str, known))
-        )
-        raise AlabError(
-            f"there is no {what} {missing[0]} in this run", f"There are: {there or 'none'}"
-        )
-    return frozenset(asked)
-
-
-def names(text: str | None, known: list[str]) -> frozenset[str] | None:
-    """The sites that a list such as `q,k,attention` means; None for None.
-
-    Raises:
-        AlabError: there is no such site in the run; names those there are.
-    """
-    if text is None:
-        return None
-    asked = {name.strip() for name in text.split(",")}
-    if unknown := sorted(asked - set(known)):
-        there = f"There are: {', '.join(known)}" if known else "It has none; alab inspect says why."
-        raise AlabError(f"there is no site {unknown[0]!r} in this run", there)
-    return frozenset(asked)
-
-
-class Run:
-    """What the catalog knows about a run, and where its files are."""
-
-    def __init__(self, lake: Lake, run_id: str, db: duckdb.DuckDBPyConnection):
-        self.lake = lake
-        self.run_id = run_id
-        self.db = db
-
-    def rows(self, table: str, order: str = "ALL") -> list[dict]:
-        """Rows of a metadata table that belong to the run, without the run's id."""
-        query = Template("SELECT * EXCLUDE (run_id) FROM $table WHERE run_id = ? ORDER BY $order")
-        cursor = self.db.execute(query.substitute(table=table, order=order), [self.run_id])
-        keys = [column[0] for column in cursor.description]
-        return [dict(zip(keys, row, strict=True)) for row in cursor.fetchall()]
-
-    @cached_property
-    def files(self) -> dict[tuple[str, int | None], list[Path]]:
-        """Part files of each dataset and layer, in the order they were written."""
-        found: dict[tuple[str, int | None], list[Path]] = {}
-        for row in sorted(self.rows("files"), key=lambda row: _part_number(row["path"])):
-            found.setdefault((row["dataset"], row["layer"]), []).append(
-                self.lake.root / row["path"]
-            )
-        return found
-
-    def layers(self) -> list[int]:
-        """Layers that the run has."""
-        return sorted(row["layer"] for row in self.rows("layers"))
-
-    def steps(self) -> list[int]:
-        """Steps that the run has, over all its prompts."""
-        return sorted({row["step"] for row in self.rows("steps")})
-
-    def site_names(self) -> list[str]:
-        """Sites that `--sites` may name."""
-        datasets = {dataset for dataset, _ in self.files}
-        captured = self.rows("sites") if "activations" in datasets else []
-        sites = {row["site"] for row in captured if row["width"] is not None}
-        more = [
-            *(["attention"] if "attention" in datasets else []),
-            *(["mlp_act"] if "mlp_down_in" in sites else []),
-        ]
-        outputs = ["embeddings", "logits"] if "outputs" in datasets else []
-        return list(dict.fromkeys([*(site for site in SITES if site in sites), *more, *outputs]))
-
-
-def _part_number(path: str) -> tuple[int, str]:
-    match = re.search(r"part-(\d+)\.parquet$", path)
-    return (int(match[1]) if match else 0, path)
 
 
 @dataclass
@@ -283,12 +147,3 @@ def blocks(values: pa.Array, width: int) -> Iterator[np.ndarray]:
             yield block
         else:
             yield flat
-
-
-def sources(run: Run, wanted: Selection) -> Iterator[tuple[str, int | None, Source]]:
-    """The wanted parts of the lake as (dataset, layer, source), opened one after the other."""
-    layers: list[int | None] = [n for n in run.layers() if wanted.layer(n)]
-    for layer in [None, *layers]:
-        for dataset in ("outputs",) if layer is None else ("activations", "attention"):
-            if parts := run.files.get((dataset, layer)):
-                yield dataset, layer, Source(parts)

@@ -1,0 +1,211 @@
+"""Runs by the names that users give them, and what the catalog knows of one."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from string import Template
+
+import duckdb
+
+from warehouse.catalog.catalog import damaged
+from warehouse.errors import AlabError
+from warehouse.lake.lake import Lake
+from warehouse.lake.tensors import Source
+from warehouse.vocabulary import SITES
+
+#: Names of sites that arrays spell differently.
+KEYS = {"mlp_down_in": "mlp_act", "weights": "attn_weights"}
+
+
+def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
+    """The id of the run that a user means: an id, a unique prefix of one, `latest`, or `latest:NAME`.
+
+    Raises:
+        AlabError: no run, or more than one, answers to the name.
+    """
+    ids = [
+        row[0]
+        for row in db.execute(
+            "SELECT run_id FROM runs ORDER BY created_at DESC, run_id DESC"
+        ).fetchall()
+    ]
+    broken = damaged(db)
+    if not ids and not broken:
+        raise AlabError("the warehouse has no runs yet", "Capture one: alab capture SCENARIO")
+    if name == "latest":
+        later = [run_id for run_id in broken if not ids or _time(run_id) > _time(ids[0])]
+        if not later:
+            return ids[0]
+        raise AlabError(
+            f"the metadata of the latest run, {max(later, key=_time)}, is damaged",
+            "What is: alab check",
+        )
+    if name.startswith("latest:"):
+        of = "SELECT run_id FROM runs WHERE scenario = ? ORDER BY created_at DESC, run_id DESC LIMIT 1"
+        found = [row[0] for row in db.execute(of, [name.removeprefix("latest:")]).fetchall()]
+    else:
+        found = (
+            [name]
+            if name in ids
+            else [run_id for run_id in ids if name and run_id.startswith(name)]
+        )
+    if len(found) == 1:
+        return found[0]
+    if not found and (lost := [run_id for run_id in broken if name and run_id.startswith(name)]):
+        raise AlabError(f"the metadata of {', '.join(lost)} is damaged", "What is: alab check")
+    if found:
+        raise AlabError(
+            f"{name!r} could be any of {len(found)} runs: {', '.join(found[:5])}",
+            "Type more of the id.",
+        )
+    raise AlabError(
+        f"there is no run {name!r}; the newest are: {', '.join(ids[:5])}", "See them all: alab runs"
+    )
+
+
+def _time(run_id: str) -> str:
+    """The time in a run's id; empty where it has none.
+
+    >>> _time("joy_20260102T101500Z-2")
+    '20260102T101500Z-2'
+    """
+    match = re.search(r"_(\d{8}T\d{6}Z(?:-\d+)?)$", run_id)
+    return match[1] if match else ""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of a run is wanted; None is everything.
+
+    Attributes:
+        sites: names of sites; also `attention`, `embeddings`, `logits`.
+        layers: decoder blocks.
+        steps: forward passes.
+    """
+
+    sites: frozenset[str] | None = None
+    layers: frozenset[int] | None = None
+    steps: frozenset[int] | None = None
+
+    def step(self, number: int) -> bool:
+        """Whether a forward pass is wanted."""
+        return self.steps is None or number in self.steps
+
+    def layer(self, number: int) -> bool:
+        """Whether a decoder block is wanted."""
+        return self.layers is None or number in self.layers
+
+    def site(self, name: str) -> bool:
+        """Whether a column of the lake is wanted."""
+        return self.sites is None or bool(
+            self.sites & {name, KEYS.get(name), {"weights": "attention"}.get(name)}
+        )
+
+
+def numbers(text: str | None, known: list[int], what: str) -> frozenset[int] | None:
+    """The numbers that a list such as `0-3,7` means; None for None.
+
+    >>> sorted(numbers("0-2,5", list(range(8)), "layer"))
+    [0, 1, 2, 5]
+
+    Raises:
+        AlabError: not such a list, or a number that does not exist; names those that do.
+    """
+    if text is None:
+        return None
+    asked: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise AlabError(
+                f"{part!r} is no {what} or range of them", "Write for example: 0-3,7", 2
+            )
+        asked |= {first, last, *(n for n in known if first <= n <= last)}
+    if missing := sorted(asked - set(known)):
+        there = (
+            f"{known[0]}-{known[-1]}"
+            if known == list(range(len(known))) and known
+            else ", ".join(map(str, known))
+        )
+        raise AlabError(
+            f"there is no {what} {missing[0]} in this run", f"There are: {there or 'none'}"
+        )
+    return frozenset(asked)
+
+
+def names(text: str | None, known: list[str]) -> frozenset[str] | None:
+    """The sites that a list such as `q,k,attention` means; None for None.
+
+    Raises:
+        AlabError: there is no such site in the run; names those there are.
+    """
+    if text is None:
+        return None
+    asked = {name.strip() for name in text.split(",")}
+    if unknown := sorted(asked - set(known)):
+        there = f"There are: {', '.join(known)}" if known else "It has none; alab inspect says why."
+        raise AlabError(f"there is no site {unknown[0]!r} in this run", there)
+    return frozenset(asked)
+
+
+class Run:
+    """What the catalog knows about a run, and where its files are."""
+
+    def __init__(self, lake: Lake, run_id: str, db: duckdb.DuckDBPyConnection):
+        self.lake = lake
+        self.run_id = run_id
+        self.db = db
+
+    def rows(self, table: str, order: str = "ALL") -> list[dict]:
+        """Rows of a metadata table that belong to the run, without the run's id."""
+        query = Template("SELECT * EXCLUDE (run_id) FROM $table WHERE run_id = ? ORDER BY $order")
+        cursor = self.db.execute(query.substitute(table=table, order=order), [self.run_id])
+        keys = [column[0] for column in cursor.description]
+        return [dict(zip(keys, row, strict=True)) for row in cursor.fetchall()]
+
+    @cached_property
+    def files(self) -> dict[tuple[str, int | None], list[Path]]:
+        """Part files of each dataset and layer, in the order they were written."""
+        found: dict[tuple[str, int | None], list[Path]] = {}
+        for row in sorted(self.rows("files"), key=lambda row: _part_number(row["path"])):
+            found.setdefault((row["dataset"], row["layer"]), []).append(
+                self.lake.root / row["path"]
+            )
+        return found
+
+    def layers(self) -> list[int]:
+        """Layers that the run has."""
+        return sorted(row["layer"] for row in self.rows("layers"))
+
+    def steps(self) -> list[int]:
+        """Steps that the run has, over all its prompts."""
+        return sorted({row["step"] for row in self.rows("steps")})
+
+    def site_names(self) -> list[str]:
+        """Sites that `--sites` may name."""
+        datasets = {dataset for dataset, _ in self.files}
+        captured = self.rows("sites") if "activations" in datasets else []
+        sites = {row["site"] for row in captured if row["width"] is not None}
+        more = [
+            *(["attention"] if "attention" in datasets else []),
+            *(["mlp_act"] if "mlp_down_in" in sites else []),
+        ]
+        outputs = ["embeddings", "logits"] if "outputs" in datasets else []
+        return list(dict.fromkeys([*(site for site in SITES if site in sites), *more, *outputs]))
+
+
+def _part_number(path: str) -> tuple[int, str]:
+    match = re.search(r"part-(\d+)\.parquet$", path)
+    return (int(match[1]) if match else 0, path)
+
+
+def sources(run: Run, wanted: Selection) -> Iterator[tuple[str, int | None, Source]]:
+    """The wanted parts of the lake as (dataset, layer, source), opened one after the other."""
+    layers: list[int | None] = [n for n in run.layers() if wanted.layer(n)]
+    for layer in [None, *layers]:
+        for dataset in ("outputs",) if layer is None else ("activations", "attention"):
+            if parts := run.files.get((dataset, layer)):
+                yield dataset, layer, Source(parts)
