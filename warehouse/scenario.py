@@ -22,9 +22,14 @@ from pydantic_core import PydanticCustomError
 
 from warehouse.errors import AlabError
 from warehouse.mistakes import shown, tell
+from warehouse.vocabulary import SITE_NAMES, TABLE, site_of
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=100)]
+
+
+#: The keys of `capture` that keep sites.
+FLAGS = frozenset(site.flag for site in TABLE)
 
 
 class _Strict(BaseModel):
@@ -83,8 +88,42 @@ _OURS = frozenset(
 )
 
 
+class Dataset(_Strict):
+    """A table of which each row is a prompt of the run; its columns are the run's labels."""
+
+    source: str | None = Field(
+        None,
+        min_length=1,
+        description="vega:NAME, or a CSV, TSV, JSON, JSONL or Parquet file, or a glob",
+    )
+    query: str | None = Field(
+        None, min_length=1, description="DuckDB SQL over the relation source; all of it by default"
+    )
+    id: str | None = Field(
+        None, description="column whose values differ; the row's number by default"
+    )
+    text: Annotated[Text, StringConstraints(min_length=1)] | None = Field(
+        None, description="Jinja template of a text that is read as it is, with the row's columns"
+    )
+    messages: Annotated[list[Message], Field(min_length=1)] | None = Field(
+        None, description="a conversation whose contents are Jinja templates"
+    )
+    group: str | None = Field(
+        None, description="column of what belongs together: probes never split it"
+    )
+    on_error: Literal["stop", "skip"] = Field(
+        "stop",
+        description="what becomes of rows that cannot be read: skip leaves them out and says so",
+    )
+
+    @model_validator(mode="after")
+    def _text_or_messages(self):
+        _only_one(self, "messages", "text")
+        return self
+
+
 class Prompt(_Strict):
-    """A conversation to run, or a text."""
+    """A conversation to run, or a text, or a dataset of them."""
 
     run_at_each_message: bool = Field(
         False, description="one run for each message prefix, instead of one run"
@@ -95,6 +134,7 @@ class Prompt(_Strict):
     text: Annotated[Text, StringConstraints(min_length=1)] | None = Field(
         None, description="a text instead of messages, read as it is, without a template"
     )
+    dataset: Dataset | None = Field(None, description="a table of which each row is a prompt")
     template: dict[str, Any] = Field(
         {}, description="options for the chat template, such as enable_thinking: false"
     )
@@ -115,16 +155,19 @@ class Prompt(_Strict):
         return value
 
     @model_validator(mode="after")
-    def _messages_or_text(self):
-        if (self.messages is None) == (self.text is None):
-            both = "has messages and text" if self.messages else "has neither messages nor text"
-            raise ValueError(f"{both}; give one of them")
+    def _one_kind(self):
+        _only_one(self, "messages", "text", "dataset")
         alone = {"run_at_each_message": False, "template": {}, "add_generation_prompt": True}
         idle = [key for key, usual in alone.items() if getattr(self, key) != usual]
-        if self.text is not None and idle:
+        is_text = self.text is not None or (
+            self.dataset is not None and self.dataset.text is not None
+        )
+        if is_text and idle:
             raise ValueError(
                 f"{idle[0]} is about messages; a text is read as it is, without a template"
             )
+        if self.dataset is not None and self.run_at_each_message:
+            raise ValueError("run_at_each_message is about one conversation, not a dataset")
         return self
 
     @property
@@ -156,7 +199,9 @@ class Model(_Strict):
 class Generation(_Strict):
     """How the reply is generated."""
 
-    max_new_tokens: Whole = Field(50, ge=1)
+    max_new_tokens: Whole = Field(
+        50, ge=0, description="0 reads only, which is the default for a dataset"
+    )
     do_sample: bool = False
     temperature: Real = Field(1.0, ge=0, lt=inf, description="0 means greedy; else at least 1e-6")
     top_k: Whole | None = Field(None, ge=1)
@@ -192,6 +237,12 @@ class Capture(_Strict):
     mlp: bool = Field(True, description="mlp_gate, mlp_up and mlp_down_in")
     logits: bool = True
     top_k_probs: Whole = Field(20, ge=0, description="most likely tokens kept per step")
+    sites: list[Literal[SITE_NAMES]] | None = Field(  # type: ignore[valid-type]
+        None, description="the sites to keep, instead of the flags"
+    )
+    positions: list[str] | None = Field(
+        None, description="of a dataset: last, all, message_ends, mean or a field of the template"
+    )
     layers: Literal["all"] | list[Whole] = Field(
         "all", description="0-based; negative ones count from the end"
     )
@@ -200,10 +251,22 @@ class Capture(_Strict):
     )
 
     @model_validator(mode="after")
-    def _some_layer(self):
-        if self.layers == []:
-            raise ValueError("layers is an empty list; name at least one layer, or write: all")
+    def _some_of_each(self):
+        for key in ("layers", "sites", "positions"):
+            if getattr(self, key) == []:
+                raise ValueError(f"{key} is an empty list; name at least one, or leave it out")
+        if self.sites is not None and (flags := FLAGS & self.model_fields_set):
+            raise ValueError(
+                f"sites says what is kept, and {min(flags)} too; leave out one of them"
+            )
         return self
+
+    def keeps(self, name: str) -> bool:
+        """Whether a site is kept of every position that is kept."""
+        site = site_of(name)
+        return site is not None and (
+            getattr(self, site.flag) if self.sites is None else site in map(site_of, self.sites)
+        )
 
 
 class Output(_Strict):
@@ -248,6 +311,38 @@ class Scenario(_Strict):
             )
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_of_a_dataset(cls, data: Any) -> Any:
+        """A dataset is read only, at each prompt's last token, without attention, unless it is said otherwise."""
+        prompt = data.get("prompt") if isinstance(data, dict) else None
+        if not (isinstance(prompt, dict) and prompt.get("dataset") is not None):
+            return data
+        usual = {"generation": {"max_new_tokens": 0}, "capture": {"positions": ["last"]}}
+        if (capture := data.get("capture") or {}) is not None and "sites" not in capture:
+            usual["capture"]["attention_weights"] = False
+        merged = {
+            key: more | value if isinstance(value := data.get(key, {}), dict) else value
+            for key, more in usual.items()
+        }
+        return data | merged
+
+    @model_validator(mode="after")
+    def _of_a_dataset(self):
+        datasets = [prompt.dataset for prompt in self.prompt if prompt.dataset is not None]
+        if datasets and len(self.prompt) > 1:
+            raise ValueError(
+                "a dataset is the only prompt of its scenario; write one file for each"
+            )
+        if self.capture.positions is not None and not datasets:
+            raise ValueError("capture.positions is about a dataset; of a conversation all are kept")
+        return self
+
+    @property
+    def dataset(self) -> Dataset | None:
+        """The dataset whose rows are the prompts; None where they are written out."""
+        return self.prompt[0].dataset if self.prompt else None
+
     @model_validator(mode="after")
     def _examples_differ(self):
         """A label may have several examples; one that is there twice would count as two."""
@@ -280,6 +375,14 @@ class Scenario(_Strict):
             if prompt.run_at_each_message
             for k in range(len(prompt.messages or []))
         ]
+
+
+def _only_one(part: BaseModel, *keys: str) -> None:
+    """Refuse a part that has none of some keys, or several."""
+    there = [key for key in keys if getattr(part, key) is not None]
+    if len(there) != 1:
+        either = " and ".join(there[:2]) if there else " nor ".join([keys[0], keys[1]])
+        raise ValueError(f"has {either if there else f'neither {either}'}; give one of them")
 
 
 class _Loader(yaml.SafeLoader):

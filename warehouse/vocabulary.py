@@ -56,6 +56,9 @@ BULK = tuple(dict.fromkeys(site.dataset for site in TABLE))
 #: The kinds of last-token states.
 STATES = ("initial", "final", "snapshot", "reference", "example")
 
+#: Every name that a site can be asked for by.
+SITE_NAMES = tuple(name for site in TABLE for name in (site.name, site.key) if name)
+
 _BY_NAME = {name: site for site in TABLE for name in (site.name, site.key) if name}
 
 
