@@ -1,0 +1,110 @@
+"""Which prompts of a dataset are read together: the batch plan.
+
+Which prompts share a pass changes the last bits of what a model computes, so the plan is made once,
+stored with the run, and followed by whoever goes on with it. Prompts are dealt to shards by a hash
+of their row's id, which another machine computes too; within a shard prompts of like length meet,
+so that little is padded.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+#: Prompts of a shard, about: what a killed capture loses at the most.
+SHARD = 2048
+#: Tokens of a batch, padding included: beyond it a batch has fewer prompts.
+BATCH_TOKENS = 1 << 13
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts that are read in one pass.
+
+    Attributes:
+        shard: the shard that it is a part of.
+        number: its place in the shard.
+        prompts: their `prompt_id`, the shortest first.
+        padded: tokens that each is filled up to.
+    """
+
+    shard: int
+    number: int
+    prompts: tuple[int, ...]
+    padded: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Prompts and tokens of the pass: passes of one shape compute a prompt with the same bits."""
+        return len(self.prompts), self.padded
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """All batches of a dataset.
+
+    Attributes:
+        size: prompts of a batch, at the most.
+        shards: the batches of each shard, in the order in which they are read.
+    """
+
+    size: int
+    shards: tuple[tuple[Batch, ...], ...]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch for shard in self.shards for batch in shard)
+
+    @property
+    def digest(self) -> str:
+        """What tells whether two plans are the same."""
+        return hashlib.sha256(repr(list(self)).encode()).hexdigest()
+
+
+def make_batches(
+    lengths: Sequence[int],
+    row_ids: Sequence[str],
+    prompts: Sequence[int],
+    size: int,
+    shard: int = SHARD,
+) -> BatchPlan:
+    """Plan which prompts are read together.
+
+    Args:
+        lengths: tokens of each prompt, by `prompt_id`.
+        row_ids: id of each prompt's row, likewise.
+        prompts: the prompts to read.
+        size: prompts of a batch, at the most.
+        shard: prompts of a shard, about.
+
+    >>> plan = make_batches([3, 9, 3, 4], ["a", "b", "c", "d"], [0, 1, 2, 3], size=2)
+    >>> [(batch.prompts, batch.padded) for batch in plan]
+    [((0, 2), 3), ((3, 1), 9)]
+    """
+    count = -(-len(prompts) // shard)
+    dealt: list[list[int]] = [[] for _ in range(count)]
+    for prompt in prompts:
+        dealt[shard_of(row_ids[prompt], count)].append(prompt)
+    return BatchPlan(
+        size,
+        tuple(
+            tuple(_cut(number, sorted(some, key=lambda p: (lengths[p], p)), lengths, size))
+            for number, some in enumerate(dealt)
+        ),
+    )
+
+
+def shard_of(row_id: str, count: int) -> int:
+    """The shard of a row, by a hash of its id."""
+    return int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8]) % count
+
+
+def _cut(shard: int, prompts: list[int], lengths: Sequence[int], size: int) -> Iterator[Batch]:
+    """Cut the prompts of a shard, which rise in length, into batches."""
+    number, first = 0, 0
+    while first < len(prompts):
+        last = first + 1
+        while last < len(prompts) and last - first < size:
+            if (last + 1 - first) * lengths[prompts[last]] > BATCH_TOKENS:
+                break
+            last += 1
+        yield Batch(shard, number, tuple(prompts[first:last]), lengths[prompts[last - 1]])
+        number, first = number + 1, last
