@@ -103,7 +103,7 @@ def test_logits_are_the_bare_models_bit_for_bit(tmp_path, weights):
     from warehouse.models import loading as models
     from warehouse.models import sites
 
-    request = scenario.load(
+    request = scenario.read_file(
         Path(__file__).parents[1] / "scenarios" / "quickstart.yaml"
     ).model_dump()
     request["generation"]["max_new_tokens"] = 8

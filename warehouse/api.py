@@ -282,7 +282,7 @@ class Warehouse:
         from warehouse.capture.conversation import capture
 
         if isinstance(scenario, Path | str):
-            found = [scenarios.load(path) for path in scenarios.find([scenario])]
+            found = [scenarios.read_file(path) for path in scenarios.files_of([scenario])]
         else:
             found = [scenarios.parse(scenario) if isinstance(scenario, dict) else scenario]
         return list(capture(found, [self._lake] * len(found), force=force))

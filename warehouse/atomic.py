@@ -15,7 +15,9 @@ from warehouse.errors import AlabError, first_line
 
 @contextmanager
 def writing(path: Path, option: str) -> Iterator[Path]:
-    """Give the place to write what becomes a file when the block ends well; an exception leaves what was there.
+    """Give the place to write what becomes a file when the block ends well.
+
+    After an exception what was there before is there still.
 
     Args:
         path: the file; folders above it are made. A link's target is replaced, not the link; a
@@ -58,8 +60,8 @@ def writing(path: Path, option: str) -> Iterator[Path]:
                 draft.unlink()
 
 
-def _is_about(error: Exception, draft: Path) -> bool:
-    """Whether an error is about the file that is written, and not about one that is read meanwhile."""
+def _is_about(error: OSError | duckdb.Error, draft: Path) -> bool:
+    """Whether an error is about the file that is written, not about one that is read meanwhile."""
     if isinstance(error, duckdb.Error):
         return str(draft) in str(error)
     return bool(error.errno) and (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from warehouse.lake.lake import Lake
 from warehouse.models import loading as models
-from warehouse.scenario import find, load
+from warehouse.scenario import files_of, read_file
 
 
 def capture_files(
@@ -33,8 +33,8 @@ def capture_files(
     Raises:
         AlabError: a scenario is invalid or cannot be run; nothing of it is kept, earlier ones are.
     """
-    files = find(list(paths))
-    scenarios = [load(path) for path in files]
+    files = files_of(paths)
+    scenarios = [read_file(path) for path in files]
     for path, scenario in zip(files, scenarios, strict=True):
         models.check(scenario.model, str(path))
         if scenario.output.format != "parquet" and progress:
