@@ -40,8 +40,16 @@ PASS_TABLES = ("steps", "top_tokens", "residual", "residual_error", "logit_lens"
 #: Tables of each run that templates print.
 RUN_ROWS = ("reference_table",)
 #: Tables of what replies and references say, of all conversations, with a card or without one.
-STATE_RESULTS = ("leaning", "separating", "caveats", "state_tokens")
-RESULTS = ("intra", "intra_summary", "reply_summary", "before_reply", *STATE_RESULTS)
+RESULTS = (
+    "intra",
+    "intra_summary",
+    "reply_summary",
+    "leaning",
+    "separating",
+    "caveats",
+    "state_tokens",
+    "before_reply",
+)
 #: The intervals of the leanings, of runs whose labels have several examples.
 MARGINS = "leaning_margins"
 #: Runs are asked about together, up to so many numbers in their states (64 MB as DuckDB has them).
