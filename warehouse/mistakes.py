@@ -67,7 +67,7 @@ def _place(problem: Any, data: object) -> Place:
     return place
 
 
-def _has_item(node: object, part: object) -> bool:
+def _has_item(node: Any, part: object) -> bool:
     is_list = isinstance(node, Sequence) and not isinstance(node, str)
     return is_list and isinstance(part, int) and part < len(node)
 

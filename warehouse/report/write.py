@@ -84,9 +84,11 @@ def collect(lake: Lake, tables: Tables, run_ids: list[str]) -> Row:
     results = fill_runs(tables, rows, prompts[:MAX_CARDS], site)
     conversations = cards(tables, rows, prompts[:MAX_CARDS], results)
     comparison = pairs(tables, rows, site)
-    together = (tables, rows, prompts, results, comparison, site)
     summary = results["intra_summary"]
     compared = [name for name in COMPARED if any(row["compared"] == name for row in summary)]
+    overall = None
+    if len(prompts) > 1:
+        overall = findings.overall(tables, rows, prompts, results, comparison, site)
     origins = [frame.about(run) for run in rows]
     return {
         "title": rows[0]["scenario"] if len(rows) == 1 else f"{len(rows)} runs",
@@ -102,22 +104,27 @@ def collect(lake: Lake, tables: Tables, run_ids: list[str]) -> Row:
         "compared": compared,
         "overview": frame.overview(prompts, rows, summary),
         "totals": tables.rows("intra_totals") if summary else [],
-        "overall": findings.overall(*together) if len(prompts) > 1 else None,
+        "overall": overall,
         "site": site,
         "pairs": comparison,
         "about_head": list(origins[0]),
         "about_rows": [list(row.values()) for row in origins],
-        "registry": {
-            "charts": page.charts(),
-            "measures": page.measures(),
-            "scales": page.scales(
-                {label for card in conversations for label in card["references"]}
-            ),
-            "queries": tables.queries,
-            "tables": dict(sorted(tables.origin.items())),  # runs are filled side by side
-            "sites": sites,
-            "compared": next(iter(compared), None),
-            "names": {run["run_id"]: run["name"] for run in rows} if len(rows) > 1 else {},
-        },
+        "registry": _registry(tables, rows, conversations, sites, compared),
         "packed": dict(sorted(tables.packed.items())),
+    }
+
+
+def _registry(
+    tables: Tables, rows: list[Row], cards: list[Row], sites: list[str], compared: list[str]
+) -> Row:
+    """What the page's script reads beside the tables."""
+    return {
+        "charts": page.charts(),
+        "measures": page.measures(),
+        "scales": page.scales({label for card in cards for label in card["references"]}),
+        "queries": tables.queries,
+        "tables": dict(sorted(tables.origin.items())),  # runs are filled side by side
+        "sites": sites,
+        "compared": next(iter(compared), None),
+        "names": {run["run_id"]: run["name"] for run in rows} if len(rows) > 1 else {},
     }
