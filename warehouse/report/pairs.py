@@ -4,8 +4,7 @@ from collections import defaultdict
 
 from warehouse.report.tables import Row, Tables
 
-#: Pairs that get a card: all of them up to twice this, else so many of the least and of the most
-#: alike.
+#: Pairs that get a card: all up to twice this, else so many of the least and of the most alike.
 MAX_PAIRS = 8
 #: Runs that are compared message by message.
 MAX_SIDE_BY_SIDE = 5

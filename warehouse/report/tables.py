@@ -25,8 +25,7 @@ Row = dict[str, Any]
 #: By run and prompt_id, the index of the card of each conversation that has one.
 Cards = dict[str, dict[int, int]]
 
-#: Tables of each run that are drawn, and the queries that make them: about its states, and about
-#: its passes.
+#: Tables of each run that are drawn, by the names of their queries: about states, about passes.
 STATE_TABLES = (
     "turns",
     "references",
