@@ -2,9 +2,7 @@
 
 import contextlib
 import importlib.util
-import inspect
 import logging
-import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -209,80 +207,6 @@ def resolve(spec: scenario.Model) -> tuple[str, str | None]:
             else "It holds no model.",
         )
     return source, spec.gguf_file
-
-
-def context_length(model: Any) -> int | None:
-    """Longest sequence the model takes; None where its config does not say."""
-    config = model.config.get_text_config()
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
-
-
-def cache_name(model: Any) -> str:
-    """The argument by which a model takes its key-value cache: `cache` from transformers 5.24 on."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-
-
-def cache_in(values: Any) -> Any:
-    """The key-value cache among a model's named arguments, or in what it returned, under either name; or None."""
-    found = (values.get(name) for name in ("cache", "past_key_values"))
-    return next((cache for cache in found if cache is not None), None)
-
-
-def rotary_regime(model: Any, length: int) -> tuple[int, ...]:
-    """Which rotary frequencies a model has for a sequence of so many tokens: equal values, equal frequencies.
-
-    Some models turn keys otherwise in long sequences, so that what a long one left in a cache is
-    wrong for a short one: `longrope` has a second set past the length of the pretraining, `dynamic`
-        scaling one for each beyond it.
-    """
-    config = model.config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    regimes = []
-    for parameters in (rope, *rope.values()):  # one for all layers, or one for each kind of layer
-        kind = parameters.get("rope_type") if isinstance(parameters, dict) else None
-        if kind == "longrope":
-            regimes.append(int(length > parameters["original_max_position_embeddings"]))
-        elif kind and "dynamic" in kind:
-            regimes.append(max(0, length - config.max_position_embeddings))
-    return tuple(regimes)
-
-
-def reach(model: Any) -> float:
-    """Tokens up to which every layer attends to all of them alike, as the config says; infinite where it does not.
-
-    Beyond, there are windows, chunks, a choice of keys (DeepSeek's `index_topk`) or other scales
-    (Llama 4's `floor_scale`), which some models count in places of the pass or of the cache instead
-    of positions.
-    """
-    values = model.config.get_text_config().to_dict().items()
-    names = re.compile(r"(window|window_size|chunk_size|index_topk|floor_scale)$")
-    return min(
-        (v for name, v in values if names.search(name) and isinstance(v, int) and v > 0),
-        default=math.inf,
-    )
-
-
-def eos_ids(model: Any, tokenizer: Any) -> set[int]:
-    """All end-of-sequence ids: the generation config's, the model config's and the tokenizer's."""
-    found: set[int] = set()
-    for owner in (
-        getattr(model, "generation_config", None),
-        model.config.get_text_config(),
-        tokenizer,
-    ):
-        value = getattr(owner, "eos_token_id", None)
-        found |= (
-            set(value)
-            if isinstance(value, list | tuple)
-            else {value}
-            if value is not None
-            else set()
-        )
-    return found
 
 
 def quiet_libraries() -> None:
