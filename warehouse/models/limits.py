@@ -1,4 +1,4 @@
-"""What a model can take: lengths, rotary frequencies, its cache's name, and the ids that end a reply."""
+"""What a model can take: lengths, rotary frequencies, its cache, the ids that end a reply."""
 
 import inspect
 import math
@@ -23,9 +23,9 @@ def context_length(model: Any) -> int | None:
 def reach(model: Any) -> float:
     """Tokens up to which every layer attends to all of them alike; infinite without such a limit.
 
-    Beyond, the config says, there are windows, chunks, a choice of keys (DeepSeek's `index_topk`) or
-    other scales (Llama 4's `floor_scale`), which some models count in places of the pass or of the
-    cache instead of positions.
+    Beyond, the config says, there are windows, chunks, a choice of keys (DeepSeek's `index_topk`)
+    or other scales (Llama 4's `floor_scale`), which some models count in places of the pass or of
+    the cache instead of positions.
     """
     values = model.config.get_text_config().to_dict().items()
     limits = (v for name, v in values if _REACHES.search(name) and isinstance(v, int) and v > 0)
@@ -53,9 +53,8 @@ def rotary_regime(model: Any, length: int) -> tuple[int, ...]:
 
 def cache_name(model: Any) -> str:
     """The argument by which a model takes its key-value cache."""
-    return next(
-        (n for n in _CACHES if n in inspect.signature(model.forward).parameters), _CACHES[1]
-    )
+    names = inspect.signature(model.forward).parameters
+    return next((name for name in _CACHES if name in names), _CACHES[1])
 
 
 def cache_in(values: Any) -> Any:

@@ -61,7 +61,7 @@ def find_projections(
 def _take_separate(
     site: LayerSites, calls: dict[str, Call], attention: nn.Module, config: Any
 ) -> None:
-    """Take three projections as they are; not a query's with a gate or the like beside the heads."""
+    """Take three projections as they are; a query's only without a gate beside its heads."""
     size = getattr(attention, "head_dim", None) or getattr(config, "head_dim", None)
     heads = config.num_attention_heads
     for name, call in calls.items():

@@ -39,7 +39,7 @@ Contribution = tuple[int, str]
 
 @dataclass
 class Sum:
-    """Module outputs that, times a factor, make up what a layer adds; in the order of their calls."""
+    """Module outputs, in order, that times a factor make up what a layer adds."""
 
     parts: list[Call]
     scale: float
@@ -252,7 +252,7 @@ def _giver(calls: list[Call], output: Tensor) -> Call | None:
 
 
 def _input_projections(feeding: list[Call], inner: int) -> list[Columns]:
-    """The projections as wide as the down projection's input, or the halves of one twice as wide."""
+    """The projections as wide as the down projection's input, or the halves of a wider one."""
     single: list[Columns] = [(c, None) for c in feeding if c.output.shape[1] == inner]
     fused = [c for c in feeding if c.output.shape[1] == 2 * inner]
     if len(fused) == 1 and not single:
@@ -283,6 +283,6 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def linear_calls(calls: list[Call]) -> list[Call]:
-    """The calls of projections, but for those inside another: an adapter's own, and what it wraps."""
+    """The calls of projections, but for those inside another, such as an adapter's own."""
     linears = [call for call in calls if is_linear(call.module) and call.reads and call.gives]
     return [c for c in linears if not any(c.inside(other) for other in linears)]
