@@ -81,7 +81,7 @@ def logit_lens(
                     writer.write_table(table)
             if json_file:
                 model_id = run.rows("runs")[0]["model_id"]
-                about = dict(run_id=run.run_id, model=model_id, site=site, top_k=top_k)
+                about = {"run_id": run.run_id, "model": model_id, "site": site, "top_k": top_k}
                 texts = dict(enumerate(head.tokens or []))
                 with writing(json_file, "--json") as draft:
                     lens_json.write(draft, about, lens_json.rows_of(path), texts)

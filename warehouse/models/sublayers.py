@@ -202,13 +202,14 @@ def find_mlp(site: LayerSites, calls: list[Call]) -> None:
     """
     port = site.ports.get("mlp_down_out")
     if port is None:
-        return _lack(site, "the MLP's contribution was not found")
+        _lack(site, "the MLP's contribution was not found")
+        return
     linears = linear_calls(calls)
     whole = next(call for call in calls if call.path == port.module)
     down = None if port.more else _down_projection(calls, linears, whole)
     if down is None:
-        reason = "the MLP has no single down projection (a mixture of experts, for one)"
-        return _lack(site, reason)
+        _lack(site, "the MLP has no single down projection (a mixture of experts, for one)")
+        return
     site.ports["mlp_down_in"] = port_of(down, side="input")
     home = down.path.rpartition(".")[0] + "."
     feeding = [c for c in linears if c.path.startswith(home) and c.ended < down.began]
