@@ -1,7 +1,7 @@
 """One forward pass over a few tokens that notes what every module takes and gives."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ class Call:
             its two.
         inputs: its first input, after the hooks on it.
         output: its first output, after the hooks on it.
-        given, own: the same before the hooks of others on it.
+        bare_input, bare_output: the same before the hooks of others on it.
         weights: whether it returns attention weights.
         changed: sides (`input`, `output`) whose tensor the model changed in place later.
     """
@@ -41,8 +41,8 @@ class Call:
     ended: int = -1
     inputs: Tensor = NO_ROWS
     output: Tensor = NO_ROWS
-    given: Tensor = NO_ROWS
-    own: Tensor = NO_ROWS
+    bare_input: Tensor = NO_ROWS
+    bare_output: Tensor = NO_ROWS
     weights: bool = False
     changed: set[str] = field(default_factory=set)
 
@@ -159,15 +159,15 @@ class _Notes:
         """
 
         def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            given = self._copy(first_input(args, kwargs))
-            self._open.append(Call(path, module, self._tick(), given=given))
+            value = self._copy(first_input(args, kwargs))
+            self._open.append(Call(path, module, self._tick(), bare_input=value))
 
         def begin(module: nn.Module, args: tuple, kwargs: dict) -> None:
             call = self._open[-1]
             call.inputs = self._rows(call, "input", first_input(args, kwargs))
 
         def own(module: nn.Module, args: tuple, output: Any) -> None:
-            self._open[-1].own = self._copy(output)
+            self._open[-1].bare_output = self._copy(output)
 
         def end(module: nn.Module, args: tuple, output: Any) -> None:
             call = self._open.pop()
@@ -219,14 +219,10 @@ def forward(model: Any, tokens: Tensor, **options: Any) -> Any:
 @contextmanager
 def hooked(handles: Callable[[], Iterator[Any]]) -> Iterator[None]:
     """Put hooks on for a while; `handles` yields their handles."""
-    made: list[Any] = []
-    try:
+    with ExitStack() as stack:
         for handle in handles():
-            made.append(handle)
+            stack.callback(handle.remove)
         yield
-    finally:
-        for handle in made:
-            handle.remove()
 
 
 def first(value: Any) -> Any:
@@ -247,8 +243,8 @@ def first_input(args: tuple, kwargs: dict) -> Any:
 
 def with_first_input(args: tuple, kwargs: dict, new: Tensor) -> tuple[tuple, dict]:
     """The inputs of a module with another first one."""
-    given = first_input(args, kwargs)
-    new = new.reshape(given.shape).to(given.device)
+    old = first_input(args, kwargs)
+    new = new.reshape(old.shape).to(old.device)
     if args:
         return (new, *args[1:]), kwargs
     name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))

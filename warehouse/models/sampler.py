@@ -170,19 +170,19 @@ def processors(model: Any, prompt: int, new: int, eos: set[int]) -> list[Callabl
     reply = _Reply(prompt, prompt + new, begin, ends, str(device))
     if "min_new_tokens" in parts:
         parts.pop("min_length", None)  # whose place it takes
-    made = []
+    chain: list[Callable] = []
     for name, make in _PARTS.items():
         if name not in parts or (not eos and name in _ABOUT_ENDS):
             continue
         try:
-            made.append(make(parts[name], reply))
+            chain.append(make(parts[name], reply))
         except Exception as error:  # whatever transformers objects to
             raise AlabError(
                 f"the model's generation_config has {name}: {parts[name]!r}, which transformers "
                 f"refuses: {first_line(error)}",
                 "Correct the model's generation_config.json.",
             ) from error
-    return made
+    return chain
 
 
 def requests(model: Any) -> dict[str, Any]:

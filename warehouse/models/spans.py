@@ -191,10 +191,12 @@ class _Search:
         pairs = _pairs(marks[k, first], marks[k, last - 1], last)
         if pairs:
             return [Span(span.start, span.end + 1, last) for span in pairs]
-        shown = [
-            (start, common_start(content[first:], self.text[start:])) for start in marks[k, first]
+        starts = marks[k, first]
+        lengths = [common_start(content[first:], self.text[start:]) for start in starts]
+        return [
+            Span(start, start + length, first + length)
+            for start, length in zip(starts, lengths, strict=True)
         ]
-        return [Span(start, start + length, first + length) for start, length in shown]
 
     def once(self, k: int, spans: list[list[Span]]) -> list[Span]:
         """Words that stand in the rendering once, through this message, though no mark came out."""

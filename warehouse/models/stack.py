@@ -65,7 +65,7 @@ def find_stack(model: Any, trace: Trace) -> Stack:
         raise refused(model, "its token embedding does not give one vector for each token")
     last = layers[-1]
     later = sorted((c for c in trace.calls if c.began > last.ended), key=lambda call: call.began)
-    reader = next((call for call in later if identical(call.given, last.output)), None)
+    reader = next((call for call in later if identical(call.bare_input, last.output)), None)
     return Stack(layers, embedding[0], head, logits, reader)
 
 
@@ -224,7 +224,7 @@ def _broken(path: str, calls: list[list[Call]]) -> str | None:
             return f"{path}.{index} {times} in a pass over text"
         if not (of[0].reads and of[0].gives):
             return f"what {path}.{index} reads or gives is not one vector for each token"
-        if index and not identical(of[0].given, calls[index - 1][0].output):
+        if index and not identical(of[0].bare_input, calls[index - 1][0].output):
             return f"{path}.{index} does not read what {path}.{index - 1} gives"
     return None
 

@@ -99,7 +99,9 @@ def _sum_of(trace: Trace, layer: Call, scales: list[float]) -> Sum | None:
     be found beside the block.
     """
     inside = (call for call in trace.calls if call.inside(layer) and call.gives)
-    candidates = _distinct([call for call in inside if call.output.shape == layer.own.shape])
+    candidates = _distinct(
+        [call for call in inside if call.output.shape == layer.bare_output.shape]
+    )
     outer = [c for c in candidates if not any(c.inside(other) for other in candidates)]
     groups = [
         *itertools.combinations(candidates, 2),
@@ -108,7 +110,7 @@ def _sum_of(trace: Trace, layer: Call, scales: list[float]) -> Sum | None:
     ]
     for exact, scale, parts in itertools.product((True, False), scales, groups):
         outputs = [part.output * scale if scale != 1.0 else part.output for part in parts]
-        if _adds_up([layer.inputs, *outputs], layer.own, exact):
+        if _adds_up([layer.inputs, *outputs], layer.bare_output, exact):
             return Sum(list(parts), scale)
     return None
 
@@ -236,14 +238,14 @@ def _down_projection(calls: list[Call], linears: list[Call], contribution: Call)
     Going back from the contribution, an output that no linear map gave is taken for that of a
     single module, whose input is looked at next.
     """
-    output, source = contribution.own, contribution
+    output, source = contribution.bare_output, contribution
     for _ in range(3):
         down = _giver(linears, output)
         if down is not None or not source.is_leaf or not source.reads:
             return down
-        output = source.given
+        output = source.bare_input
         source = _giver(calls, output) or source
-        output = source.own if identical(source.output, output) else output
+        output = source.bare_output if identical(source.output, output) else output
     return None
 
 
