@@ -14,6 +14,7 @@ from synthetic import Shape, make_run
 from warehouse.catalog import catalog
 from warehouse.lake.lake import Lake
 from warehouse.lens import head as heads
+from warehouse.lens import store
 from warehouse.models import loading as models
 from warehouse.models import sites
 from warehouse.report.write import write_report
@@ -96,7 +97,7 @@ def two_runs(tmp_path_factory) -> tuple[Lake, str, str]:
         torch.rand(shape.width, generator=draw), torch.zeros(shape.width), True, 1e-5, 0.5, 30.0,
         tokens=[f"t{i}" for i in range(shape.vocab)], model="package:synthetic",
     )  # fmt: skip
-    heads.keep(lake, "package:synthetic", head)
+    store.save(lake, "package:synthetic", head)
     catalog.sync(lake)
     return lake, *ids
 

@@ -15,8 +15,8 @@ import torch
 from warehouse.catalog import catalog, runs
 from warehouse.catalog.runs import Run
 from warehouse.lake.lake import Lake
-from warehouse.lens import head as heads
-from warehouse.lens import lens
+from warehouse.lens import lens, store
+from warehouse.lens.streams import residual_streams
 
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "emotions.yaml"
 
@@ -47,13 +47,11 @@ def main() -> None:
         with catalog.connect(lake) as db:
             run = Run(lake, runs.find_run(db, "latest"), db)
             (row,) = run.rows("runs")
-            loading = min(seconds(lambda: heads.kept(lake, row["model_id"])) for _ in range(3))
-            head = heads.kept(lake, row["model_id"])
-            places = lens._places(run, None, "last")
+            loading = min(seconds(lambda: store.load(lake, row["model_id"])) for _ in range(3))
+            head = store.load(lake, row["model_id"])
+            places = lens.places_of(run, None, "last")
             width = head.unembedding.shape[1]
-            streams = lens.residual_streams(
-                db, run.run_id, "hidden_out", run.layers(), places, width
-            )
+            streams = residual_streams(db, run.run_id, "hidden_out", run.layers(), places, width)
             rows = head.normed(streams.reshape(-1, streams.shape[-1]))
             product = torch.empty(len(rows), len(head.unembedding))
             bare, whole, reading = [], [], []
@@ -62,7 +60,7 @@ def main() -> None:
                 whole.append(
                     seconds(lambda: list(lens.tables(run, head, places, "hidden_out", 10)))
                 )
-                reading.append(seconds(lambda: lens.residual_streams(
+                reading.append(seconds(lambda: residual_streams(
                     db, run.run_id, "hidden_out", run.layers(), places, width)))  # fmt: skip
     ratios = sorted(a / b for a, b in zip(whole, bare, strict=True))
     print(

@@ -26,10 +26,10 @@ from warehouse.capture.writer import TensorWriter, leave_a_core
 from warehouse.catalog import catalog
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake, StagedRun
+from warehouse.models import limits, sampler, sites
 from warehouse.models import loading as models
 from warehouse.models import notices as messages
 from warehouse.models import reader as generate
-from warehouse.models import sampler, sites
 from warehouse.models.chat import Chat, Rendered
 from warehouse.models.offload import device_of
 from warehouse.models.probe import alike
@@ -207,7 +207,7 @@ class _Run:
             staged,
         )
         self.chat = Chat(loaded.tokenizer)
-        self.eos = models.eos_ids(loaded.model, loaded.tokenizer)
+        self.eos = limits.eos_ids(loaded.model, loaded.tokenizer)
         self.reader = generate.Reader(loaded.model, trees=found.trees, rewinds=found.rewinds)
         self.transfer = Transfer(device_of(loaded.model))
         self.rows = rows
@@ -263,7 +263,7 @@ class _Run:
         """Prefill, decode, then the snapshots, longest first, off the same cache."""
         messages, rendered, snapshots = self.plan.prompts[prompt_id]
         ids = rendered.ids
-        regime = partial(models.rotary_regime, self.loaded.model)
+        regime = partial(limits.rotary_regime, self.loaded.model)
 
         def key(snapshot: Snapshot) -> Key:
             return prompt_id, "snapshot", snapshot.message_index, None
@@ -321,7 +321,7 @@ class _Run:
         marks = self.eos | self.chat.spelling.marks
         blank = len(list(takewhile(lambda i: self.chat.token_text(i).isspace(), tail or [])))
         ids = [*rendered.ids, *replies.continued(generated, tail or [], self.eos, marks, blank)]
-        limit = models.context_length(self.loaded.model)
+        limit = limits.context_length(self.loaded.model)
         if tail is None:
             reason = "what the chat template writes after a reply there is not known"
         elif limit is not None and len(ids) > limit:

@@ -125,7 +125,7 @@ def _run_row(
         "finished_at": datetime.now(UTC).replace(tzinfo=None),
         "scenario_json": scenario.model_dump_json(),
         "env_json": json.dumps(environment()),
-        "tokenizer_json": Chat(loaded.tokenizer).describe(),
+        "tokenizer_json": Chat(loaded.tokenizer).summary(),
         "bytes": 0,
     }
 

@@ -7,8 +7,8 @@ from typing import Any
 from warehouse.capture import state_tokens
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
+from warehouse.models import limits, sampler, sites, spans
 from warehouse.models import loading as models
-from warehouse.models import sampler, sites, spans
 from warehouse.models import weights as loading
 from warehouse.models.chat import Chat, Rendered
 from warehouse.scenario import Prompt, Scenario
@@ -84,7 +84,7 @@ def make_plan(scenario: Scenario, loaded: models.Loaded, found: sites.ModelSites
         warnings += [told | warning for warning in _rendering_warnings(rendered, "message")]
         prompts.append((prompt.turns, rendered, _snapshots(chat, rendered, p, warnings)))
     if scenario.prompt:
-        eos = models.eos_ids(loaded.model, loaded.tokenizer)
+        eos = limits.eos_ids(loaded.model, loaded.tokenizer)
         sampler.processors(
             loaded.model, 1, scenario.generation.max_new_tokens, eos
         )  # refused here if at all
@@ -219,7 +219,7 @@ def _at_most(key: str, value: int, limit: int) -> None:
 
 
 def _check_length(ids: list[int], new: int, loaded: models.Loaded, where: str) -> None:
-    limit = models.context_length(loaded.model)
+    limit = limits.context_length(loaded.model)
     loading.check_ids(ids, loaded.model, where)
     if not ids:
         raise AlabError(

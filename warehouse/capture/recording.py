@@ -22,8 +22,8 @@ from warehouse.capture.transfer import Transfer
 from warehouse.capture.writer import TensorWriter
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
+from warehouse.models import limits, sites
 from warehouse.models import loading as models
-from warehouse.models import sites
 from warehouse.models.chat import Chat
 from warehouse.models.fingerprint import fingerprint
 from warehouse.models.offload import device_of
@@ -238,7 +238,7 @@ class Recording:
                 "Run the sequences one after the other, without beams.",
             )
         check_mode(self._model)
-        cache = models.cache_in(kwargs)
+        cache = limits.cache_in(kwargs)
         past = int(cache.get_seq_length()) if cache is not None else 0
         check_mask(kwargs.get("attention_mask"), ids.shape[-1], past)
         if past and (past != len(self._ids) or self._cache is None or self._cache() is not cache):
@@ -299,7 +299,7 @@ class Recording:
         logits = (output.logits if hasattr(output, "logits") else output[0])[0].detach()
         self._check_ids()
         parts = [
-            models.cache_in(kwargs),
+            limits.cache_in(kwargs),
             *(output.values() if hasattr(output, "values") else output),
         ]
         cache = next((part for part in parts if hasattr(part, "get_seq_length")), None)

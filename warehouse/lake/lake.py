@@ -6,7 +6,7 @@
     <warehouse>/lake/states/run=<run_id>/part-0.parquet
     <warehouse>/lake/logit_lens/run=<run_id>/<site>.parquet
     <warehouse>/lake/metadata/run=<run_id>/<table>.parquet
-    <warehouse>/lake/models/<weights_hash>/    final norm and unembedding of a model, see `warehouse.lens.head`
+    <warehouse>/lake/models/<weights_hash>/    final norm and unembedding of a model, see `warehouse.lens.store`
     <warehouse>/lake/.staging/        runs being written
     <warehouse>/lake/.empty/          one file without rows per dataset, so that views bind in an empty lake
 

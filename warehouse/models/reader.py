@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from warehouse.errors import AlabError
-from warehouse.models import loading as models
+from warehouse.models import limits as models
 from warehouse.models.offload import device_of
 from warehouse.models.probe import alike, as_rows, first, unwrapped
 from warehouse.models.tree import Tree

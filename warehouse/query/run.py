@@ -37,7 +37,13 @@ class _NoRowsError(Exception):
     """What ends a query without rows before anything of its output is there."""
 
 
-def run(lake: Lake, sql: str, fmt: str | None = None, output: Path | None = None) -> list[str]:
+def run(
+    lake: Lake,
+    sql: str,
+    fmt: str | None = None,
+    output: Path | None = None,
+    parameters: dict[str, Any] | None = None,
+) -> list[str]:
     """Run a query and write its rows.
 
     Args:
@@ -46,6 +52,7 @@ def run(lake: Lake, sql: str, fmt: str | None = None, output: Path | None = None
         fmt: table, csv, json, jsonl, md or parquet; None goes by the output's suffix, else a table
             on a terminal and CSV anywhere else.
         output: file to write; None is standard output.
+        parameters: values for `$name` in the query.
 
     Returns:
         Hints for the reader, such as a run id in the query that does not exist.
@@ -64,20 +71,25 @@ def run(lake: Lake, sql: str, fmt: str | None = None, output: Path | None = None
         with _spill_folder(lake) as spill:
             if fmt != "parquet":
                 with _beside(lake, [spill], None) as (db, beside):
-                    return _write_text(db, beside, sql, fmt, output)
+                    return _write_text(db, beside, sql, fmt, output, parameters)
             with (
                 _file(output, spill) as path,
                 _beside(lake, [spill, path.parent], path) as (db, beside),
             ):
-                return _write_parquet(db, beside, sql, path)
+                return _write_parquet(db, beside, sql, path, parameters)
     except _NoRowsError:
         return [_NO_ROWS]
 
 
 def _write_text(
-    db: duckdb.DuckDBPyConnection, beside: Callable, sql: str, fmt: str, output: Path | None
+    db: duckdb.DuckDBPyConnection,
+    beside: Callable,
+    sql: str,
+    fmt: str,
+    output: Path | None,
+    parameters: dict[str, Any] | None,
 ) -> list[str]:
-    cursor = beside(db.execute, sql)
+    cursor = beside(db.execute, sql, parameters)
     if cursor is None or cursor.description is None:
         raise _NoRowsError
     first = beside(cursor.fetchmany, TABLE_ROWS + 1)
@@ -88,10 +100,14 @@ def _write_text(
 
 
 def _write_parquet(
-    db: duckdb.DuckDBPyConnection, beside: Callable, sql: str, path: Path
+    db: duckdb.DuckDBPyConnection,
+    beside: Callable,
+    sql: str,
+    path: Path,
+    parameters: dict[str, Any] | None,
 ) -> list[str]:
     def write() -> None:
-        relation = db.sql(sql)
+        relation = db.sql(sql, params=parameters)
         if relation is None:
             raise _NoRowsError
         try:
