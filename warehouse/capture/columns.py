@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from warehouse.capture.rowgroups import AttentionGroup, RowGroup
+from warehouse.capture.rowgroups import AttentionGroup, Piece, RowGroup, positions_of
 from warehouse.lake import lake
 from warehouse.lake import schemas as parquet
 from warehouse.lake.pages import PageWriter
@@ -119,37 +119,33 @@ class Parts:
             self._writer.abandon()
 
 
+def _names(pieces: list[Piece], each: int = 1) -> dict[str, Any]:
+    """The columns that say which token a row is of, each token `each` times."""
+    counts = [each * piece.count for piece in pieces]
+    return {
+        "prompt_id": np.repeat([piece.prompt_id for piece in pieces], counts),
+        "step": np.repeat([piece.step for piece in pieces], counts),
+        "position": np.repeat(positions_of(pieces), each),
+    }
+
+
 def _row_columns(group: RowGroup, scratch: Scratch) -> dict[str, Any]:
     """The columns of activations, or of embeddings and logits."""
-    counts = [piece.count for piece in group.pieces]
     vectors = {site: scratch.widened(site, values).numpy() for site, values in group.sites.items()}
-    return vectors | {
-        "prompt_id": np.repeat([piece.prompt_id for piece in group.pieces], counts),
-        "step": np.repeat([piece.step for piece in group.pieces], counts),
-        "position": np.concatenate(
-            [piece.position + np.arange(piece.count) for piece in group.pieces]
-        ),
-        "kind": [piece.kind for piece in group.pieces for _ in range(piece.count)],
-    }
+    kinds = [piece.kind for piece in group.pieces for _ in range(piece.count)]
+    return vectors | _names(group.pieces) | {"kind": kinds}
 
 
 def _attention_columns(group: AttentionGroup, scratch: Scratch) -> dict[str, Any]:
     """The columns of attention: rows by position, then head."""
-    heads, pieces = group.heads, [piece for piece, _ in group.pieces]
-    keys = np.concatenate([sees + np.arange(piece.count) for piece, sees in group.pieces])
+    heads, keys = group.heads, positions_of(group.pieces) + 1
     weights = scratch.widened("attention", group.weights).numpy()
     if weights.ndim == 3:
         flat = scratch.get("causal", heads * int(keys.sum())).numpy()
         _copy_causal(weights, keys, flat)
         weights = flat
-    counts = [heads * piece.count for piece in pieces]
-    return {
-        "prompt_id": np.repeat([piece.prompt_id for piece in pieces], counts),
-        "step": np.repeat([piece.step for piece in pieces], counts),
+    return _names(group.pieces, heads) | {
         "head": np.tile(np.arange(heads), len(keys)),
-        "position": np.repeat(
-            np.concatenate([p.position + np.arange(p.count) for p in pieces]), heads
-        ),
         "weights": (weights, np.repeat(keys, heads)),
     }
 

@@ -16,7 +16,7 @@ from warehouse.capture.conversation import capture_one, publishing, site_widths
 from warehouse.capture.facts import conclude, step_rows
 from warehouse.capture.hooks import LayerTensors, Recorder
 from warehouse.capture.plan import Plan, make_plan
-from warehouse.capture.rowgroups import Rows
+from warehouse.capture.rowgroups import Piece, Rows
 from warehouse.capture.states import StateFile
 from warehouse.capture.transfer import Transfer
 from warehouse.capture.writer import TensorWriter
@@ -424,18 +424,10 @@ class Recording:
         if any(len(tensor) for tensor in tensors.sites.values()) or tensors.attention is not None:
             host, ready = self._transfer(tensors)
             layer = None if tensors.layer < 0 else tensors.layer
-            self.writer.put(
-                Rows(
-                    self._prompt_id,
-                    self._step,
-                    self._kind,
-                    position,
-                    layer,
-                    host.sites,
-                    host.attention,
-                    ready,
-                )
-            )
+            counts = [len(tensor) for tensor in tensors.sites.values()]
+            count = counts[0] if counts else len(self._ids) - position
+            pieces = [Piece(self._prompt_id, self._step, self._kind, position, count)]
+            self.writer.put(Rows(pieces, layer, host.sites, host.attention, ready))
 
 
 @contextmanager
