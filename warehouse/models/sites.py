@@ -9,11 +9,12 @@ cannot be shown to be right is left out, with a reason.
 
 from typing import Any
 
-from warehouse.models import reader as generate
+from warehouse.models import sharing as together
 from warehouse.models.passes import check_free, check_plain
 from warehouse.models.ports import LayerSites, ModelSites, Port
 from warehouse.models.probe import sample, trace, unwrapped
 from warehouse.models.projections import find_projections
+from warehouse.models.reader import Reader
 from warehouse.models.stack import check_causal, check_kind, decoder_layers, find_stack, refused
 from warehouse.models.sublayers import find_contributions, find_mlp
 from warehouse.vocabulary import SITES
@@ -21,14 +22,15 @@ from warehouse.vocabulary import SITES
 __all__ = ["LayerSites", "ModelSites", "Port", "decoder_layers", "discover"]
 
 
-def discover(model: Any, *, sharing: bool = True) -> ModelSites:
+def discover(model: Any, *, sharing: bool = True, batches: bool = False) -> ModelSites:
     """Find every site of a model that runs on its device.
 
     Costs six passes over a few tokens, and another where projections are fused.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one.
-        sharing: whether to find out what its sequences can share, for two to four passes more.
+        sharing: whether to find out what its sequences can share, for one to three passes more.
+        batches: whether to find out if it reads batches rightly, for two passes more.
 
     Raises:
         AlabError: the model is not one that can be captured; the message says why.
@@ -56,12 +58,10 @@ def discover(model: Any, *, sharing: bool = True) -> ModelSites:
             if name not in site.ports:
                 site.reasons.setdefault(name, "the model has no such tensor")
     last = stack.layers[-1]
-    trees, rewinds = (
-        generate.sharing(model, last.module, seen.tokens[0].tolist(), last.output)
-        if sharing
-        else (False, False)
-    )
-    decodes = generate.decodes(model, seen.tokens[0].tolist(), stack.logits)
+    tokens, reader = seen.tokens[0].tolist(), Reader(model, trees=True)
+    plain = tokens, last.output
+    decodes = together.decodes(reader, tokens, stack.logits)
+    shared = together.trees_and_rewinds(reader, last.module, *plain) if sharing else (False, False)
     return ModelSites(
         layers,
         stack.embedding.path,
@@ -69,7 +69,7 @@ def discover(model: Any, *, sharing: bool = True) -> ModelSites:
         last.output.shape[1],
         stack.logits.shape[1],
         stack.reader and stack.reader.path,
-        trees,
-        rewinds,
+        *shared,
         decodes,
+        batches and together.batches(reader, last.module, *plain),
     )
