@@ -12,6 +12,7 @@ from torch import Tensor
 
 from warehouse import scenario
 from warehouse.capture import state_tokens
+from warehouse.capture.caller import check_mask, places_of_logits, weights_mark
 from warehouse.capture.conversation import capture_one, publishing, site_widths
 from warehouse.capture.facts import conclude, step_rows
 from warehouse.capture.hooks import LayerTensors, Recorder
@@ -27,8 +28,8 @@ from warehouse.models import sites
 from warehouse.models.chat import Chat
 from warehouse.models.fingerprint import fingerprint
 from warehouse.models.offload import device_of
-from warehouse.models.passes import check_mask, check_mode, places_of_logits, weights_mark
 from warehouse.models.probe import unwrapped
+from warehouse.models.refusals import check_mode
 from warehouse.models.stack import check_kind
 from warehouse.vocabulary import STATE_SITES
 

@@ -239,7 +239,7 @@ class Gather:
             )
 
     def _group_rows(self, layer: int | None) -> int:
-        """Rows in a row group: fewer for a wide model, as each layer keeps up to a group of them."""
+        """Rows in a row group: fewer for a wide model, as each layer keeps up to a group."""
         if layer is None:
             return max(1, min(GROUP_ROWS, OUTPUT_VALUES // max(self._widths[None].values())))
         layers = [sites for key, sites in self._widths.items() if key is not None]
@@ -391,7 +391,7 @@ class _AttentionGather:
 
 
 def _prefixes(weights: Tensor, sees: np.ndarray) -> Tensor:
-    """The first `sees[i]` weights of row i, flat, by row and then head, from (heads, rows, keys)."""
+    """The first `sees[i]` of (heads, rows, keys) weights for row i: flat, by row, then head."""
     if len(sees) == 1:
         return weights[..., : sees[0]].reshape(-1)
     shown = torch.arange(weights.shape[2]) < torch.from_numpy(sees)[:, None, None]

@@ -10,11 +10,11 @@ cannot be shown to be right is left out, with a reason.
 from typing import Any
 
 from warehouse.models import sharing as together
-from warehouse.models.passes import check_free, check_plain
 from warehouse.models.ports import LayerSites, ModelSites, Port
 from warehouse.models.probe import sample, trace, unwrapped
 from warehouse.models.projections import find_projections
 from warehouse.models.reader import Reader
+from warehouse.models.refusals import check_free, check_plain
 from warehouse.models.stack import check_causal, check_kind, decoder_layers, find_stack, refused
 from warehouse.models.sublayers import find_contributions, find_mlp
 from warehouse.vocabulary import SITES
