@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warehouse.capture import rowgroups as gather
-from warehouse.capture.rowgroups import AttentionGroup, Gather, Piece, Rows
+from warehouse.capture.pieces import Piece
+from warehouse.capture.rowgroups import AttentionGroup, Gather, Rows
 from warehouse.capture.writer import TensorWriter, leave_a_core
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake

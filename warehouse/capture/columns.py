@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from warehouse.capture.rowgroups import AttentionGroup, Piece, RowGroup, positions_of
+from warehouse.capture.pieces import Piece, positions_of
+from warehouse.capture.rowgroups import AttentionGroup, RowGroup
 from warehouse.lake import lake
 from warehouse.lake import schemas as parquet
 from warehouse.lake.pages import PageWriter

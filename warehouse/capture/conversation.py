@@ -19,7 +19,8 @@ from warehouse.capture.hooks import LayerTensors, Recorder
 from warehouse.capture.plan import Plan, Snapshot, chat_of, check_room, make_plan, preview, refusal
 from warehouse.capture.prompt_rows import prompt_rows
 from warehouse.capture.references import grouped, sequences
-from warehouse.capture.rowgroups import Piece, Rows
+from warehouse.capture.pieces import Piece
+from warehouse.capture.rowgroups import Rows
 from warehouse.capture.states import Key, StateFile
 from warehouse.capture.transfer import Transfer
 from warehouse.capture.writer import TensorWriter, leave_a_core

@@ -17,7 +17,8 @@ from warehouse.capture.conversation import capture_one, publishing, site_widths
 from warehouse.capture.facts import conclude, step_rows
 from warehouse.capture.hooks import LayerTensors, Recorder
 from warehouse.capture.plan import Plan, make_plan
-from warehouse.capture.rowgroups import Piece, Rows
+from warehouse.capture.pieces import Piece
+from warehouse.capture.rowgroups import Rows
 from warehouse.capture.states import StateFile
 from warehouse.capture.transfer import Transfer
 from warehouse.capture.writer import TensorWriter

@@ -8,7 +8,6 @@ than waking another thread to make it.
 """
 
 import math
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from warehouse.capture.pieces import Cutter, Piece, positions_of
 from warehouse.capture.rounding import Rounding, Stats, change, residual_error
 from warehouse.errors import AlabError
 
@@ -33,62 +33,6 @@ SLICE_VALUES = 1 << 21
 ATTENTION_VALUES = 1 << 18
 #: Bytes of decode rows, over all layers, that may wait for their row group to fill.
 PENDING_BYTES = 128 << 20
-
-
-@dataclass
-class Piece:
-    """Consecutive tokens of one prompt in one forward pass.
-
-    Attributes:
-        prompt_id: prompt within the run.
-        step: forward pass of the prompt.
-        kind: prefill or decode.
-        position: position of the first token.
-        count: how many tokens there are.
-    """
-
-    prompt_id: int
-    step: int
-    kind: str
-    position: int
-    count: int
-
-    @property
-    def end(self) -> int:
-        """Position after the last token: as many keys does that token see."""
-        return self.position + self.count
-
-    def part(self, first: int, count: int) -> "Piece":
-        """Some of the tokens."""
-        return Piece(self.prompt_id, self.step, self.kind, self.position + first, count)
-
-
-def positions_of(pieces: list[Piece]) -> np.ndarray:
-    """The position of every row of some pieces."""
-    if len(pieces) == 1:
-        return np.arange(pieces[0].position, pieces[0].end)
-    counts = np.array([piece.count for piece in pieces])
-    starts = np.array([piece.position for piece in pieces]) - (counts.cumsum() - counts)
-    return np.repeat(starts, counts) + np.arange(counts.sum())
-
-
-class _Cutter:
-    """Cuts pieces into lists of so many rows each, from the first row to the last."""
-
-    def __init__(self, pieces: list[Piece]):
-        self._rest = deque(pieces)
-
-    def next(self, count: int) -> list[Piece]:
-        """Pieces of the next `count` rows."""
-        pieces = []
-        while count:
-            piece = self._rest.popleft()
-            if piece.count > count:
-                self._rest.appendleft(piece.part(count, piece.count - count))
-                piece = piece.part(0, count)
-            pieces.append(piece)
-            count -= piece.count
-        return pieces
 
 
 @dataclass
@@ -272,7 +216,7 @@ class _RowGather:
         if widths != self._widths:
             yield from self.rest()
             self._widths = widths
-        cutter = _Cutter(rows.pieces)
+        cutter = Cutter(rows.pieces)
         count = len(next(iter(rows.sites.values())))
         first = min(count, -self._count % self._group)  # rows that the one begun has room for
         last = count - (count - first) % self._group
@@ -300,7 +244,7 @@ class _RowGather:
                 yield RowGroup(self._layer, self._pieces, sites)
         self._buffer, self._pieces, self._count = None, [], 0
 
-    def _append(self, sites: dict[str, Tensor], cutter: _Cutter, start: int, end: int) -> None:
+    def _append(self, sites: dict[str, Tensor], cutter: Cutter, start: int, end: int) -> None:
         """Copy rows to the row group that was begun."""
         if self._buffer is None:
             self._buffer = _buffer(self._group, sum(self._widths.values()))
@@ -364,7 +308,7 @@ class _AttentionGather:
 
     def _join(self, weights: Tensor, pieces: list[Piece]) -> Iterator[AttentionGroup]:
         """Copy what each row sees to the row group that was begun; gives those that are full."""
-        cutter, sees = _Cutter(pieces), positions_of(pieces) + 1
+        cutter, sees = Cutter(pieces), positions_of(pieces) + 1
         ends = self._heads * sees.cumsum()  # of each row's values among those of all rows
         start = written = 0
         while start < len(ends):

@@ -80,9 +80,9 @@ class Batch:
     def _rows(self, spans: list[tuple[int, int, int]]) -> Tensor | None:
         if sum(count for _, _, count in spans) == len(self.sequences) * self.width:
             return None
-        starts = (number * self.width + first for number, first, _ in spans)
-        parts = zip(starts, (count for _, _, count in spans), strict=True)
-        return torch.tensor([row for start, count in parts for row in range(start, start + count)])
+        starts = ((number * self.width + first, count) for number, first, count in spans)
+        rows = [row for start, count in starts for row in range(start, start + count)]
+        return torch.tensor(rows, dtype=torch.long)
 
 
 def _consecutive(places: Sequence[int]) -> Iterator[tuple[int, int]]:
