@@ -80,10 +80,10 @@ def alone(lab: Lab) -> dict:
     return lab.close(lab.record([(Batch([ids]), [n]) for n, ids in enumerate(SEQUENCES)]))
 
 
-def close(value: np.ndarray, expected: np.ndarray) -> bool:
+def close(value: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
     apart = np.linalg.norm(value - expected, axis=-1)
     return value.shape == expected.shape and bool(
-        (apart <= 1e-5 * np.linalg.norm(expected, axis=-1)).all()
+        (apart <= tolerance * np.linalg.norm(expected, axis=-1)).all()
     )
 
 
@@ -93,8 +93,13 @@ def test_a_batch_is_each_sequence_alone(tmp_path, family):
     expected = alone(lab)
     values = lab.close(lab.record([(Batch(SEQUENCES), [3, 1, 0, 2])]))
     assert len(values) == len(expected)
+    # A recurrent layer sums over the width of the pass: more rounding.
+    tolerance = 5e-5 if family == "qwen3_next" else 1e-5
     for (*where, prompt), value in values.items():
-        assert close(value, expected[*where, [3, 1, 0, 2].index(prompt)]), (where, prompt)
+        assert close(value, expected[*where, [3, 1, 0, 2].index(prompt)], tolerance), (
+            where,
+            prompt,
+        )
     tokens = sum(map(len, SEQUENCES))
     assert {len(rows) for layer in lab.tensors for rows in layer.sites.values()} == {tokens}
     assert {len(lab.sites.layers) - 1, 0} <= lab.stats.continuity.keys()

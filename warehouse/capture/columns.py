@@ -18,9 +18,9 @@ PART_BYTES = 256 << 20
 
 
 class Scratch:
-    """Buffers that a thread uses again and again: touching fresh memory costs more than filling it."""
+    """Buffers that a thread uses again: touching fresh memory costs more than filling it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
 
     def get(self, name: str, count: int) -> Tensor:
@@ -37,7 +37,7 @@ class Scratch:
 
 
 class Files:
-    """The part files of a run's bulky datasets. Several threads may write to it, but one to a file at a time.
+    """The part files of a run's bulky datasets; several threads write, to a file one at a time.
 
     Args:
         staged: the run being written.
@@ -152,7 +152,7 @@ def _attention_columns(group: AttentionGroup, scratch: Scratch) -> dict[str, Any
 
 
 def _copy_causal(weights: np.ndarray, keys: np.ndarray, target: np.ndarray) -> None:
-    """The first `keys[i]` weights of token i, all heads of a token side by side, from (heads, tokens, keys)."""
+    """The first `keys[i]` of (heads, tokens, keys) weights for token i, its heads side by side."""
     heads, start = len(weights), 0
     for token, count in enumerate(keys.tolist()):
         end = start + heads * count
