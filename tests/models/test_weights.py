@@ -16,8 +16,7 @@ from warehouse.capture import conversation as capture
 from warehouse.errors import AlabError
 from warehouse.models import loading as models
 from warehouse.models import notices as messages
-from warehouse.models import sites
-from warehouse.models import weights
+from warehouse.models import sites, weights
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from warehouse.capture.pieces import Piece, positions_of
 from warehouse.capture.rowgroups import AttentionGroup, RowGroup
 from warehouse.lake import lake
 from warehouse.lake import schemas as parquet
@@ -17,9 +18,9 @@ PART_BYTES = 256 << 20
 
 
 class Scratch:
-    """Buffers that a thread uses again and again: touching fresh memory costs more than filling it."""
+    """Buffers that a thread uses again: touching fresh memory costs more than filling it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
 
     def get(self, name: str, count: int) -> Tensor:
@@ -36,7 +37,7 @@ class Scratch:
 
 
 class Files:
-    """The part files of a run's bulky datasets. Several threads may write to it, but one to a file at a time.
+    """The part files of a run's bulky datasets; several threads write, to a file one at a time.
 
     Args:
         staged: the run being written.
@@ -119,43 +120,39 @@ class Parts:
             self._writer.abandon()
 
 
+def _names(pieces: list[Piece], each: int = 1) -> dict[str, Any]:
+    """The columns that say which token a row is of, each token `each` times."""
+    counts = [each * piece.count for piece in pieces]
+    return {
+        "prompt_id": np.repeat([piece.prompt_id for piece in pieces], counts),
+        "step": np.repeat([piece.step for piece in pieces], counts),
+        "position": np.repeat(positions_of(pieces), each),
+    }
+
+
 def _row_columns(group: RowGroup, scratch: Scratch) -> dict[str, Any]:
     """The columns of activations, or of embeddings and logits."""
-    counts = [piece.count for piece in group.pieces]
     vectors = {site: scratch.widened(site, values).numpy() for site, values in group.sites.items()}
-    return vectors | {
-        "prompt_id": np.repeat([piece.prompt_id for piece in group.pieces], counts),
-        "step": np.repeat([piece.step for piece in group.pieces], counts),
-        "position": np.concatenate(
-            [piece.position + np.arange(piece.count) for piece in group.pieces]
-        ),
-        "kind": [piece.kind for piece in group.pieces for _ in range(piece.count)],
-    }
+    kinds = [piece.kind for piece in group.pieces for _ in range(piece.count)]
+    return vectors | _names(group.pieces) | {"kind": kinds}
 
 
 def _attention_columns(group: AttentionGroup, scratch: Scratch) -> dict[str, Any]:
     """The columns of attention: rows by position, then head."""
-    heads, pieces = group.heads, [piece for piece, _ in group.pieces]
-    keys = np.concatenate([sees + np.arange(piece.count) for piece, sees in group.pieces])
+    heads, keys = group.heads, positions_of(group.pieces) + 1
     weights = scratch.widened("attention", group.weights).numpy()
     if weights.ndim == 3:
         flat = scratch.get("causal", heads * int(keys.sum())).numpy()
         _copy_causal(weights, keys, flat)
         weights = flat
-    counts = [heads * piece.count for piece in pieces]
-    return {
-        "prompt_id": np.repeat([piece.prompt_id for piece in pieces], counts),
-        "step": np.repeat([piece.step for piece in pieces], counts),
+    return _names(group.pieces, heads) | {
         "head": np.tile(np.arange(heads), len(keys)),
-        "position": np.repeat(
-            np.concatenate([p.position + np.arange(p.count) for p in pieces]), heads
-        ),
         "weights": (weights, np.repeat(keys, heads)),
     }
 
 
 def _copy_causal(weights: np.ndarray, keys: np.ndarray, target: np.ndarray) -> None:
-    """The first `keys[i]` weights of token i, all heads of a token side by side, from (heads, tokens, keys)."""
+    """The first `keys[i]` of (heads, tokens, keys) weights for token i, its heads side by side."""
     heads, start = len(weights), 0
     for token, count in enumerate(keys.tolist()):
         end = start + heads * count

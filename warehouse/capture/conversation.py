@@ -16,6 +16,7 @@ from warehouse.capture import replies, state_tokens
 from warehouse.capture.ending import ending, next_command
 from warehouse.capture.facts import conclude, step_rows
 from warehouse.capture.hooks import LayerTensors, Recorder
+from warehouse.capture.pieces import Piece
 from warehouse.capture.plan import Plan, Snapshot, chat_of, check_room, make_plan, preview, refusal
 from warehouse.capture.prompt_rows import prompt_rows
 from warehouse.capture.references import grouped, sequences
@@ -397,13 +398,11 @@ class _Run:
     def _step(self, prompt_id: int, step: int, ids: list[int], rows: dict[Key, int]) -> Tensor:
         """One recorded forward pass; gives the last token's (vocabulary,) logits."""
         kind = "decode" if step else "prefill"
-        position = len(self.reader.ids)
+        pieces = [Piece(prompt_id, step, kind, len(self.reader.ids), len(ids))]
 
         def sink(tensors: LayerTensors) -> None:
             host, ready = self.transfer(tensors)
-            self.writer.put(
-                Rows(prompt_id, step, kind, position, host.layer, host.sites, host.attention, ready)
-            )
+            self.writer.put(Rows(pieces, host.layer, host.sites, host.attention, ready))
             if not self.plan.states:
                 return
             if step:
@@ -428,7 +427,7 @@ class _Run:
             outputs.sites["logits"] = logits
         host, ready = self.transfer(outputs)
         if host.sites:
-            self.writer.put(Rows(prompt_id, step, kind, position, None, host.sites, None, ready))
+            self.writer.put(Rows(pieces, None, host.sites, None, ready))
         self._tick("reading the prompt" if step == 0 else "generating")
         return logits[-1].clone()  # a view would keep them all
 

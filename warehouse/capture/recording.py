@@ -12,9 +12,11 @@ from torch import Tensor
 
 from warehouse import scenario
 from warehouse.capture import state_tokens
+from warehouse.capture.caller import check_mask, places_of_logits, weights_mark
 from warehouse.capture.conversation import capture_one, publishing, site_widths
 from warehouse.capture.facts import conclude, step_rows
 from warehouse.capture.hooks import LayerTensors, Recorder
+from warehouse.capture.pieces import Piece
 from warehouse.capture.plan import Plan, make_plan
 from warehouse.capture.rowgroups import Rows
 from warehouse.capture.states import StateFile
@@ -27,8 +29,8 @@ from warehouse.models import loading as models
 from warehouse.models.chat import Chat
 from warehouse.models.fingerprint import fingerprint
 from warehouse.models.offload import device_of
-from warehouse.models.passes import check_mask, check_mode, places_of_logits, weights_mark
 from warehouse.models.probe import unwrapped
+from warehouse.models.refusals import check_mode
 from warehouse.models.stack import check_kind
 from warehouse.vocabulary import STATE_SITES
 
@@ -424,18 +426,10 @@ class Recording:
         if any(len(tensor) for tensor in tensors.sites.values()) or tensors.attention is not None:
             host, ready = self._transfer(tensors)
             layer = None if tensors.layer < 0 else tensors.layer
-            self.writer.put(
-                Rows(
-                    self._prompt_id,
-                    self._step,
-                    self._kind,
-                    position,
-                    layer,
-                    host.sites,
-                    host.attention,
-                    ready,
-                )
-            )
+            counts = [len(tensor) for tensor in tensors.sites.values()]
+            count = counts[0] if counts else len(self._ids) - position
+            pieces = [Piece(self._prompt_id, self._step, self._kind, position, count)]
+            self.writer.put(Rows(pieces, layer, host.sites, host.attention, ready))
 
 
 @contextmanager

@@ -9,11 +9,12 @@ cannot be shown to be right is left out, with a reason.
 
 from typing import Any
 
-from warehouse.models import reader
-from warehouse.models.passes import check_free, check_plain
+from warehouse.models import sharing as together
 from warehouse.models.ports import LayerSites, ModelSites, Port
 from warehouse.models.probe import Trace, sample, trace, unwrapped
 from warehouse.models.projections import find_projections
+from warehouse.models.reader import Reader
+from warehouse.models.refusals import check_free, check_plain
 from warehouse.models.stack import (
     Stack,
     check_causal,
@@ -28,14 +29,15 @@ from warehouse.vocabulary import SITES
 __all__ = ["LayerSites", "ModelSites", "Port", "decoder_layers", "discover"]
 
 
-def discover(model: Any, *, sharing: bool = True) -> ModelSites:
+def discover(model: Any, *, sharing: bool = True, batches: bool = False) -> ModelSites:
     """Find every site of a model that runs on its device.
 
     Costs six passes over a few tokens, and another where projections are fused.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one.
-        sharing: whether to find out what its sequences can share, for two to four passes more.
+        sharing: whether to find out what its sequences can share, for one to three passes more.
+        batches: whether to find out if it reads batches rightly, for two passes more.
 
     Raises:
         AlabError: the model is not one that can be captured; the message says why.
@@ -50,9 +52,11 @@ def discover(model: Any, *, sharing: bool = True) -> ModelSites:
     check_causal(model, probe, stack)
     layers = _layers(model, probe, stack)
     last, tokens = stack.layers[-1], probe.tokens[0].tolist()
+    reader, plain = Reader(model, trees=True), (tokens, last.output)
+    decodes = together.decodes(reader, tokens, stack.logits)
     trees = rewinds = False
     if sharing:
-        trees, rewinds = reader.sharing(model, last.module, tokens, last.output)
+        trees, rewinds = together.trees_and_rewinds(reader, last.module, *plain)
     return ModelSites(
         layers=layers,
         embedding=stack.embedding.path,
@@ -62,7 +66,8 @@ def discover(model: Any, *, sharing: bool = True) -> ModelSites:
         reader=stack.reader.path if stack.reader else None,
         trees=trees,
         rewinds=rewinds,
-        decodes=reader.decodes(model, tokens, stack.logits),
+        decodes=decodes,
+        batches=batches and together.batches(reader, last.module, *plain),
     )
 
 
