@@ -1,9 +1,7 @@
 """The warehouse from Python: the same answers as the commands, as arrays and relations."""
 
 import html
-import tempfile
 import threading
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +49,7 @@ class Warehouse:
     def __init__(self, warehouse: Path | str):
         self._name = str(warehouse)
         self._lake = Lake(warehouse)
+        self._catalog = catalog.Catalog(self._lake)
         self._db: duckdb.DuckDBPyConnection | None = None
         self._seen: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -418,23 +417,16 @@ class Warehouse:
         from warehouse.catalog import removal as storage
 
         return storage.remove(
-            self._lake, storage.find(self._lake, runs), activations_only=activations_only
+            self._lake, storage.resolve(self._lake, runs), activations_only=activations_only
         )
 
     def _connection(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own, which threads do not share, to a copy of the catalog as it is now."""
         with self._lock:
             if self._db is None or self._seen != self._lake.versions():
-                with catalog.connect(self._lake) as db, tempfile.TemporaryDirectory() as folder:
-                    catalog.copy_file(db, own := Path(folder) / "alab.duckdb")
-                    # Where DuckDB makes a folder for what does not fit in memory, and removes it;
-                    # this one is gone.
-                    spill = str(Path(tempfile.gettempdir()) / f"alab-{uuid.uuid4().hex}")
-                    self._db = duckdb.connect(
-                        str(own), read_only=True, config={"temp_directory": spill}
-                    )
-                    self._seen = catalog.versions(self._db)
-            return catalog.prepare(self._db.cursor(), self._lake)
+                self._db = self._catalog.snapshot()
+                self._seen = catalog.versions(self._db)
+            return self._catalog.prepare(self._db.cursor())
 
 
 class _Shown(str):

@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from string import Template
 
 import duckdb
 
-from warehouse.catalog.catalog import damaged
+from warehouse.assets import query
+from warehouse.catalog.catalog import connect, damaged
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.lake.tensors import Source
@@ -159,10 +160,9 @@ class Run:
         self.run_id = run_id
         self.db = db
 
-    def rows(self, table: str, order: str = "ALL") -> list[dict]:
-        """Rows of a metadata table that belong to the run, without the run's id."""
-        query = Template("SELECT * EXCLUDE (run_id) FROM $table WHERE run_id = ? ORDER BY $order")
-        cursor = self.db.execute(query.substitute(table=table, order=order), [self.run_id])
+    def rows(self, table: str) -> list[dict]:
+        """Rows of a metadata table that belong to the run, in order, without the run's id."""
+        cursor = self.db.execute(query("rows"), {"table": table, "run": self.run_id})
         keys = [column[0] for column in cursor.description]
         return [dict(zip(keys, row, strict=True)) for row in cursor.fetchall()]
 
@@ -195,6 +195,17 @@ class Run:
         ]
         outputs = ["embeddings", "logits"] if "outputs" in datasets else []
         return list(dict.fromkeys([*(site for site in SITES if site in sites), *more, *outputs]))
+
+
+@contextmanager
+def open_run(lake: Lake, name: str) -> Iterator[Run]:
+    """Open the catalog, and give the run that a user means, while it is open.
+
+    Raises:
+        AlabError: there is no warehouse, or no run, or more than one, answers to the name.
+    """
+    with connect(lake) as db:
+        yield Run(lake, find_run(db, name), db)
 
 
 def _part_number(path: str) -> tuple[int, str]:

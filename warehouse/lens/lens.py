@@ -8,7 +8,6 @@ every later one needs no model.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import duckdb
@@ -18,15 +17,14 @@ import torch
 from torch import Tensor
 
 from warehouse.atomic import writing
-from warehouse.catalog import catalog, library, runs
-from warehouse.catalog.runs import Run, numbers
+from warehouse.catalog import catalog
+from warehouse.catalog.runs import Run, numbers, open_run
 from warehouse.errors import AlabError
 from warehouse.exchange import lens_json
 from warehouse.lake import schemas as parquet
 from warehouse.lake.lake import Lake
 from warehouse.lens import store as run_heads
 from warehouse.lens.head import Head
-from warehouse.query import run as query
 
 #: Values of residual streams that are in memory at once, and rows and logits that are looked at
 #: together.
@@ -50,9 +48,6 @@ JOIN (SELECT unnest($prompts) AS prompt_id, unnest($steps) AS step, unnest($posi
 """
 _NEXT = "SELECT prompt_id, position - 1, token_id FROM tokens WHERE run_id = ?"
 _NOTED = "SELECT prompt_id, step, seq_len - 1, argmax_logprob FROM steps WHERE run_id = ? AND argmax_logprob <= 0"
-_SUMMARY = Template(
-    "SELECT * EXCLUDE (run_id, site) FROM logit_lens_summary($run) WHERE site = $site"
-)
 
 #: Where one token stands: (prompt_id, step, position).
 Place = tuple[int, int, int]
@@ -110,8 +105,7 @@ def logit_lens(
         AlabError: no such run, step or position, the run has not the site, or the model has no
             logit lens.
     """
-    with catalog.connect(lake) as db:
-        run = Run(lake, runs.find_run(db, name), db)
+    with open_run(lake, name) as run:
         head = run_heads.head_of(lake, run, model, progress)
         if not 1 <= top_k <= len(head.unembedding):
             raise AlabError(
@@ -136,18 +130,8 @@ def logit_lens(
                         draft, about, lens_json.rows_of(path), dict(enumerate(head.tokens or []))
                     )
             _publish(lake, held, path)
-    catalog.register(lake)
+    catalog.Catalog(lake).add(run.run_id, progress)
     return run.run_id
-
-
-def show(
-    lake: Lake, name: str, fmt: str | None = None, *, site: str = "hidden_out", **options: Any
-) -> None:
-    """Do as `logit_lens` does and print a line per layer: how far it is from the answer, and what it favours."""
-    run_id = logit_lens(lake, name, site=site, **options)
-    query.run(
-        lake, _SUMMARY.substitute(run=library.literal(run_id), site=library.literal(site)), fmt
-    )
 
 
 def _publish(lake: Lake, held: Any, path: Path) -> None:

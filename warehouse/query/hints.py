@@ -5,11 +5,10 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from string import Template
 
 import duckdb
 
+from warehouse.assets import query
 from warehouse.catalog import catalog, library, sqldoc
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
@@ -32,9 +31,6 @@ _HOMES = {
     "message": ("snapshots", "message_index"),
     "model": ("runs", "model_id"),
 }
-_KNOWN = Template(
-    "SELECT DISTINCT $column FROM $table WHERE run_id IN (SELECT unnest(?)) AND $column IS NOT NULL ORDER BY $column"
-)
 #: Columns whose values are such names. An argument of an analysis may have a longer name, such as
 #: `positive_label`.
 _COLUMNS = {
@@ -59,22 +55,17 @@ _ALIASES = {"site": {"mlp_act"}}
 
 
 @contextmanager
-def explained(
-    lake: Lake, db: duckdb.DuckDBPyConnection, on: Callable, output: Path | None = None
-) -> Iterator[None]:
+def explained(lake: Lake, db: duckdb.DuckDBPyConnection, on: Callable) -> Iterator[None]:
     """Turn DuckDB's errors into one line of what is wrong and one of what to do next.
 
     Args:
         lake: the warehouse's lake.
         db: the catalog.
         on: calls what asks it.
-        output: the file that is written; errors about it pass.
     """
     try:
         yield
     except duckdb.Error as error:
-        if output and str(output) in str(error):
-            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         line = next((line for line in lines if line.startswith("LINE ")), "")
         ambiguous = re.search(r"'.*' could be any of \d+ runs: .*", lines[0])
@@ -170,10 +161,8 @@ def _about_name(
 ) -> list[str]:
     """Nothing where some run has the name, else a hint."""
     table, column = _HOMES[kind]
-    known = [
-        row[0]
-        for row in db.execute(_KNOWN.substitute(table=table, column=column), [runs]).fetchall()
-    ]
+    rows = db.execute(query("names"), {"table": table, "column": column, "runs": runs}).fetchall()
+    known = [row[0] for row in rows if row[0] is not None]
     if value in known or value in _ALIASES.get(kind, ()):
         return []
     where = f" in {runs[0]}" if few and len(runs) == 1 else ""

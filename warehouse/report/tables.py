@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from warehouse.assets import asset_dir
-from warehouse.catalog import catalog
+from warehouse.catalog.catalog import Catalog
 from warehouse.lake.lake import Lake
 from warehouse.report import findings, page
 
@@ -91,7 +91,7 @@ class Tables:
     def beside(self) -> "Tables":
         """The same tables with a connection of its own, for another thread and for temporary objects."""
         other = copy(self)
-        other.db = catalog.prepare(self.db.cursor(), self.lake)
+        other.db = Catalog(self.lake).prepare(self.db.cursor())
         return other
 
     def query(self, name: str, **values: object) -> pa.Table:

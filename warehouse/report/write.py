@@ -9,6 +9,7 @@ import duckdb
 
 from warehouse.atomic import writing
 from warehouse.catalog import catalog, runs
+from warehouse.catalog.removal import readable
 from warehouse.lake.lake import Lake
 from warehouse.report import findings, page
 from warehouse.report import tables as comparison
@@ -228,7 +229,7 @@ def _facts(runs: list[dict], prompts: list[dict]) -> list[tuple]:
             if len(runs) > 1
             else f"in {(first['finished_at'] - first['created_at']).total_seconds():.1f} s",
         ),
-        ("In the lake", _size(sum(run["bytes"] or 0 for run in runs)), ""),
+        ("In the lake", readable(sum(run["bytes"] or 0 for run in runs)), ""),
     ]
 
 
@@ -298,15 +299,6 @@ def _about(run: dict) -> list[str]:
         str(run["seed"]),
         f"{run['created_at']:%Y-%m-%d %H:%M:%S}",
         f"{took:.1f} s",
-        _size(run["bytes"] or 0),
+        readable(run["bytes"] or 0),
         versions or "–",
     ]
-
-
-def _size(count: int) -> str:
-    """Bytes for a reader."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return ""
