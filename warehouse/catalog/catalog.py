@@ -1,7 +1,7 @@
-"""The catalog: a DuckDB file that is a function of the lake and the SQL library, and of nothing else.
+"""The catalog: a DuckDB file that is a function of the lake and the SQL library, of nothing else.
 
-Whatever is in it can be thrown away: `Catalog.sync` registers the runs that the lake has and forgets
-those that it has not, and a catalog of another version of the SQL library is filled anew.
+Whatever is in it can be thrown away: `Catalog.sync` registers the runs that the lake has and
+forgets those that it has not, and a catalog of another version of the SQL library is filled anew.
 """
 
 import functools
@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -142,7 +143,7 @@ class Catalog:
 
     @contextmanager
     def _copy(self, on: Callable) -> Iterator[Connection]:
-        """A copy that agrees with the lake, without what users keep in a file that is written just now."""
+        """A copy that agrees with the lake; what users keep may be missing in it."""
         with self.elsewhere() as other:
             with suppress(AlabError), self.open(read_only=True, timeout=0) as db:
                 _copy_file(db, other.path)
@@ -155,7 +156,7 @@ class Catalog:
 
     @contextmanager
     def elsewhere(self, folder: Path | None = None) -> Iterator["Catalog"]:
-        """A second catalog of the lake, without a file yet and gone afterwards, below a folder or anywhere."""
+        """A second catalog of the lake, not there yet, and gone afterwards."""
         with tempfile.TemporaryDirectory(dir=folder, prefix=".alab-") as inside:
             yield Catalog(self.lake, Path(inside) / self.path.name)
 
@@ -252,6 +253,28 @@ class Catalog:
         )
 
 
+class Mirror:
+    """A private copy of a catalog that follows the lake and keeps nobody waiting.
+
+    Args:
+        lake: the warehouse's lake.
+    """
+
+    def __init__(self, lake: Lake):
+        self._catalog = Catalog(lake)
+        self._db: Connection | None = None
+        self._versions: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def cursor(self) -> Connection:
+        """A connection that no other thread has, to a copy of the catalog as it is now."""
+        with self._lock:
+            if self._db is None or self._versions != self._catalog.lake.versions():
+                self._db = self._catalog.snapshot()
+                self._versions = versions(self._db)
+            return self._catalog.prepare(self._db.cursor())
+
+
 def connect(lake: Lake, **options: Any) -> AbstractContextManager[Connection]:
     """Open the catalog of a warehouse for reading, as `Catalog.connect` does."""
     return Catalog(lake).connect(**options)
@@ -292,12 +315,12 @@ def _info(db: Connection) -> dict | None:
 
 
 def versions(db: Connection) -> dict[str, int]:
-    """The runs that the catalog has, each with the version of its metadata, as in `Lake.versions`."""
+    """The runs that the catalog has, each with the version of its metadata."""
     return dict(db.execute("SELECT run_id, version FROM catalog_runs").fetchall())
 
 
 def damaged(db: Connection) -> list[str]:
-    """Ids of the runs that the lake has and the catalog leaves out, because their metadata is damaged."""
+    """Ids of the runs that are left out of the catalog, because their metadata is damaged."""
     rows = db.execute(
         "SELECT run_id FROM catalog_runs ANTI JOIN runs USING (run_id) ORDER BY run_id"
     ).fetchall()

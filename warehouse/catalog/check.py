@@ -1,4 +1,4 @@
-"""Looks for anything in a warehouse that is not as it was written: `alab check` and `alab rebuild`."""
+"""Looks for what is not as it was written in a warehouse: `alab check` and `alab rebuild`."""
 
 import shutil
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ class Problem:
 
 
 def check(lake: Lake, *, deep: bool = False) -> list[Problem]:
-    """Compare the lake's files with what each run's metadata says of them, and the catalog with the lake.
+    """Compare the files with what each run's metadata says of them, and the catalog with the lake.
 
     Metadata, states and lens are compared by checksum, bulky files by size and rows.
 

@@ -18,7 +18,7 @@ FORMAT = 1
 
 
 def load_library(db: Connection, lake: Lake, info: dict | None) -> None:
-    """Replace everything that alab itself keeps in the file; a user's own tables and macros stay."""
+    """Replace all that alab itself keeps in the file; a user's own tables and macros stay."""
     for statement in json.loads(info["objects"]) if info else []:
         db.execute(statement)
     library = sqldoc.library()
@@ -41,7 +41,7 @@ def load_library(db: Connection, lake: Lake, info: dict | None) -> None:
 
 
 def load_index(db: Connection, lake: Lake) -> None:
-    """Tell views and macros where the lake is, which runs it has, and which have files in each dataset."""
+    """Tell views and macros where the lake is, and which runs it has in which datasets."""
     runs = db.execute(
         "SELECT run_id, scenario FROM runs ORDER BY created_at DESC, run_id DESC"
     ).fetchall()
@@ -68,7 +68,7 @@ def load_index(db: Connection, lake: Lake) -> None:
 
 
 def filled(text: str, words: Mapping[str, str] | None = None, /, **values: object) -> str:
-    """A statement with its `$name`s written in, as literals: what defines objects takes no parameters.
+    """A statement with its `$name`s written in: what defines objects takes no parameters.
 
     Args:
         text: the statement, from a file of `sql/`.
@@ -112,5 +112,5 @@ def _comment(db: Connection, item: sqldoc.SqlObject) -> None:
 
 
 def _looks_partitioned(path: Path) -> bool:
-    """Whether a folder of the path is called like a partition, such as `layer=3`, which DuckDB reads as a column."""
+    """Whether a folder is called like a partition, `layer=3`, which DuckDB reads as a column."""
     return any("=" in part for part in path.parts)

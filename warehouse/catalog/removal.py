@@ -9,7 +9,7 @@ from warehouse.vocabulary import BULK
 
 
 def resolve(lake: Lake, names: Iterable[str]) -> list[str]:
-    """Ids of the runs that a user means, each once; also of a run whose metadata is damaged, by its whole id.
+    """Ids of the runs that a user means, each once; a damaged one answers to its whole id.
 
     Raises:
         AlabError: no run, or more than one, answers to a name.

@@ -168,7 +168,7 @@ def library(root: Path | None = None) -> list[SqlObject]:
 
 
 def _in_order(items: Iterable[SqlObject]) -> list[SqlObject]:
-    """Sort objects so that each comes after those that it calls, and otherwise stays where it is."""
+    """Sort objects so that each comes after those that it calls, and else stays where it is."""
     by_name = {item.name: item for item in items}
     ordered: dict[str, SqlObject] = {}
 
@@ -191,12 +191,12 @@ def index_template(root: Path | None = None) -> str:
 
 
 def readers_by_name(root: Path | None = None) -> str:
-    """Text of `index_by_name.sql`: some of the index once more, for lakes below folders like `layer=3`."""
+    """Text of `index_by_name.sql`: the readers, for lakes below folders like `layer=3`."""
     return ((root or asset_dir("sql")) / "index_by_name.sql").read_text(encoding="utf-8")
 
 
 def digest(root: Path | None = None) -> str:
-    """A short hash of the whole SQL library: it changes whenever a file under `sql/` does."""
+    """A short hash of the whole SQL library: it changes whenever one of its files does."""
     root = root or asset_dir("sql")
     state = hashlib.sha256((index_template(root) + readers_by_name(root)).encode())
     for folder in FOLDERS:
@@ -208,19 +208,22 @@ def digest(root: Path | None = None) -> str:
 _TITLES = {"analysis": "Analyses", "macro": "Macros", "view": "Views", "table": "Tables"}
 _INTRODUCTION = """# The SQL library
 
-What a warehouse's `alab.duckdb` offers, in `alab sql` and in the plain DuckDB command line alike: every example here
-runs in DuckDB 1.2 to 2.0 (alab itself needs 1.4 or newer). `from help` lists it there.
+What a warehouse's `alab.duckdb` offers, in `alab sql` and in the plain DuckDB command line alike:
+every example here runs in DuckDB 1.2 to 2.0 (alab itself needs 1.4 or newer). `from help` lists it
+there.
 
-An argument that names a run is its id, the beginning of just one id, `latest`, or `latest:NAME` for the newest run of
-a scenario; a column holds whole ids: `where run_id = resolve_run('latest')`. Most analyses take a list of runs:
-`intra_run(['one', 'another'])`. An argument with `:=` has a default and is given by name. In an analysis of a run
-that does not exist there are no rows.
+An argument that names a run is its id, the beginning of just one id, `latest`, or `latest:NAME`
+for the newest run of a scenario; a column holds whole ids: `where run_id = resolve_run('latest')`.
+Most analyses take a list of runs: `intra_run(['one', 'another'])`. An argument with `:=` has a
+default and is given by name. In an analysis of a run that does not exist there are no rows.
 
-To use a warehouse beside another database: `attach '/full/path/alab.duckdb' as l (read_only)`, then `use l`, without
-which tables and views answer, but no macros and analyses. A warehouse that was copied or moved says so until alab
-opens it once, or `set variable alab_lake = '/its/folder/lake'` names its lake.
+To use a warehouse beside another database: `attach '/full/path/alab.duckdb' as l (read_only)`,
+then `use l`, without which tables and views answer, but no macros and analyses. A warehouse that
+was copied or moved says so until alab opens it once, or `set variable alab_lake =
+'/its/folder/lake'` names its lake.
 
-This page is generated from the comments of the files beside it: `python -m warehouse.catalog.sqldoc > sql/README.md`
+This page is generated from the comments of the files beside it: `python -m
+warehouse.catalog.sqldoc > sql/README.md`
 """
 
 

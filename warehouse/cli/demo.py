@@ -13,7 +13,7 @@ QUESTION = assets.query("demo").strip()
 
 
 def run(lake: Lake, say: Callable[[str], None], progress: Callable[[str, int, int], None]) -> None:
-    """Capture `scenarios/quickstart.yaml` on the embedded model, ask one question of it, and write the report.
+    """Capture `scenarios/quickstart.yaml` on the embedded model, ask one question, write a report.
 
     Args:
         lake: where the run goes; further calls add further runs.
@@ -27,13 +27,11 @@ def run(lake: Lake, say: Callable[[str], None], progress: Callable[[str, int, in
     (run_id,) = capture_files([scenario], lake.warehouse, progress=progress)
     progress("writing the report", 0, 0)
     report, *_ = write_report(lake, [run_id])
-    say(
-        f"captured {run_id}\n\nTowards which emotion does each message move the model?\n\n{QUESTION}\n"
-    )
+    say(f"captured {run_id}\n\nTowards which emotion does each message move the model?\n")
+    say(f"{QUESTION}\n")
     show(lake, QUESTION, fmt="table")
-    say(
-        f"\nwarehouse  {advice.short(lake.warehouse)}\nreport     {advice.short(report)}  (open it in a browser)\n"
-    )
+    say(f"\nwarehouse  {advice.short(lake.warehouse)}")
+    say(f"report     {advice.short(report)}  (open it in a browser)\n")
     say("\n  ".join(["Next:", *commands(lake)]))
 
 

@@ -94,7 +94,7 @@ def _copy(path: Path, target: BinaryIO) -> None:
 
 
 def _folder_beside(draft: Path) -> tempfile.TemporaryDirectory:
-    """A folder on the disk of what becomes a file; where none can be, that file cannot be written."""
+    """A folder on the disk of what becomes a file; without one that file cannot be written."""
     try:
         return tempfile.TemporaryDirectory(dir=draft.parent, prefix=".alab-")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What every command of `alab` shares: its options, its standard streams, and how errors are told."""
+"""What every command of `alab` shares: options, standard streams, and how errors are told."""
 
 import functools
 import os
@@ -42,7 +42,7 @@ _SHARED = (
 
 
 def _prepare_streams() -> None:
-    """Let a standard stream that was closed give and take nothing, and not be the first file that is opened."""
+    """Let a standard stream that was closed give and take nothing, and be no file of ours."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123
@@ -51,7 +51,7 @@ def _prepare_streams() -> None:
 
 
 class Group(click.Group):
-    """Tells every `AlabError` in one or two lines on standard error, and keeps tracebacks for `--debug`.
+    """Tells errors in one or two lines on standard error, and keeps tracebacks for `--debug`.
 
     Its own options are accepted by each of its commands too.
     """

@@ -1,4 +1,4 @@
-"""The commands about what lies in a warehouse: its size and soundness, and runs in and out of it."""
+"""The commands about what lies in a warehouse: sizes, soundness, and runs in and out of it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,7 +133,7 @@ def export(lake: "Lake", run: str, out: Path | None, **options: Any) -> None:
 )
 @pass_lake
 def import_command(lake: "Lake", directory: Path, name: str | None) -> None:
-    """Bring a directory of arrays, as `alab export` and hook scripts write them, into the warehouse.
+    """Bring in a directory of arrays, as `alab export` and hook scripts write them.
 
     Prints the id of the run.
 

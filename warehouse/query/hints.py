@@ -1,4 +1,4 @@
-"""What to tell of a query that fails, or that names what is not there: which names there are, and what to do next."""
+"""What to tell of a query that fails, or that names what is not there, and what to do next."""
 
 import difflib
 import functools
@@ -152,7 +152,8 @@ def _resolved(db: duckdb.DuckDBPyConnection, name: str) -> str | None:
 def _about_run(db: duckdb.DuckDBPyConnection, name: str, is_column: bool, runs: list[str]) -> str:
     longer = [run_id for run_id in runs if name and run_id.startswith(name)]
     if is_column and _resolved(db, name) in runs:
-        return f"a column has whole run ids, none is {name!r}; write resolve_run({library.literal(name)})"
+        call = f"resolve_run({library.literal(name)})"
+        return f"a column has whole run ids, none is {name!r}; write {call}"
     return f"there is no run {name!r}; the newest are: {', '.join((longer or runs)[:5])}"
 
 

@@ -76,7 +76,8 @@ def _head(run: dict, worst: tuple[int, float] | None) -> dict[str, str]:
         "model": f"{run['model_id']} ({run['arch']})",
         "shape": f"{run['num_layers']} layers × {run['hidden_size']}, {run['num_heads']} heads "
         f"({run['num_kv_heads']} key-value) × {run['head_dim']}, vocabulary {run['vocab_size']}",
-        "precision": f"computed in {run['dtype']} on {run['device']}, stored as {run['store_dtype']}",
+        "precision": f"computed in {run['dtype']} on {run['device']}, "
+        f"stored as {run['store_dtype']}",
         "seed": run["seed"],
         "tokenizer": ", ".join(
             f"{key} {formats.cell(value)}" for key, value in tokenizer.items() if value

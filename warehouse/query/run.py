@@ -1,4 +1,4 @@
-"""Asks the warehouse in SQL, and gives columns and rows, or has DuckDB write them to a Parquet file.
+"""Asks the warehouse in SQL, and gives columns and rows, or has DuckDB write a Parquet file.
 
 Rows are given as they arrive, so a result does not have to fit in memory. A query runs on a thread
 that can write nothing but its spill folder and its output, where the system is one that can say so
@@ -127,7 +127,7 @@ def _refuse(sql: str) -> None:
 
 @contextmanager
 def _bound(lake: Lake, writable: list[Path]) -> Iterator[tuple[Connection, Callable]]:
-    """The catalog, open on a thread that may write to some folders only, and what calls on that thread.
+    """The catalog, open on a thread that may write to some folders only, and what calls there.
 
     On Python's main thread signals wait for DuckDB, for minutes. DuckDB's own threads are children
     of the one that opens the file, and are bound as it is. Whatever DuckDB does after a query, such
