@@ -224,10 +224,13 @@ class Catalog:
             raise ReadOnlyError(
                 f"the warehouse {self.lake.warehouse} can only be read", "Work on a copy of it."
             )
-        config = {} if read_only else {"storage_compatibility_version": STORAGE}
         while True:
             try:
-                return duckdb.connect(str(self.path), read_only=read_only, config=config)
+                if read_only:
+                    return duckdb.connect(str(self.path), read_only=True)
+                return duckdb.connect(
+                    str(self.path), config={"storage_compatibility_version": STORAGE}
+                )
             except duckdb.Error as error:
                 if not any(sign in str(error) for sign in _HELD):
                     raise AlabError(

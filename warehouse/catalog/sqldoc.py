@@ -63,22 +63,19 @@ class SqlObject:
     @property
     def arguments(self) -> list[str]:
         """Names of a macro's arguments, in order, without their defaults."""
-        inside = (
-            _CREATE.search(self.statement)["args"] if self.kind in ("macro", "analysis") else None
-        )
-        return [
-            part.split(":=")[0].strip()
-            for part in (inside or "()")[1:-1].split(",")
-            if part.strip()
-        ]
+        parts = self._parentheses[1:-1].split(",")
+        return [part.split(":=")[0].strip() for part in parts if part.strip()]
 
     @property
     def signature(self) -> str:
         """How the object is written in a query, defaults of arguments included."""
-        inside = (
-            _CREATE.search(self.statement)["args"] if self.kind in ("macro", "analysis") else None
-        )
-        return self.name + " ".join((inside or "").split())
+        return self.name + " ".join(self._parentheses.split())
+
+    @property
+    def _parentheses(self) -> str:
+        """The arguments of a macro as they stand in its statement; empty for anything else."""
+        match = _CREATE.search(self.statement)
+        return (match and self.kind in ("macro", "analysis") and match["args"]) or ""
 
     @property
     def comment(self) -> str:
@@ -93,7 +90,9 @@ class SqlObject:
 
 def parse(text: str, file: str = "") -> list[SqlObject]:
     """Split the text of one SQL file into its documented objects."""
-    objects, comment, code = [], [], []
+    objects: list[SqlObject] = []
+    comment: list[str] = []
+    code: list[str] = []
     for line in text.splitlines():
         if not code and line.startswith("--"):
             comment.append(line[2:].removeprefix(" "))
@@ -114,39 +113,32 @@ def _object(statement: str, comment: list[str], file: str) -> SqlObject:
     if match is None:
         raise ValueError(f"{file}: not a CREATE TABLE, VIEW or MACRO: {statement[:60]!r}")
     kind = "analysis" if match["table"] else match["kind"].lower()
-    result = SqlObject(kind, match["name"], file, statement, doc="")
     prose: list[str] = []
-    sink = prose
+    tags: list[tuple[str, list[str]]] = []
     for line in comment:
-        tag = _TAG.match(line)
-        if tag is None:
-            sink.append(line)
-            continue
-        sink = [tag["rest"]]
-        _store(result, tag["tag"], sink)
-    result.doc = "\n".join(prose).strip()
-    for store in (result.params, result.columns):
-        for name, lines in store.items():
-            store[name] = " ".join(" ".join(lines).split())
-    result.returns = " ".join(" ".join(result.returns).split())
-    result.examples = ["\n".join(lines).strip() for lines in result.examples]
+        if tag := _TAG.match(line):
+            tags.append((tag["tag"], [tag["rest"]]))
+        else:
+            (tags[-1][1] if tags else prose).append(line)
+    item = SqlObject(kind, match["name"], file, statement, doc="\n".join(prose).strip())
+    for name, lines in tags:
+        _store(item, name, lines)
     if kind == "table":
-        for line in statement.splitlines():
-            column = _COLUMN.match(line)
-            if column:
-                result.columns[column["name"]] = column["doc"].strip()
-    return result
+        columns = filter(None, map(_COLUMN.match, statement.splitlines()))
+        item.columns = {column["name"]: column["doc"].strip() for column in columns}
+    return item
 
 
-def _store(result: SqlObject, tag: str, lines: list[str]) -> None:
-    """File the (growing) lines of one tag under the object."""
+def _store(item: SqlObject, tag: str, lines: list[str]) -> None:
+    """File what one tag says under the object."""
+    text = " ".join(" ".join(lines).split())
     if tag in ("param", "column"):
-        name, _, lines[0] = lines[0].partition(" ")
-        (result.params if tag == "param" else result.columns)[name] = lines
+        name, _, doc = text.partition(" ")
+        (item.params if tag == "param" else item.columns)[name] = doc
     elif tag == "returns":
-        result.returns = lines
+        item.returns = text
     else:
-        result.examples.append(lines)
+        item.examples.append("\n".join(lines).strip())
 
 
 def library(root: Path | None = None) -> list[SqlObject]:

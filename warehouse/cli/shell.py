@@ -4,6 +4,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ def _keep(ctx: click.Context, option: click.Option, value: object) -> None:
 
 
 #: Options of `alab` itself, which every command takes too.
-WAREHOUSE = {
+WAREHOUSE: dict[str, Any] = {
     "type": click.Path(path_type=Path),
     "metavar": "DIR",
     "help": "Directory of the warehouse.  [default: $ALAB_WAREHOUSE, else ./lab]",
 }
-DEBUG = {"is_flag": True, "help": "Show the traceback of an error."}
+DEBUG: dict[str, Any] = {"is_flag": True, "help": "Show the traceback of an error."}
 #: Types of options.
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -47,7 +48,8 @@ def _prepare_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show
 
 
 class Group(click.Group):

@@ -134,8 +134,10 @@ def about(db: duckdb.DuckDBPyConnection, sql: str, empty: bool) -> list[str]:
     for kind, value, is_column in names:
         if kind == "run" and isinstance(value, str):
             run_id = value if is_column or value in runs else _resolved(db, value)
-            meant += [run_id] if run_id in runs else []
-            hints += [] if run_id in runs else [_about_run(db, value, is_column, runs)]
+            if run_id is not None and run_id in runs:
+                meant.append(run_id)
+            else:
+                hints.append(_about_run(db, value, is_column, runs))
     for kind, value, _ in names:
         hints += _about_name(db, kind, value, meant or runs, bool(meant)) if kind != "run" else []
     return list(dict.fromkeys(hints))
@@ -144,9 +146,10 @@ def about(db: duckdb.DuckDBPyConnection, sql: str, empty: bool) -> list[str]:
 def _resolved(db: duckdb.DuckDBPyConnection, name: str) -> str | None:
     """The id of the run that a name in SQL stands for; None where it is that of several."""
     try:
-        return db.execute("SELECT resolve_run(?::VARCHAR)", [name]).fetchone()[0]
+        row = db.execute("SELECT resolve_run(?::VARCHAR)", [name]).fetchone()
     except duckdb.Error:
         return None
+    return row[0] if row else None
 
 
 def _about_run(db: duckdb.DuckDBPyConnection, name: str, is_column: bool, runs: list[str]) -> str:
@@ -233,12 +236,15 @@ def _in_call(
         kind = _ARGUMENT.search(name)
         values = [_value(token) for token in inside if token not in ("[", "]", ",")]
         if kind and None not in values:
-            yield from ((kind[1].rstrip("s"), value, False) for value in values)
+            yield from (
+                (kind[1].rstrip("s"), value, False) for value in values if value is not None
+            )
 
 
 def _split(tokens: list[str], start: int) -> Iterator[tuple[str, list[str]]]:
     """The arguments of a call, each with its name where it is given one."""
-    depth, part = 0, []
+    depth = 0
+    part: list[str] = []
     for token in tokens[start:]:
         if depth == 0 and token in (",", ")"):
             named = len(part) > 2 and part[1] in (":=", "=>")
@@ -253,22 +259,18 @@ def _split(tokens: list[str], start: int) -> Iterator[tuple[str, list[str]]]:
 
 def _compared(tokens: list[str], at: int) -> list[str | float]:
     """Literals that a column is compared with."""
-    sign, *rest = [*tokens[at + 1 : at + 3], "", ""][:2]
+    sign, after = [*tokens[at + 1 : at + 3], "", ""][:2]
     if sign in _COMPARISONS:
-        found = [_value(rest[0])]
-    elif sign.lower() == "in" and rest[0] in ("(", "["):
+        values = [_value(after)]
+    elif sign.lower() == "in" and after in ("(", "["):
         end = next((i for i in range(at + 3, len(tokens)) if tokens[i] in (")", "]")), len(tokens))
-        found = [_value(token) for token in tokens[at + 3 : end] if token != ","]
+        values = [_value(token) for token in tokens[at + 3 : end] if token != ","]
     else:
-        before = (
-            at - 2 if at > 1 and tokens[at - 1] == "." else at
-        )  # a column may stand after its table
-        found = (
-            [_value(tokens[before - 2])]
-            if before > 1 and tokens[before - 1] in _COMPARISONS
-            else []
-        )
-    return [value for value in found if value is not None]
+        # A column may stand after its table.
+        before = at - 2 if at > 1 and tokens[at - 1] == "." else at
+        is_compared = before > 1 and tokens[before - 1] in _COMPARISONS
+        values = [_value(tokens[before - 2])] if is_compared else []
+    return [value for value in values if value is not None]
 
 
 def _value(token: str) -> str | float | None:

@@ -102,7 +102,7 @@ def save(lake: Lake, sql: str, path: Path, params: Mapping[str, Any] | None = No
     _refuse(sql)
 
     def write() -> None:
-        relation = db.sql(sql, params=params)
+        relation: Any = db.sql(sql, params=params)
         if relation is None:
             raise NoRowsError
         try:
