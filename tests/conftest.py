@@ -4,6 +4,8 @@
 # cost tests of tiny models 2.5 times the processor time on a machine that others use too.
 from warehouse.cli import commands as cli  # noqa: F401  isort: skip
 
+from functools import partialmethod
+
 import pytest
 import torch
 from captures import family
@@ -59,7 +61,7 @@ def new_catalogs_are_ready(request, ready_catalog):
     """Begin every new catalog with the SQL library in it, but for tests about how it gets there."""
     with pytest.MonkeyPatch.context() as patch:
         if request.module.__name__.rpartition(".")[2] not in FROM_NOTHING:
-            patch.setattr(catalog, "open_file", ready_catalog)
+            patch.setattr(catalog.Catalog, "open", partialmethod(ready_catalog))
         yield
 
 

@@ -133,7 +133,7 @@ def test_a_run_is_looked_at_again_when_it_was_being_amended(lake):
     with lake.hold(run_id):
         path.write_bytes(b"half-way")
         catalog.sync(lake)
-        with catalog.open_file(lake, read_only=True, timeout=1) as db:
+        with catalog.Catalog(lake).open(read_only=True, timeout=1) as db:
             assert db.execute(
                 "SELECT (SELECT count(*) FROM runs), (SELECT count(*) FROM catalog_runs)"
             ).fetchone() == (0, 0)
@@ -174,7 +174,7 @@ def test_a_shell_that_holds_the_catalog_delays_registration_and_loses_nothing(la
                 (first,),
                 (second,),
             ]
-        with catalog.open_file(lake, read_only=True, timeout=0.2) as db:
+        with catalog.Catalog(lake).open(read_only=True, timeout=0.2) as db:
             assert db.execute("SELECT run_id FROM runs").fetchall() == [(first,)]
         process.stdin.close()
         process.wait()
@@ -195,7 +195,7 @@ def test_four_processes_that_publish_and_sync_at_once_all_land(lake):
     command = [sys.executable, "-c", script, str(lake.warehouse)]
     processes = [subprocess.Popen(command, cwd=TESTS, env=os.environ) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
-    with catalog.open_file(lake, read_only=True, timeout=1) as db:
+    with catalog.Catalog(lake).open(read_only=True, timeout=1) as db:
         assert db.execute("SELECT count(*), count(DISTINCT run_id) FROM runs").fetchone() == (
             12,
             12,

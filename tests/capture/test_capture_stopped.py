@@ -111,8 +111,10 @@ def test_a_catalog_in_use_delays_registration_and_loses_nothing(lake, llama, mon
     ]
     holder = subprocess.Popen(shell, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "open\n"
-    original = catalog.sync
-    monkeypatch.setattr(catalog, "sync", lambda lake, **options: original(lake, timeout=0.2))
+    original = catalog.Catalog.sync
+    monkeypatch.setattr(
+        catalog.Catalog, "sync", lambda self, **options: original(self, timeout=0.2)
+    )
     told = []
     try:
         second = capture.capture_one(

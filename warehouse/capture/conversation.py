@@ -168,10 +168,7 @@ def publishing(
     except BaseException:
         staged.discard()
         raise
-    if problem := catalog.register(lake):
-        progress(
-            f"{staged.run_id} is in the lake; the next alab command registers it: {problem}", 0, 0
-        )
+    catalog.Catalog(lake).add(staged.run_id, progress)
 
 
 def site_widths(

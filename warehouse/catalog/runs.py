@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from string import Template
 
 import duckdb
 
-from warehouse.catalog.catalog import damaged
+from warehouse.assets import query
+from warehouse.catalog.catalog import connect, damaged
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.lake.tensors import Source
@@ -20,49 +21,51 @@ KEYS = {"mlp_down_in": "mlp_act", "weights": "attn_weights"}
 
 
 def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
-    """The id of the run that a user means: an id, a unique prefix of one, `latest`, or `latest:NAME`.
+    """The id of the run that is meant by an id, the beginning of one, `latest` or `latest:NAME`.
 
     Raises:
         AlabError: no run, or more than one, answers to the name.
     """
-    ids = [
-        row[0]
-        for row in db.execute(
-            "SELECT run_id FROM runs ORDER BY created_at DESC, run_id DESC"
-        ).fetchall()
-    ]
-    broken = damaged(db)
+    runs = db.execute(
+        "SELECT run_id, scenario FROM runs ORDER BY created_at DESC, run_id DESC"
+    ).fetchall()
+    ids, broken = [run_id for run_id, _ in runs], damaged(db)
     if not ids and not broken:
         raise AlabError("the warehouse has no runs yet", "Capture one: alab capture SCENARIO")
     if name == "latest":
-        later = [run_id for run_id in broken if not ids or _time(run_id) > _time(ids[0])]
-        if not later:
-            return ids[0]
+        return _latest(ids, broken)
+    if name.startswith("latest:"):
+        matches = [run_id for run_id, scenario in runs if f"latest:{scenario}" == name][:1]
+    else:
+        matches = [name] if name in ids else _beginning(ids, name)
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise AlabError(
+            f"{name!r} could be any of {len(matches)} runs: {', '.join(matches[:5])}",
+            "Type more of the id.",
+        )
+    if lost := _beginning(broken, name):
+        raise AlabError(f"the metadata of {', '.join(lost)} is damaged", "What is: alab check")
+    newest = ", ".join(ids[:5])
+    raise AlabError(
+        f"there is no run {name!r}; the newest are: {newest}", "See them all: alab runs"
+    )
+
+
+def _beginning(ids: list[str], text: str) -> list[str]:
+    return [run_id for run_id in ids if text and run_id.startswith(text)]
+
+
+def _latest(ids: list[str], broken: list[str]) -> str:
+    """The newest of the runs, unless a damaged one is newer."""
+    later = [run_id for run_id in broken if not ids or _time(run_id) > _time(ids[0])]
+    if later:
         raise AlabError(
             f"the metadata of the latest run, {max(later, key=_time)}, is damaged",
             "What is: alab check",
         )
-    if name.startswith("latest:"):
-        of = "SELECT run_id FROM runs WHERE scenario = ? ORDER BY created_at DESC, run_id DESC LIMIT 1"
-        found = [row[0] for row in db.execute(of, [name.removeprefix("latest:")]).fetchall()]
-    else:
-        found = (
-            [name]
-            if name in ids
-            else [run_id for run_id in ids if name and run_id.startswith(name)]
-        )
-    if len(found) == 1:
-        return found[0]
-    if not found and (lost := [run_id for run_id in broken if name and run_id.startswith(name)]):
-        raise AlabError(f"the metadata of {', '.join(lost)} is damaged", "What is: alab check")
-    if found:
-        raise AlabError(
-            f"{name!r} could be any of {len(found)} runs: {', '.join(found[:5])}",
-            "Type more of the id.",
-        )
-    raise AlabError(
-        f"there is no run {name!r}; the newest are: {', '.join(ids[:5])}", "See them all: alab runs"
-    )
+    return ids[0]
 
 
 def _time(run_id: str) -> str:
@@ -159,10 +162,9 @@ class Run:
         self.run_id = run_id
         self.db = db
 
-    def rows(self, table: str, order: str = "ALL") -> list[dict]:
-        """Rows of a metadata table that belong to the run, without the run's id."""
-        query = Template("SELECT * EXCLUDE (run_id) FROM $table WHERE run_id = ? ORDER BY $order")
-        cursor = self.db.execute(query.substitute(table=table, order=order), [self.run_id])
+    def rows(self, table: str) -> list[dict]:
+        """Rows of a metadata table that belong to the run, in order, without the run's id."""
+        cursor = self.db.execute(query("rows"), {"table": table, "run": self.run_id})
         keys = [column[0] for column in cursor.description]
         return [dict(zip(keys, row, strict=True)) for row in cursor.fetchall()]
 
@@ -195,6 +197,17 @@ class Run:
         ]
         outputs = ["embeddings", "logits"] if "outputs" in datasets else []
         return list(dict.fromkeys([*(site for site in SITES if site in sites), *more, *outputs]))
+
+
+@contextmanager
+def open_run(lake: Lake, name: str) -> Iterator[Run]:
+    """Open the catalog, and give the run that a user means, while it is open.
+
+    Raises:
+        AlabError: there is no warehouse, or no run, or more than one, answers to the name.
+    """
+    with connect(lake) as db:
+        yield Run(lake, find_run(db, name), db)
 
 
 def _part_number(path: str) -> tuple[int, str]:

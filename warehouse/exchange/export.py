@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse import advice
-from warehouse.catalog import catalog, runs
-from warehouse.catalog.runs import Run, Selection, names, numbers, sources
+from warehouse.catalog import catalog
+from warehouse.catalog.runs import Run, Selection, names, numbers, open_run, sources
 from warehouse.errors import AlabError
 from warehouse.exchange import layout
 from warehouse.lake.lake import Lake
@@ -90,15 +90,13 @@ def export(
             one file.
     """
     _check_name(lake, out, name, fmt)
-    with catalog.connect(lake) as db:
-        run_id = runs.find_run(db, name)
-        run = Run(lake, run_id, db)
+    with open_run(lake, name) as run:
         wanted = Selection(
             names(sites, run.site_names()),
             numbers(layers, run.layers(), "layer"),
             numbers(steps, run.steps(), "step"),
         )
-        out = Path(out or run_id).absolute()
+        out = Path(out or run.run_id).absolute()
         if out.exists() and not force:
             raise AlabError(f"{out} exists", "Name another directory, or replace it with --force.")
         if out.exists() and not _is_export(out):

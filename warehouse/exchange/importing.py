@@ -39,7 +39,13 @@ _RUN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,149}")
 State = tuple[int | None, str, int, str | None]
 
 
-def import_run(lake: Lake, folder: Path | str, *, name: str | None = None) -> str:
+def import_run(
+    lake: Lake,
+    folder: Path | str,
+    *,
+    name: str | None = None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> str:
     """Bring a directory into a warehouse.
 
     Args:
@@ -47,6 +53,7 @@ def import_run(lake: Lake, folder: Path | str, *, name: str | None = None) -> st
         folder: the directory.
         name: give the run a new id that begins with this; None keeps the id that the directory
             names.
+        progress: told where the catalog is in use.
 
     Returns:
         Id of the run.
@@ -77,7 +84,7 @@ def import_run(lake: Lake, folder: Path | str, *, name: str | None = None) -> st
             f"cannot write to the warehouse {lake.warehouse}: {error.strerror or error}",
             "Nothing of the run was kept. Free some space, or name another warehouse with --warehouse.",
         ) from error
-    catalog.register(lake)
+    catalog.Catalog(lake).add(staged.run_id, progress)
     return staged.run_id
 
 

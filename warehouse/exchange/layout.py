@@ -60,11 +60,8 @@ def write(run: Run, out: Path, fmt: str, wanted: Selection) -> None:
     """Write a run in the format npz, npy or safetensors."""
     (record,) = run.rows("runs")
     small = _HALF if record["store_dtype"] == "float16" else _SINGLE
-    steps = run.rows("steps", "prompt_id, step")
-    top = {
-        at: list(rows)
-        for at, rows in groupby(run.rows("top_tokens", "prompt_id, step, rank"), key=_at)
-    }
+    steps = run.rows("steps")
+    top = {at: list(rows) for at, rows in groupby(run.rows("top_tokens"), key=_at)}
     for row in steps:
         row["top_tokens"] = [
             _without(entry, "prompt_id", "step") for entry in top.get(_at(row), [])

@@ -204,7 +204,6 @@ def vector(
     run: str,
     site: str,
     layer: int,
-    *,
     state: str,
     label: str | None,
     message: int | None,

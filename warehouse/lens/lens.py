@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from warehouse.assets import query
 from warehouse.atomic import writing
-from warehouse.catalog import catalog, runs
-from warehouse.catalog.runs import Run, numbers
+from warehouse.catalog import catalog
+from warehouse.catalog.runs import Run, numbers, open_run
 from warehouse.errors import AlabError
 from warehouse.exchange import lens_json
 from warehouse.lake import schemas
@@ -65,8 +65,7 @@ def logit_lens(
         AlabError: no such run, step or position, the run has not the site, or the model has no
             logit lens.
     """
-    with catalog.connect(lake) as db:
-        run = Run(lake, runs.find_run(db, name), db)
+    with open_run(lake, name) as run:
         head = store.head_of(lake, run, model, progress)
         if not 1 <= top_k <= len(head.unembedding):
             raise AlabError(
@@ -86,18 +85,8 @@ def logit_lens(
                 with writing(json_file, "--json") as draft:
                     lens_json.write(draft, about, lens_json.rows_of(path), texts)
             _publish(lake, hold, path)
-    catalog.register(lake)
+    catalog.Catalog(lake).add(run.run_id, progress)
     return run.run_id
-
-
-def show(
-    lake: Lake, name: str, fmt: str | None = None, *, site: str = "hidden_out", **options: Any
-) -> None:
-    """Do as `logit_lens` does and print a line per layer: how far off it is, what it favours."""
-    from warehouse.query.run import run
-
-    run_id = logit_lens(lake, name, site=site, **options)
-    run(lake, query("lens_summary"), fmt, parameters={"run": run_id, "site": site})
 
 
 def _publish(lake: Lake, hold: Any, path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 
+from warehouse.catalog.removal import readable
 from warehouse.report.cards import COMPARED
 from warehouse.report.tables import Row, Tables, by_conversation
 
@@ -75,7 +76,7 @@ def facts(runs: list[Row], prompts: list[Row]) -> list[tuple[str, str, str]]:
         ("Tokens read", f"{total('n_prompt_tokens'):,}", f"{total('n_messages'):,} messages"),
         ("Tokens written", f"{total('n_generated'):,}", replies if cut else ""),
         ("Captured", f"{first['created_at']:%Y-%m-%d %H:%M} UTC", end),
-        ("In the lake", _size(sum(run["bytes"] or 0 for run in runs)), ""),
+        ("In the lake", readable(sum(run["bytes"] or 0 for run in runs)), ""),
     ]
 
 
@@ -164,7 +165,7 @@ def about(run: Row) -> dict[str, str]:
         "seed": str(run["seed"]),
         "captured": f"{run['created_at']:%Y-%m-%d %H:%M:%S}",
         "took": _seconds(run),
-        "size": _size(run["bytes"] or 0),
+        "size": readable(run["bytes"] or 0),
         "with": ", ".join(f"{name} {env[name]}" for name in names) or "–",
     }
 
@@ -175,12 +176,3 @@ def _shape(run: Row) -> str:
 
 def _seconds(run: Row) -> str:
     return f"{(run['finished_at'] - run['created_at']).total_seconds():.1f} s"
-
-
-def _size(count: float) -> str:
-    """Bytes for a reader."""
-    units = ["B", "kB", "MB", "GB"]
-    while count >= 1000 and len(units) > 1:
-        count /= 1000
-        units.pop(0)
-    return f"{count:.0f} B" if units[0] == "B" else f"{count:.1f} {units[0]}"

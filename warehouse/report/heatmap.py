@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from warehouse.catalog import catalog, runs
-from warehouse.catalog.runs import Run, Selection, names, numbers, sources
+from warehouse.catalog.runs import Run, Selection, names, numbers, open_run, sources
 from warehouse.errors import AlabError
 from warehouse.extras import needing
 from warehouse.lake.lake import Lake
@@ -94,8 +93,7 @@ def heatmaps(
         AlabError: no such run, source, layer, step or colormap, or a source without heads.
     """
     colours = colormap(cmap)
-    with catalog.connect(lake) as db:
-        run = Run(lake, runs.find_run(db, name), db)
+    with open_run(lake, name) as run:
         chosen = Selection(
             names(source, run.site_names()),
             numbers(layers, run.layers(), "layer"),

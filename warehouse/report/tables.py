@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from warehouse.assets import asset_dir
-from warehouse.catalog import catalog
+from warehouse.catalog.catalog import Catalog
 from warehouse.lake.lake import Lake
 from warehouse.report import page
 
@@ -82,7 +82,7 @@ class Tables:
     def beside(self) -> "Tables":
         """The same tables with a connection of its own, for another thread."""
         other = copy(self)
-        other.db = catalog.prepare(self.db.cursor(), self.lake)
+        other.db = Catalog(self.lake).prepare(self.db.cursor())
         return other
 
     def query(self, name: str, **values: object) -> pa.Table:
