@@ -12,6 +12,7 @@ from warehouse.catalog import catalog
 from warehouse.lake import lake
 from warehouse.lake import schemas as parquet
 from warehouse.lake.metadata import MetadataWriter
+from warehouse.lake.parquet import open_parquet
 
 ROLES = ("system", "user", "assistant")
 LABELS = ("joy", "fear", "calm")
@@ -58,7 +59,7 @@ def write(path, schema: pa.Schema, columns: dict, group: int = 64) -> None:
         else pa.array(columns[f.name], f.type) if f.name in columns else pa.nulls(n, f.type)
         for f in schema
     ]  # fmt: skip
-    with parquet.open_parquet(path, schema) as writer:
+    with open_parquet(path, schema) as writer:
         writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=group)
 
 
@@ -102,7 +103,7 @@ def make_run(
             }
             write(
                 path,
-                parquet.activation_schema(widths),
+                parquet.tensor_schema("activations", widths),
                 columns | {s: vectors(row[s]) for s in shape.sites},
                 8,
             )
@@ -124,7 +125,7 @@ def make_run(
             path = staged.path(
                 "attention", f"steps=0-{shape.steps - 1}", f"layer={layer:02d}", "part-0.parquet"
             )
-            write(path, parquet.attention_schema(), columns)
+            write(path, parquet.tensor_schema("attention", {}), columns)
     logits = rng.standard_normal((sequence, shape.vocab)).astype("f4") * 2
     if shape.outputs:
         columns = {
@@ -133,7 +134,9 @@ def make_run(
         }  # fmt: skip
         path = staged.path("outputs", f"steps=0-{shape.steps - 1}", "part-0.parquet")
         write(
-            path, parquet.output_schema({"embeddings": shape.width, "logits": shape.vocab}), columns
+            path,
+            parquet.tensor_schema("outputs", {"embeddings": shape.width, "logits": shape.vocab}),
+            columns,
         )
     write_states(staged, shape, rng, per_layer)
     if shape.lens:

@@ -70,7 +70,7 @@ def write_activations(staged: lake.StagedRun, shape: Shape, seed: int) -> None:
         path = staged.path(
             "activations", f"steps=0-{shape.steps - 1}", f"layer={layer:02d}", "part-0.parquet"
         )
-        write(path, parquet.activation_schema(widths), columns | tensors, 8)
+        write(path, parquet.tensor_schema("activations", widths), columns | tensors, 8)
 
 
 def make_lake(

@@ -24,8 +24,9 @@ from warehouse.capture.transfer import Transfer
 from warehouse.capture.writer import TensorWriter, leave_a_core
 from warehouse.catalog import catalog
 from warehouse.errors import AlabError
-from warehouse.lake.lake import Lake, StagedRun
+from warehouse.lake.lake import Lake
 from warehouse.lake.metadata import MetadataWriter
+from warehouse.lake.staging import StagedRun
 from warehouse.models import loading as models
 from warehouse.models import notices as messages
 from warehouse.models import reader as generate

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from warehouse.lake import schemas as parquet
-from warehouse.lake.lake import StagedRun
 from warehouse.lake.pages import PageWriter, plain
+from warehouse.lake.parquet import open_parquet
+from warehouse.lake.schemas import vector
+from warehouse.lake.staging import StagedRun
 
 
 def withhold(staged: StagedRun, layers: Iterable[int], sites: Iterable[str]) -> None:
@@ -52,13 +53,13 @@ def _without_columns(path: Path, sites: set[str]) -> None:
 
 def _nowhere(field: pa.Field) -> pa.Field:
     """A column of vectors that has none, as it is in a file of a layer that never had the site."""
-    return field.with_type(parquet.vector(None))
+    return field.with_type(vector(None))
 
 
 def _without_rows(path: Path, layers: set[int], sites: set[str]) -> None:
     file = pq.ParquetFile(path)
     draft = path.with_name(f".{path.name}")
-    with parquet.open_parquet(draft, file.schema_arrow) as writer:
+    with open_parquet(draft, file.schema_arrow) as writer:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             there = pc.and_(

@@ -23,7 +23,7 @@ from warehouse.catalog.runs import Run, Selection, names, numbers, sources
 from warehouse.errors import AlabError
 from warehouse.exchange import layout
 from warehouse.lake.lake import Lake
-from warehouse.lake.schemas import open_parquet
+from warehouse.lake.parquet import open_parquet
 from warehouse.lake.tensors import Source
 
 #: What `export` writes.

@@ -24,9 +24,11 @@ from warehouse.exchange.counts import Counts
 from warehouse.exchange.directory import Directory, Pass
 from warehouse.exchange.layout import RUN_TABLES
 from warehouse.lake import schemas as parquet
-from warehouse.lake.lake import Lake, StagedRun
+from warehouse.lake.lake import Lake
 from warehouse.lake.metadata import MetadataWriter
 from warehouse.lake.pages import PageWriter, plain
+from warehouse.lake.parquet import open_parquet
+from warehouse.lake.staging import StagedRun
 from warehouse.vocabulary import SITES, STATE_SITES
 
 #: Rows, and values of attention and outputs, that are compressed together.
@@ -113,7 +115,7 @@ def _write_layer(staged: StagedRun, source: Directory, layer: int | None) -> Non
     widths = {column: width for (n, column), width in source.widths.items() if n == layer}
     tail = [] if layer is None else [f"layer={layer:02d}"]
     dataset = "outputs" if layer is None else "activations"
-    schema = parquet.output_schema(widths) if layer is None else parquet.activation_schema(widths)
+    schema = parquet.tensor_schema(dataset, widths)
     values = sum(widths.values())
     rows = (
         min(GROUP_ROWS, max(1, GROUP_VALUES // values)) if layer is None and values else GROUP_ROWS
@@ -124,7 +126,7 @@ def _write_layer(staged: StagedRun, source: Directory, layer: int | None) -> Non
             tables = (t for one in passes for t in _vectors(source, one, layer, schema, rows))
             _write_bulk(path, schema, tables, 4 * rows * values)
     if (layer, "attn_weights") in source.passes[0].keys:
-        schema = parquet.attention_schema()
+        schema = parquet.tensor_schema("attention", {})
         for number, passes in enumerate(
             _parts(source.passes, lambda one: one.tokens * one.end * 8)
         ):
@@ -152,7 +154,7 @@ def _parts(passes: list[Pass], size: Callable[[Pass], int]) -> Iterator[list[Pas
 
 def _write_part(path: Path, schema: pa.Schema, tables: Iterator[pa.Table], limit: int) -> None:
     """Write tables to a file, small ones together in row groups of about `limit` bytes."""
-    with parquet.open_parquet(path, schema) as writer:
+    with open_parquet(path, schema) as writer:
         for table in _grouped(tables, limit):
             writer.write_table(table)
 

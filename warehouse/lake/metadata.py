@@ -3,16 +3,14 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from warehouse.lake.lake import DIGEST, digest
-from warehouse.lake.schemas import file_row
-
-if TYPE_CHECKING:
-    from warehouse.lake.lake import StagedRun
+from warehouse.lake import store
+from warehouse.lake.manifest import DIGEST, digest, file_row
+from warehouse.lake.staging import StagedRun
 
 #: Rows of a table that are in memory at once.
 GROUP_ROWS = 1 << 12
@@ -29,7 +27,7 @@ class MetadataWriter:
 
     def __init__(
         self,
-        staged: "StagedRun",
+        staged: StagedRun,
         schemas: Mapping[str, pa.Schema],
         rows: Mapping[str, Iterable[dict[str, Any]]] | None = None,
     ):
@@ -96,7 +94,7 @@ def write_metadata(folder: Path, metadata: dict[str, pa.Table], files: list[dict
     for name in metadata.keys() - {"files"}:
         pq.write_table(metadata[name], folder / f"{name}.parquet", compression="zstd")
     run_id = folder.name.removeprefix("run=")
-    paths = [path for path in sorted(folder.glob("*.parquet")) if path.stem != "files"]
+    paths = [path for path in store.paths(folder, "*.parquet") if path.stem != "files"]
     rows = files + [file_row(run_id, path, folder.parents[1]) for path in paths]
     table = pa.Table.from_pylist(rows, metadata["files"].schema)
     table = table.replace_schema_metadata({DIGEST: digest(table.to_pylist())})

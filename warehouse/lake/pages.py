@@ -10,15 +10,14 @@ activations, with one core busy beside: 7 ns a value against pyarrow's 22, and 0
 
 import base64
 import functools
-import os
-from collections import deque
-from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import zstandard
+
+from warehouse.lake import store
 
 #: Compact-protocol type codes of Thrift, in which Parquet writes its headers.
 _I32, _I64, _BINARY, _LIST, _STRUCT = 5, 6, 8, 9, 12
@@ -28,8 +27,6 @@ _PLAIN, _RLE, _BYTE_STREAM_SPLIT = 0, 3, 9
 _REQUIRED, _OPTIONAL, _REPEATED = 0, 1, 2
 _ZSTD = 6
 _MAGIC = b"PAR1"
-#: Pieces that one call may write, on Linux and macOS.
-_PIECES = 1024
 
 #: zstd 1, but with as good as no search for matches. Every reader of zstd verifies the checksum of
 #: each frame.
@@ -45,7 +42,7 @@ class PageWriter:
     Not safe for use from several threads at once.
 
     Args:
-        path: the file; its folder must exist.
+        path: the file; its folder is made.
         schema: columns, as in `warehouse.lake.schemas`.
     """
 
@@ -56,8 +53,8 @@ class PageWriter:
         self._rows = 0
         self._compressor = zstandard.ZstdCompressor(compression_params=_COMPRESSION)
         self._bytes = np.empty(0, np.uint8)  # reused
-        self._file: BinaryIO = path.open("wb", buffering=0)
-        self.size = self._file.write(_MAGIC)
+        self._file = store.create(path)
+        self.size = store.append(self._file, [_MAGIC])
 
     def write(
         self, count: int, columns: dict[str, np.ndarray | list[str] | tuple[np.ndarray, np.ndarray]]
@@ -77,7 +74,7 @@ class PageWriter:
             chunks.append(chunk)
             raw += uncompressed
             at += sum(map(len, page))
-        self._put(pieces)
+        self.size += store.append(self._file, pieces)
         self._rows += count
         self._groups.append(
             _struct(
@@ -111,26 +108,13 @@ class PageWriter:
             (6, _BINARY, _text("alab")),
             (7, _LIST, _list(_STRUCT, [_struct((1, _STRUCT, _struct()))] * len(self._columns))),
         )
-        self._put([footer, len(footer).to_bytes(4, "little"), _MAGIC])
+        size = len(footer).to_bytes(4, "little")
+        self.size += store.append(self._file, [footer, size, _MAGIC])
         self._file.close()
 
     def abandon(self) -> None:
         """Close the file as it is, unreadable."""
         self._file.close()
-
-    def _put(self, pieces: list[bytes]) -> None:
-        """Write pieces one behind the other, in as few calls as the system allows."""
-        views = deque(memoryview(piece) for piece in pieces)
-        while views:
-            if hasattr(os, "writev"):
-                written = os.writev(self._file.fileno(), list(islice(views, _PIECES)))
-            else:
-                written = self._file.write(views[0])
-            self.size += written
-            while views and written >= len(views[0]):
-                written -= len(views.popleft())
-            if written:
-                views[0] = views[0][written:]
 
     def _chunk(
         self, column: "_Column", count: int, data: object, start: int

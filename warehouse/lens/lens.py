@@ -22,8 +22,10 @@ from warehouse.catalog import catalog, library, runs
 from warehouse.catalog.runs import Run, numbers
 from warehouse.errors import AlabError
 from warehouse.exchange import lens_json
-from warehouse.lake import schemas as parquet
 from warehouse.lake.lake import Lake
+from warehouse.lake.manifest import file_row
+from warehouse.lake.parquet import open_parquet
+from warehouse.lake.schemas import lens_schema
 from warehouse.lens import store as run_heads
 from warehouse.lens.head import Head
 from warehouse.query import run as query
@@ -121,7 +123,7 @@ def logit_lens(
         progress(f"looking at {len(places)} tokens", 0, 0)
         with lake.hold(run.run_id) as held:
             path = held.path("logit_lens", f"{site}.parquet")
-            with parquet.open_parquet(path, parquet.lens_schema()) as writer:
+            with open_parquet(path, lens_schema()) as writer:
                 for table in tables(run, head, places, site, top_k):
                     writer.write_table(table)
             if json_file:
@@ -151,7 +153,7 @@ def show(
 
 
 def _publish(lake: Lake, held: Any, path: Path) -> None:
-    row = parquet.file_row(held.run_id, path, held.folder)
+    row = file_row(held.run_id, path, held.folder)
     target = lake.root / row["path"]
     target.parent.mkdir(parents=True, exist_ok=True)
     path.replace(target)
@@ -399,4 +401,4 @@ def _table(
         "next_rank": pa.array(spread(answers.next_rank), mask=no_next),
         "next_logprob": pa.array(spread(answers.next_logprob), mask=no_next),
     }
-    return pa.table(columns, schema=parquet.lens_schema())
+    return pa.table(columns, schema=lens_schema())
