@@ -7,11 +7,11 @@ It is that of scripts which hook a model and save a file for each forward pass:
     tensors/step_000.npz            the tensors of a pass, keys such as layer_07/hidden_out
     conversation_snapshots/index.json, snapshot_00_system.npz    states after each message
     references/index.json, ref_joy.npz                           states after each reference
-    examples/index.json, example_003_joy.npz                     those that a reference is the mean
-    of, where several states/index.json, initial.npz, final.npz                    the states that
-    comparisons start and end with logit_lens/hidden_out.json      what each layer would say next,
-    as `warehouse.exchange.lens_json` has it
+    examples/index.json, example_003_joy.npz                     those that a reference is the mean of
+    states/index.json, initial.npz, final.npz                    those that comparisons begin and end with
+    logit_lens/hidden_out.json                                   what each layer would say next
 
+- The logit lens is as `warehouse.exchange.lens_json` has it.
 - `layer_NN/<site>` is shaped (1, tokens, width); `mlp_act` is the lake's `mlp_down_in`.
 - `layer_NN/attn_weights` is shaped (1, heads, tokens, keys): keys = tokens in a prefill, 0 above
   the diagonal.
@@ -34,10 +34,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from warehouse.catalog.runs import KEYS, Run, Selection, sources
+from warehouse.catalog.runs import Run, Selection, sources
 from warehouse.exchange import lens_json
 from warehouse.exchange.arrays import SUFFIXES, ArrayWriter, Spec
-from warehouse.lake.tensors import Pass, Source, blocks
+from warehouse.lake.tensors import PassId, Source, blocks
+from warehouse.vocabulary import key_of, site_of
 
 #: Tables that `run.json` holds as lists.
 RUN_TABLES = ("prompts", "messages", "tokens", "state_tokens", "layers", "sites", "warnings")
@@ -91,7 +92,7 @@ def write(run: Run, out: Path, fmt: str, wanted: Selection) -> None:
     _write_json(out / "run.json", head | _without(record, "bytes") | parsed | tables)
 
 
-def _at(row: dict) -> Pass:
+def _at(row: dict) -> PassId:
     return row["prompt_id"], row["step"]
 
 
@@ -110,14 +111,15 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _write_tensors(
-    run: Run, out: Path, fmt: str, wanted: Selection, passes: list[Pass], small: np.dtype
+    run: Run, out: Path, fmt: str, wanted: Selection, passes: list[PassId], small: np.dtype
 ) -> None:
     outside = {(row["layer"], row["site"]) for row in run.rows("sites") if row["n_out_of_range"]}
     plan = []
     for _, layer, source in sources(run, wanted):
         for column in filter(wanted.site, source.columns):
-            key = ("" if layer is None else f"layer_{layer:02d}/") + KEYS.get(column, column)
-            plan.append((key, column, source, _SINGLE if (layer, column) in outside else small))
+            site = site_of(column)
+            key = ("" if layer is None else f"layer_{layer:02d}/") + key_of(site)
+            plan.append((key, column, source, _SINGLE if (layer, site.name) in outside else small))
     for start in range(0, len(passes), OPEN_FILES):
         some = passes[start : start + OPEN_FILES]
         specs = {
@@ -145,7 +147,7 @@ def _write_tensors(
                                 stream.write(np.ascontiguousarray(block, dtype).data)
 
 
-def _shape(source: Source, column: str, at: Pass) -> tuple[int, ...]:
+def _shape(source: Source, column: str, at: PassId) -> tuple[int, ...]:
     first, last = source.span[at]
     tokens = last - first + 1
     if (width := source.columns[column]) is not None:

@@ -34,6 +34,12 @@ class Parts:
         self._steps: list[int] = []
         self._writer: PageWriter | None = None
 
+    def __enter__(self) -> "Parts":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close() if kind is None else self.abandon()
+
     def write(self, columns: dict[str, Any]) -> None:
         """Append one row group; `columns` as `PageWriter.write` takes them."""
         if self._writer is None:

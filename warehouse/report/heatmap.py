@@ -19,7 +19,7 @@ from warehouse.catalog.runs import Run, Selection, names, numbers, sources
 from warehouse.errors import AlabError
 from warehouse.extras import needing
 from warehouse.lake.lake import Lake
-from warehouse.lake.tensors import Pass
+from warehouse.lake.tensors import PassId
 
 NORMALIZE = ("per_image", "signed", "global", "none")
 REDUCE = ("signed", "abs")
@@ -42,7 +42,7 @@ class Picture:
     """
 
     layer: int | None
-    at: Pass
+    at: PassId
     head: int | None
     first: int
     values: np.ndarray
