@@ -1,4 +1,4 @@
-"""Takes back what turned out not to be right: contributions that do not add up are not in the lake."""
+"""Takes back what turned out wrong: contributions that do not add up are not in the lake."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from warehouse.lake import store
 from warehouse.lake.pages import PageWriter, plain
 from warehouse.lake.parquet import open_parquet
 from warehouse.lake.schemas import vector
@@ -14,7 +15,7 @@ from warehouse.lake.staging import StagedRun
 
 
 def withhold(staged: StagedRun, layers: Iterable[int], sites: Iterable[str]) -> None:
-    """Rewrite the files of a run that is not published yet so that some layers lack some sites, states included.
+    """Take some sites of some layers out of a run that is not published yet, states included.
 
     Args:
         staged: the run; its files are finished.
@@ -48,7 +49,7 @@ def _without_columns(path: Path, sites: set[str]) -> None:
     except BaseException:
         writer.abandon()
         raise
-    draft.replace(path)
+    store.move(draft, path)
 
 
 def _nowhere(field: pa.Field) -> pa.Field:
@@ -70,4 +71,4 @@ def _without_rows(path: Path, layers: set[int], sites: set[str]) -> None:
             )
             if (rest := table.filter(pc.invert(there))).num_rows:
                 writer.write_table(rest)
-    draft.replace(path)
+    store.move(draft, path)

@@ -1,4 +1,4 @@
-"""A directory of arrays that is being imported: what is in it, checked before anything is believed."""
+"""A directory of arrays that is being imported, checked before anything in it is believed."""
 
 import json
 import re
@@ -134,10 +134,11 @@ class Directory:
 
     def _place_passes(self) -> None:
         """Number the tokens of passes that do not say where in their sequence they end."""
-        end = 0
-        for before, one in pairwise([None, *self.passes]):
-            if before and (one.prompt_id, one.step) == (before.prompt_id, before.step):
+        for one, after in pairwise(self.passes):
+            if (one.prompt_id, one.step) == (after.prompt_id, after.step):
                 raise self.refused(f"step {one.step} of prompt {one.prompt_id} is there twice")
+        end = 0
+        for one in self.passes:
             end = end if one.step else 0
             one.end = end = one.end or end + one.tokens
             if one.first < 0:
@@ -151,9 +152,8 @@ class Directory:
         for one in self.passes:
             for place, width in one.widths.items():
                 if widths.setdefault(place, width) != width:
-                    raise self.refused(
-                        f"{one.keys[place]} is {width} wide in step {one.step}, {widths[place]} before"
-                    )
+                    key, before = one.keys[place], widths[place]
+                    raise self.refused(f"{key} is {width} wide in step {one.step}, {before} before")
             if odd := one.keys.keys() ^ self.passes[0].keys.keys():
                 layer, site = next(iter(odd))
                 raise self.refused(f"some passes have {site} of layer {layer} and others have not")
@@ -249,7 +249,7 @@ class Directory:
         return rows
 
     def index(self, folder: str, pattern: str) -> list[dict]:
-        """What a folder of states holds: the rows of its index.json, else what its files are called.
+        """What a folder of states holds: the rows of its index.json, else its files by their names.
 
         Args:
             folder: its name.

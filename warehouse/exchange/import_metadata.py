@@ -1,4 +1,4 @@
-"""Makes the metadata tables of an imported run: what the directory says, else what its arrays tell."""
+"""The metadata of an imported run: what the directory says, else what its arrays tell."""
 
 import json
 import re
@@ -9,12 +9,16 @@ from itertools import groupby
 import pyarrow as pa
 
 from warehouse.catalog import catalog
+from warehouse.exchange.counts import Place
 from warehouse.exchange.directory import Directory
 from warehouse.exchange.import_states import ImportedStates
 from warehouse.exchange.layout import RUN_TABLES
 from warehouse.lake.metadata import MetadataWriter
 from warehouse.lake.staging import StagedRun
 from warehouse.vocabulary import OUTPUTS, SITES
+
+#: Columns of `runs` that hold an object, and where run.json of other writers has it.
+_OBJECTS = {"scenario_json": "config", "env_json": "environment", "tokenizer_json": "tokenizer"}
 
 
 def metadata(
@@ -74,8 +78,11 @@ def _typed(row: dict, schema: pa.Schema) -> dict:
 def _run(source: Directory, scenario: str) -> dict:
     record, now = source.record, datetime.now(UTC).replace(tzinfo=None)
     widths = (width for (_, site), width in source.widths.items() if site.startswith("hidden"))
-    objects = {"scenario_json": "config", "env_json": "environment", "tokenizer_json": "tokenizer"}
-    defaults = {
+    objects = {
+        column: json.dumps(record.get(key) or {}, ensure_ascii=False)
+        for column, key in _OBJECTS.items()
+    }
+    defaults = objects | {
         "num_layers": max(source.layers, default=-1) + 1,
         "hidden_size": next(widths, None),
         "created_at": now,
@@ -83,16 +90,13 @@ def _run(source: Directory, scenario: str) -> dict:
         "vocab_size": source.widths.get((None, "logits")),
         "store_dtype": source.counts.store_dtype,
         "model_id": source.text("model_id", "model", "model_name"),
-    } | {
-        column: json.dumps(record.get(key) or {}, ensure_ascii=False)
-        for column, key in objects.items()
     }
     if not re.fullmatch(r"[0-9a-f]{32}|None", str(record.get("weights_hash"))):
         raise source.refused(
             f"run.json has the weights_hash {record['weights_hash']!r}, which is no fingerprint"
         )
-    for column in objects:
-        if not isinstance(json.loads(record.get(column) or defaults[column]), dict):
+    for column, default in objects.items():
+        if not isinstance(json.loads(record.get(column) or default), dict):
             raise source.refused(f"run.json has a {column} that is no object")
     given = {key: value for key, value in record.items() if value is not None}
     return defaults | given | {"scenario": scenario, "bytes": 0}
@@ -108,11 +112,11 @@ def _prompts(source: Directory) -> list[dict]:
 
 
 def _sites(source: Directory) -> list[dict]:
-    keys = [(layer, site) for layer in source.layers for site in SITES]
-    attention = {place for place in source.passes[0].keys if place[1] == "attention"}
-    keys += sorted(attention)
-    keys += [(None, site) for site in OUTPUTS if (None, site) in source.widths]
-    there = source.widths.keys() | attention
+    keys: list[Place] = [(layer, site) for layer in source.layers for site in SITES]
+    keys += [(layer, "attention") for layer in source.layers]
+    keys += [(None, site) for site in OUTPUTS]
+    there = source.passes[0].keys
+    keys = [key for key in keys if key in there or key[1] in SITES]
     reasons = {place: None if place in there else "not in the imported directory" for place in keys}
     counts = {"n_out_of_range": 0, "n_nonfinite": 0}
     return [

@@ -1,4 +1,4 @@
-"""Reads a directory of arrays, laid out as in `warehouse.exchange.layout`, into a run: `alab import`.
+"""Reads a directory of arrays, as `warehouse.exchange.layout` has them, into a run: `alab import`.
 
 Only `tensors/` has to be there. What `run.json` and `steps.json` do not say is told from the arrays
 or left NULL, and snapshots may hold every token: their last one is the state. Nothing in the
@@ -61,7 +61,8 @@ def import_run(lake: Lake, folder: Path | str, *, name: str | None = None) -> st
     except OSError as error:
         raise AlabError(
             f"cannot write to the warehouse {lake.warehouse}: {error.strerror or error}",
-            "Nothing of the run was kept. Free some space, or name another warehouse with --warehouse.",
+            "Nothing of the run was kept. Free some space, or name another warehouse with "
+            "--warehouse.",
         ) from error
     catalog.register(lake)
     return staged.run_id

@@ -1,4 +1,4 @@
-"""Tensors and states of a run as arrays: what `Warehouse.tensor`, `activations` and `vector` give."""
+"""Tensors and states of a run as arrays: `Warehouse.tensor`, `activations` and `vector`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -140,6 +140,7 @@ def _tokens(run: Run, prompt: int, spans: Spans) -> pa.Table:
 def _conversation(source: Source, column: str, spans: Spans) -> np.ndarray:
     """The rows of some passes one after the other, (tokens, width)."""
     width = source.columns[column]
+    assert width is not None  # attention, whose rows differ, is refused before
     ends = np.cumsum([last - first + 1 for first, last in spans.values()])
     place = dict(zip(spans, [0, *ends.tolist()], strict=False))
     out = np.empty((int(ends[-1]), width), np.float32)

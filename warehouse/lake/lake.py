@@ -1,14 +1,14 @@
 """The lake: where its files are, and publishing by rename.
 
-    <warehouse>/lake/activations/run=<run_id>/steps=<first>-<last>/layer=<NN>/part-<n>.parquet
-    <warehouse>/lake/attention/…      one row per head and query position, the causal half of the weights
-    <warehouse>/lake/outputs/…        embeddings and logits, without the layer folder
-    <warehouse>/lake/states/run=<run_id>/part-0.parquet
-    <warehouse>/lake/logit_lens/run=<run_id>/<site>.parquet
-    <warehouse>/lake/metadata/run=<run_id>/<table>.parquet
-    <warehouse>/lake/models/<weights_hash>/    final norm and unembedding of a model, see `warehouse.lens.head`
-    <warehouse>/lake/.staging/        runs being written
-    <warehouse>/lake/.empty/          one file without rows per dataset, so that views bind in an empty lake
+    lake/activations/run=<run_id>/steps=<first>-<last>/layer=<NN>/part-<n>.parquet
+    lake/attention/…      one row per head and query position, the causal half of the weights
+    lake/outputs/…        embeddings and logits, without the layer folder
+    lake/states/run=<run_id>/part-0.parquet
+    lake/logit_lens/run=<run_id>/<site>.parquet
+    lake/metadata/run=<run_id>/<table>.parquet
+    lake/models/<weights_hash>/    final norm and unembedding of a model: `warehouse.lens.head`
+    lake/.staging/        runs being written
+    lake/.empty/          a file without rows per dataset, so that views bind in an empty lake
 
 A run exists once its metadata folder does; that rename is the last step of publishing.
 """
@@ -175,7 +175,7 @@ class Lake:
         return StagedRun(self.root, run_id, store.lock(self.staging / f"{run_id}.lock", wait))
 
     def remove(self, run_id: str) -> None:
-        """Delete a run: without its metadata, gone in one move, it is one that never was published."""
+        """Delete a run: without metadata, which goes in one move, it was never published."""
         with self.hold(run_id, damaged=True) as staged:
             store.move(self.dataset("metadata", run_id), staged.path("metadata"))
 
@@ -205,7 +205,7 @@ class Lake:
 
 
 def _check_place(warehouse: Path) -> None:
-    """Refuse what DuckDB takes for something else in the path of a database, whose links it resolves."""
+    """Refuse a path that DuckDB, which resolves its links, would take for something else."""
     for path in (str(warehouse), os.path.realpath(warehouse)):
         text = path.encode(errors="replace").decode()
         why = next((f"DuckDB reads no path with a {char}" for char in "?\\" if char in path), "")

@@ -1,4 +1,4 @@
-"""The manifest of a run, its table `files`: rows, size and checksum of each file, as it was written.
+"""The manifest of a run, its table `files`: rows, size and checksum of each file as written.
 
 Apart from the modules that write, so that commands which only read the catalog start without
 importing pyarrow.

@@ -1,4 +1,4 @@
-"""Writes the metadata tables of a run as their rows come, so that memory does not grow with them."""
+"""Writes the metadata tables of a run as their rows come, so that memory stays flat."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress

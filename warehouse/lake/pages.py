@@ -13,6 +13,7 @@ then the values.
 
 import base64
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +55,9 @@ class PageWriter:
         self.size = store.append(self._file, [_MAGIC])
 
     def write(
-        self, count: int, columns: dict[str, np.ndarray | list[str] | tuple[np.ndarray, np.ndarray]]
+        self,
+        count: int,
+        columns: Mapping[str, np.ndarray | list[str] | tuple[np.ndarray, np.ndarray] | None],
     ) -> None:
         """Append one row group.
 
@@ -62,7 +65,7 @@ class PageWriter:
             count: number of rows.
             columns: per column an int32 array, a list of strings, a (count, width) float32 array,
                 or, for lists of different lengths, (flat float32 values, lengths). A column that is
-                left out is NULL.
+                left out, or None, is NULL.
         """
         start, buffers, chunks, raw, at = self.size, [], [], 0, self.size
         for column in self._columns:
@@ -135,15 +138,16 @@ class PageWriter:
         used = int(np.bitwise_or.reduce(bits))
         # Values that are rounded to 16 bits have empty lower bytes.
         empty = next((byte for byte in range(4) if used >> 8 * byte & 0xFF), 4)
+        if empty == 4:
+            return [_zeros(count)] * 4
         streams = self._bytes[: (4 - empty) * count].reshape(-1, count)
         shifts = np.arange(8 * empty, 32, 8, dtype=np.uint32)[:, None]
         np.right_shift(bits, shifts, out=streams, casting="unsafe")
-        if empty == 4:
-            frames = []
-        elif hasattr(self._compressor, "multi_compress_to_buffer"):  # not in every build
-            frames = list(self._compressor.multi_compress_to_buffer(list(streams)))
+        if hasattr(self._compressor, "multi_compress_to_buffer"):  # not in every build
+            segments = self._compressor.multi_compress_to_buffer(list(streams))
+            frames: list[Any] = [segments[n] for n in range(len(segments))]
         else:
-            frames = [self._compressor.compress(stream) for stream in streams]
+            frames = [self._compressor.compress(stream.data) for stream in streams]
         return [_zeros(count)] * empty + frames
 
 

@@ -1,4 +1,4 @@
-"""The one physical layout of Parquet files that pyarrow writes for the lake; `pages` has the bulky."""
+"""The physical layout of Parquet files that pyarrow writes; the bulky ones are those of `pages`."""
 
 from pathlib import Path
 

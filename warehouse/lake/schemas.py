@@ -15,7 +15,7 @@ _PLACES = {
 
 
 def vector(width: int | None) -> pa.DataType:
-    """Type of a vector column: a fixed-size list of float32; a plain list where every value is NULL."""
+    """Type of a vector column: a fixed-size list of float32, a plain list where all are NULL."""
     element = pa.field("element", pa.float32(), nullable=False)
     return pa.list_(element, width) if width else pa.list_(element)
 

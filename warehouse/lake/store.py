@@ -1,8 +1,9 @@
 """What a lake asks of the place where it lies. Local folders are the only such place today.
 
-Rooms above may open what the lake names, to read it. Whatever changes the lake, and whatever is
-asked of files beside their content, goes through these functions. Another kind of place, an object
-store, has to provide the same ones over addresses of its own:
+Rooms above may open what the lake names, to read it, and ask whether it is there. Whatever makes a
+file part of the lake or takes it away, and whatever else is asked of files, goes through these
+functions. Another kind of place, an object store, has to provide the same ones over addresses of
+its own, where folders need not be made:
 
 - `paths`, `size`, `version`: what is there; a version differs as soon as something in a run's
   metadata folder was replaced.
@@ -59,7 +60,7 @@ def create(path: Path) -> BinaryIO:
 
 
 def append(file: BinaryIO, buffers: Iterable[bytes]) -> int:
-    """Write buffers one behind the other, in as few calls as the system allows; gives their size."""
+    """Write buffers one behind the other, in as few calls as can be; gives their size."""
     views, size = deque(memoryview(buffer) for buffer in buffers), 0
     while views:
         if hasattr(os, "writev"):
@@ -103,12 +104,12 @@ def lock(path: Path, wait: float = 0) -> FileLock:
     Raises:
         TimeoutError: another process holds it.
     """
-    held = FileLock(path, timeout=wait)
-    held.acquire()
-    return held
+    own = FileLock(path, timeout=wait)
+    own.acquire()
+    return own
 
 
-def unlock(held: FileLock) -> None:
+def unlock(own: FileLock) -> None:
     """Let go of a name; its file goes while it is still ours, so that nobody else's does."""
-    Path(held.lock_file).unlink(missing_ok=True)
-    held.release()
+    Path(own.lock_file).unlink(missing_ok=True)
+    own.release()

@@ -58,6 +58,7 @@ class Struct:
         self._fields = fields
 
     def __call__(self, **values: Any) -> bytes:
+        """The bytes of a struct; a field without a value, or None, is left out."""
         out, last = bytearray(), 0
         for name, (number, kind, *element) in self._fields.items():
             if (value := values.pop(name, None)) is not None:
