@@ -100,7 +100,7 @@ def test_a_flipped_bit_in_the_list_of_files_loses_nothing(two, apart):
         path.read_bytes(),
         {p for p in lake.root.rglob("*.parquet") if "metadata" not in str(p)},
     )
-    rows = lake.file_table(one).to_pylist()
+    rows = lake.metadata(one, "files").to_pylist()
     for at in range(0, len(data), apart):
         path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
         lake.catalog.unlink(missing_ok=True)
@@ -113,7 +113,7 @@ def test_a_flipped_bit_in_the_list_of_files_loses_nothing(two, apart):
                 lake.drop(one, ["activations"])
             assert "damaged" in kinds(lake)
         else:
-            assert lake.file_table(one).to_pylist() == rows
+            assert lake.metadata(one, "files").to_pylist() == rows
         assert {p for p in lake.root.rglob("*.parquet") if "metadata" not in str(p)} == before
 
 

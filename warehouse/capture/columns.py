@@ -1,6 +1,5 @@
 """Appends row groups to part files."""
 
-import contextlib
 from typing import Any
 
 import numpy as np
@@ -9,12 +8,8 @@ from torch import Tensor
 
 from warehouse.capture.pieces import Piece, positions_of
 from warehouse.capture.rowgroups import AttentionGroup, RowGroup
-from warehouse.lake import lake
-from warehouse.lake import schemas as parquet
-from warehouse.lake.pages import PageWriter
-
-#: A part file that has grown past this is closed, and another begun.
-PART_BYTES = 256 << 20
+from warehouse.lake.parts import Parts
+from warehouse.lake.staging import StagedRun
 
 
 class Scratch:
@@ -44,7 +39,7 @@ class Files:
         widths: per layer (None for embeddings and logits) the width of each site that will come.
     """
 
-    def __init__(self, staged: lake.StagedRun, widths: dict[int | None, dict[str, int]]):
+    def __init__(self, staged: StagedRun, widths: dict[int | None, dict[str, int]]):
         self._staged = staged
         self._widths = widths
         self._parts: dict[tuple[str, int | None], Parts] = {}
@@ -52,7 +47,8 @@ class Files:
     def write(self, group: RowGroup | AttentionGroup, scratch: Scratch) -> None:
         """Append a row group to its file, with the calling thread's buffers."""
         if group.file not in self._parts:
-            self._parts[group.file] = Parts(self._staged, *group.file, self._schema(*group.file))
+            widths = self._widths[group.file[1]]
+            self._parts[group.file] = Parts(self._staged, *group.file, widths)
         columns = _attention_columns if isinstance(group, AttentionGroup) else _row_columns
         self._parts[group.file].write(columns(group, scratch))
 
@@ -65,59 +61,6 @@ class Files:
         """Let go of the files after an error."""
         for parts in self._parts.values():
             parts.abandon()
-
-    def _schema(self, dataset: str, layer: int | None) -> Any:
-        if dataset == "attention":
-            return parquet.attention_schema()
-        widths = self._widths[layer]
-        return parquet.output_schema(widths) if layer is None else parquet.activation_schema(widths)
-
-
-class Parts:
-    """The part files of one layer in one dataset; named by their steps once those are known."""
-
-    def __init__(self, staged: lake.StagedRun, dataset: str, layer: int | None, schema: Any):
-        self._staged = staged
-        self._dataset = dataset
-        self._schema = schema
-        self._folder = [] if layer is None else [f"layer={layer:02d}"]
-        self._number = 0
-        self._writer: PageWriter | None = None
-
-    def write(self, columns: dict[str, Any]) -> None:
-        """Append one row group; `columns` as `PageWriter.write` takes them."""
-        if self._writer is None:
-            self._open = self._staged.path(
-                self._dataset, *self._folder, f".part-{self._number}.parquet"
-            )
-            self._open.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = PageWriter(self._open, self._schema)
-            self._steps = []
-        self._writer.write(len(columns["step"]), columns)
-        self._steps += [int(columns["step"].min()), int(columns["step"].max())]
-        if self._writer.size > PART_BYTES:
-            self.close()
-
-    def close(self) -> None:
-        """Finish the current part and move it to the folder of its steps."""
-        if self._writer is None:
-            return
-        self._writer.close()
-        self._writer = None
-        steps = f"steps={min(self._steps)}-{max(self._steps)}"
-        final = self._staged.path(
-            self._dataset, steps, *self._folder, f"part-{self._number}.parquet"
-        )
-        final.parent.mkdir(parents=True, exist_ok=True)
-        self._open.rename(final)
-        with contextlib.suppress(OSError):
-            self._open.parent.rmdir()
-        self._number += 1
-
-    def abandon(self) -> None:
-        """Let go of the file after an error."""
-        if self._writer is not None:
-            self._writer.abandon()
 
 
 def _names(pieces: list[Piece], each: int = 1) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from functools import partial
 from itertools import groupby, takewhile
 from typing import Any
 
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -26,7 +25,9 @@ from warehouse.capture.transfer import Transfer
 from warehouse.capture.writer import TensorWriter, leave_a_core
 from warehouse.catalog import catalog
 from warehouse.errors import AlabError
-from warehouse.lake.lake import Lake, StagedRun
+from warehouse.lake.lake import Lake
+from warehouse.lake.metadata import MetadataWriter
+from warehouse.lake.staging import StagedRun
 from warehouse.models import limits, sampler, sites
 from warehouse.models import loading as models
 from warehouse.models import notices as messages
@@ -158,13 +159,7 @@ def publishing(
     rows: dict[str, list[dict]] = {table: [] for table in catalog.table_names()}
     try:
         yield staged, rows
-        schemas, run = catalog.metadata_schemas(), {"run_id": staged.run_id}
-        staged.publish(
-            {
-                table: pa.Table.from_pylist([run | row for row in some], schemas[table])
-                for table, some in rows.items()
-            }
-        )
+        staged.publish(MetadataWriter(staged, catalog.metadata_schemas(), rows))
     except BaseException:
         staged.discard()
         raise

@@ -13,7 +13,7 @@ from torch import Tensor
 from warehouse.capture.plan import Plan
 from warehouse.capture.rounding import Stats
 from warehouse.capture.withhold import withhold
-from warehouse.lake.lake import StagedRun
+from warehouse.lake.staging import StagedRun
 from warehouse.models.chat import Chat
 from warehouse.models.loading import Loaded
 from warehouse.models.ports import ModelSites

@@ -1,11 +1,11 @@
 """Checks a scenario against a model before anything runs: roles, lengths, layers, vocabulary, room on the disk."""
 
-import shutil
 from dataclasses import dataclass
 from typing import Any
 
 from warehouse.capture import state_tokens
 from warehouse.errors import AlabError
+from warehouse.lake import store
 from warehouse.lake.lake import Lake
 from warehouse.models import limits, sampler, sites, spans
 from warehouse.models import loading as models
@@ -268,8 +268,7 @@ def check_room(
         AlabError: the run would not fit.
     """
     needed = estimate_bytes(scenario, plan, found, loaded.model.config.get_text_config())
-    place = next(folder for folder in (lake.root, *lake.root.parents) if folder.exists())
-    free = shutil.disk_usage(place).free
+    free = store.free(lake.root)
     if needed > free:
         raise AlabError(
             f"{scenario.name} needs about {needed / 1e9:.1f} GB; {lake.warehouse} has {free / 1e9:.1f} GB free",

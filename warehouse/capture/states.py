@@ -11,6 +11,7 @@ from warehouse import vocabulary
 from warehouse.capture.rounding import Rounding, SiteStats
 from warehouse.lake import lake
 from warehouse.lake import schemas as parquet
+from warehouse.lake.parquet import open_parquet
 
 Key = tuple[int | None, str, int, str | None]
 
@@ -85,7 +86,7 @@ class StateFile:
         if not group:
             return
         if self._writer is None:
-            self._writer = parquet.open_parquet(self._path, self._schema)
+            self._writer = open_parquet(self._path, self._schema)
         stack = torch.stack([row[-1] for row in group])
         flat = pa.array(self._round(stack, SiteStats()).float().view(-1).numpy())
         columns = [

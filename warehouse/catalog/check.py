@@ -12,7 +12,8 @@ from warehouse.assets import query
 from warehouse.catalog import catalog, library
 from warehouse.catalog.catalog import Catalog
 from warehouse.errors import AlabError, first_line
-from warehouse.lake.lake import Lake, sha256
+from warehouse.lake.lake import Lake
+from warehouse.lake.manifest import sha256
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,7 @@ def _check_run(lake: Lake, run_id: str, deep: bool) -> Iterator[Problem]:
     tables = {}
     for table in ("runs", "files"):
         try:
-            tables[table] = (
-                lake.file_table(run_id) if table == "files" else lake.metadata(run_id, table)
-            ).to_pylist()
+            tables[table] = lake.metadata(run_id, table).to_pylist()
         except FileNotFoundError:
             yield Problem("missing", _name(lake, home / f"{table}.parquet"), "every run has one")
         except Exception as error:  # whatever damage makes of a file

@@ -14,10 +14,7 @@ from warehouse.catalog.catalog import connect, damaged
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.lake.tensors import Source
-from warehouse.vocabulary import SITES
-
-#: Names of sites that arrays spell differently.
-KEYS = {"mlp_down_in": "mlp_act", "weights": "attn_weights"}
+from warehouse.vocabulary import TABLE, site_of
 
 
 def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
@@ -102,9 +99,7 @@ class Selection:
 
     def site(self, name: str) -> bool:
         """Whether a column of the lake is wanted."""
-        return self.sites is None or bool(
-            self.sites & {name, KEYS.get(name), {"weights": "attention"}.get(name)}
-        )
+        return self.sites is None or site_of(name) in map(site_of, self.sites)
 
 
 def numbers(text: str | None, known: list[int], what: str) -> frozenset[int] | None:
@@ -189,14 +184,15 @@ class Run:
     def site_names(self) -> list[str]:
         """Sites that `--sites` may name."""
         datasets = {dataset for dataset, _ in self.files}
-        captured = self.rows("sites") if "activations" in datasets else []
-        sites = {row["site"] for row in captured if row["width"] is not None}
-        more = [
-            *(["attention"] if "attention" in datasets else []),
-            *(["mlp_act"] if "mlp_down_in" in sites else []),
+        captured = {row["site"] for row in self.rows("sites") if row["width"] is not None}
+        sites = [
+            site
+            for site in TABLE
+            if site.dataset in datasets and (site.dataset != "activations" or site.name in captured)
         ]
-        outputs = ["embeddings", "logits"] if "outputs" in datasets else []
-        return list(dict.fromkeys([*(site for site in SITES if site in sites), *more, *outputs]))
+        layered = [site.name for site in sites if site.dataset != "outputs"]
+        keys = [site.key for site in sites if site.key and site.dataset == "activations"]
+        return [*layered, *keys, *(site.name for site in sites if site.dataset == "outputs")]
 
 
 @contextmanager

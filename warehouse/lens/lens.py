@@ -18,8 +18,10 @@ from warehouse.catalog import catalog
 from warehouse.catalog.runs import Run, numbers, open_run
 from warehouse.errors import AlabError
 from warehouse.exchange import lens_json
-from warehouse.lake import schemas
 from warehouse.lake.lake import Lake
+from warehouse.lake.manifest import file_row
+from warehouse.lake.parquet import open_parquet
+from warehouse.lake.schemas import lens_schema
 from warehouse.lens import store
 from warehouse.lens.head import Head
 from warehouse.lens.look import Answers, look
@@ -75,7 +77,7 @@ def logit_lens(
         progress(f"looking at {len(places)} tokens", 0, 0)
         with lake.hold(run.run_id) as hold:
             path = hold.path("logit_lens", f"{site}.parquet")
-            with schemas.open_parquet(path, schemas.lens_schema()) as writer:
+            with open_parquet(path, lens_schema()) as writer:
                 for table in tables(run, head, places, site, top_k):
                     writer.write_table(table)
             if json_file:
@@ -91,7 +93,7 @@ def logit_lens(
 
 def _publish(lake: Lake, hold: Any, path: Path) -> None:
     """Put a file of the lens in its place, with its row in the run's table of files."""
-    row = schemas.file_row(hold.run_id, path, hold.folder)
+    row = file_row(hold.run_id, path, hold.folder)
     target = lake.root / row["path"]
     target.parent.mkdir(parents=True, exist_ok=True)
     path.replace(target)
@@ -202,4 +204,4 @@ def _table(
         "next_rank": pa.array(spread(answers.next_rank), mask=no_next),
         "next_logprob": pa.array(spread(answers.next_logprob), mask=no_next),
     }
-    return pa.table(columns, schema=schemas.lens_schema())
+    return pa.table(columns, schema=lens_schema())

@@ -19,7 +19,7 @@ from warehouse.catalog.runs import Run, Selection, names, numbers, open_run, sou
 from warehouse.errors import AlabError
 from warehouse.extras import needing
 from warehouse.lake.lake import Lake
-from warehouse.lake.tensors import Pass
+from warehouse.lake.tensors import PassId
 
 #: Colour of NaN and infinity, which have no place on a scale.
 _BAD = (128, 128, 128)
@@ -39,7 +39,7 @@ class Picture:
     """
 
     layer: int | None
-    at: Pass
+    at: PassId
     head: int | None
     first: int
     values: np.ndarray
