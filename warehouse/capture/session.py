@@ -1,0 +1,180 @@
+"""One run while it is recorded: what conversations and a caller's own passes have in common.
+
+plan ─→ session: stages the run, and holds
+          recorder ─ tensors of a layer ─→ put ─→ Transfer ─→ TensorWriter ─→ vectors, attention, outputs
+                                       └─→ add_states ─→ StateFile ─→ states
+          add ─ rows of prompts, tokens, steps … ─→ metadata
+        and in the end concludes and publishes, or discards
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+from torch import Tensor
+
+from warehouse.capture.facts import conclude, step_rows
+from warehouse.capture.hooks import LayerTensors, Recorder
+from warehouse.capture.plan import Plan
+from warehouse.capture.rowgroups import Rows
+from warehouse.capture.states import Key, StateFile
+from warehouse.capture.transfer import Transfer
+from warehouse.capture.writer import TensorWriter
+from warehouse.catalog import catalog
+from warehouse.lake.lake import Lake, StagedRun
+from warehouse.models.chat import Chat
+from warehouse.models.offload import device_of
+
+#: Told of progress: (what is happening, passes done, passes in all); of many prompts, prompts
+#: instead of passes.
+Progress = Callable[[str, int, int], None]
+
+
+@contextmanager
+def session(plan: Plan, lake: Lake, progress: Progress = lambda *_: None) -> Iterator["Session"]:
+    """Record a run: it is published on a clean exit, and discarded after an exception.
+
+    Args:
+        plan: what to record.
+        lake: where it goes.
+        progress: told where the catalog is in use.
+
+    Yields:
+        The session, its hooks registered and its files open.
+    """
+    lake.prepare()
+    lake.sweep()
+    staged = lake.stage(plan.scenario.name)
+    try:
+        run = Session(plan, staged)
+        with run.recorder, run.tensors:
+            yield run
+            run.states.close()
+        run.conclude()
+        schemas, at = catalog.metadata_schemas(), {"run_id": staged.run_id}
+        staged.publish(
+            {
+                table: pa.Table.from_pylist([at | row for row in rows], schemas[table])
+                for table, rows in run.rows.items()
+            }
+        )
+    except BaseException:
+        staged.discard()
+        raise
+    if problem := catalog.register(lake):
+        progress(
+            f"{staged.run_id} is in the lake; the next alab command registers it: {problem}", 0, 0
+        )
+
+
+class Session:
+    """Takes what the passes of a run give.
+
+    Attributes:
+        plan: what is recorded.
+        run_id: id of the run.
+        chat: spells its tokens.
+        recorder: the hooks on the model.
+        tensors: writes every token's tensors.
+        states: writes the last tokens' states.
+        warnings: what the run's reader should know beside the plan's and `conclude`'s, told last.
+
+    Args:
+        plan: what to record.
+        staged: where.
+    """
+
+    def __init__(self, plan: Plan, staged: StagedRun):
+        options, loaded = plan.scenario.capture, plan.loaded
+        self.plan, self.run_id = plan, staged.run_id
+        self.chat = Chat(loaded.tokenizer)
+        self.recorder = Recorder(
+            loaded.model,
+            plan.sites,
+            sites=plan.recorded,
+            layers=plan.layers,
+            attention=options.attention_weights,
+        )
+        self.tensors = TensorWriter(staged, plan.widths, options.store_dtype)
+        self.states = StateFile(staged, plan.sites.hidden_size, options.store_dtype)
+        self.warnings: list[dict] = []
+        self.rows: dict[str, list[dict]] = {table: [] for table in catalog.table_names()}
+        self._staged = staged
+        self._transfer = Transfer(device_of(loaded.model))
+        self._began = datetime.now(UTC).replace(tzinfo=None)
+        self.add("warnings", plan.warnings)
+
+    def add(self, table: str, rows: Iterable[dict]) -> None:
+        """Write rows of a metadata table, without the run's id."""
+        self.rows[table] += rows
+
+    def put(self, prompt_id: int, step: int, position: int, tensors: LayerTensors) -> None:
+        """Write a layer's tensors of a pass, or as layer -1 its embeddings and logits.
+
+        Args:
+            prompt_id: the prompt that the pass reads.
+            step: the pass.
+            position: of the first token.
+            tensors: on the model's device.
+        """
+        if tensors.attention is None and not any(map(len, tensors.sites.values())):
+            return
+        host, ready = self._transfer(tensors)
+        layer = None if tensors.layer < 0 else tensors.layer
+        self.tensors.put(
+            Rows(prompt_id, step, kind(step), position, layer, host.sites, host.attention, ready)
+        )
+
+    def add_states(
+        self,
+        prompt_id: int,
+        step: int,
+        tensors: LayerTensors,
+        prefill: dict[Key, int] | None = None,
+    ) -> None:
+        """Take the states that a pass ends with.
+
+        Args:
+            prompt_id: the prompt that the pass reads.
+            step: the pass.
+            tensors: of one of its layers.
+            prefill: where it is the first, the states that it has and which token's each is; else
+                it has the initial one.
+        """
+        if step:
+            self.states.hold((prompt_id, "final", step, None), tensors.layer, tensors.sites)
+        else:
+            places = prefill or {(prompt_id, "initial", 0, None): -1}
+            self.states.add(places, tensors.layer, tensors.sites)
+
+    def step_row(
+        self, prompt_id: int, step: int, seq_len: int, logits: Tensor | None
+    ) -> dict[str, Any]:
+        """Write what a pass held for likely next, and give its row of `steps`, which lacks the choice.
+
+        Args:
+            prompt_id: the prompt that the pass reads.
+            step: the pass.
+            seq_len: tokens read so far.
+            logits: (vocabulary,) of its last token, where known.
+        """
+        at = {"prompt_id": prompt_id, "step": step}
+        row: dict[str, Any] = {}
+        if logits is not None:
+            row, top = step_rows(self.chat, logits, self.plan.scenario.capture.top_k_probs)
+            self.add("top_tokens", [at | entry for entry in top])
+        return row | at | {"kind": kind(step), "seq_len": seq_len}
+
+    def conclude(self) -> None:
+        """Write the rows about the run as a whole; for when its files are finished."""
+        stats = self.recorder.note(self.tensors.stats)
+        for table, rows in conclude(self._staged, self.plan, stats, self._began).items():
+            self.add(table, rows)
+        self.add("warnings", self.warnings)
+
+
+def kind(step: int) -> str:
+    """What a pass is called in the lake."""
+    return "decode" if step else "prefill"
