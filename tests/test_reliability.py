@@ -14,6 +14,7 @@ from synthetic import Shape, make_run
 
 from warehouse.catalog import catalog, check
 from warehouse.lake.lake import Lake
+from warehouse.lake.metadata import MetadataWriter
 from warehouse.vocabulary import BULK
 
 SMALL = Shape(layers=1, steps=2, messages=2, labels=("joy",))
@@ -67,10 +68,10 @@ def test_a_publish_that_dies_before_any_rename_leaves_nothing(lake, monkeypatch,
     assert not list(lake.staging.iterdir())
 
 
-@pytest.mark.parametrize("stage", ["write_table", "read_metadata"])
+@pytest.mark.parametrize("stage", [(MetadataWriter, "_write"), (pq, "read_metadata")])
 def test_a_publish_that_dies_while_it_writes_leaves_nothing(lake, monkeypatch, stage):
     with monkeypatch.context() as patch:
-        die_at(patch, pq, stage, 3)
+        die_at(patch, *stage, 3)
         with pytest.raises(Killed):
             make_run(lake, "broken", SMALL)
     assert count(lake) == 0

@@ -1,18 +1,17 @@
 """One run while it is recorded: what conversations and a caller's own passes have in common.
 
 plan ─→ session: stages the run, and holds
-          recorder ─ tensors of a layer ─→ put ─→ Transfer ─→ TensorWriter ─→ vectors, attention, outputs
-                                       └─→ add_states ─→ StateFile ─→ states
-          add ─ rows of prompts, tokens, steps … ─→ metadata
+          recorder ─ tensors of a layer ─→ put ─→ Transfer ─→ TensorWriter ─→ every token
+                                       └─→ add_states ─→ StateFile ─→ last tokens
+          add ─ rows of prompts, tokens, steps … ─→ MetadataWriter
         and in the end concludes and publishes, or discards
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow as pa
 from torch import Tensor
 
 from warehouse.capture.facts import conclude, step_rows
@@ -24,6 +23,7 @@ from warehouse.capture.transfer import Transfer
 from warehouse.capture.writer import TensorWriter
 from warehouse.catalog import catalog
 from warehouse.lake.lake import Lake, StagedRun
+from warehouse.lake.metadata import MetadataWriter
 from warehouse.models.chat import Chat
 from warehouse.models.offload import device_of
 
@@ -47,20 +47,16 @@ def session(plan: Plan, lake: Lake, progress: Progress = lambda *_: None) -> Ite
     lake.prepare()
     lake.sweep()
     staged = lake.stage(plan.scenario.name)
+    metadata = MetadataWriter(staged, catalog.metadata_schemas(), {"warnings": plan.warnings})
     try:
-        run = Session(plan, staged)
+        run = Session(plan, staged, metadata)
         with run.recorder, run.tensors:
             yield run
             run.states.close()
         run.conclude()
-        schemas, at = catalog.metadata_schemas(), {"run_id": staged.run_id}
-        staged.publish(
-            {
-                table: pa.Table.from_pylist([at | row for row in rows], schemas[table])
-                for table, rows in run.rows.items()
-            }
-        )
+        staged.publish(metadata)
     except BaseException:
+        metadata.abandon()
         staged.discard()
         raise
     if problem := catalog.register(lake):
@@ -75,6 +71,7 @@ class Session:
     Attributes:
         plan: what is recorded.
         run_id: id of the run.
+        add: writes rows of a metadata table, without the run's id.
         chat: spells its tokens.
         recorder: the hooks on the model.
         tensors: writes every token's tensors.
@@ -84,9 +81,10 @@ class Session:
     Args:
         plan: what to record.
         staged: where.
+        metadata: takes its rows.
     """
 
-    def __init__(self, plan: Plan, staged: StagedRun):
+    def __init__(self, plan: Plan, staged: StagedRun, metadata: MetadataWriter):
         options, loaded = plan.scenario.capture, plan.loaded
         self.plan, self.run_id = plan, staged.run_id
         self.chat = Chat(loaded.tokenizer)
@@ -100,15 +98,10 @@ class Session:
         self.tensors = TensorWriter(staged, plan.widths, options.store_dtype)
         self.states = StateFile(staged, plan.sites.hidden_size, options.store_dtype)
         self.warnings: list[dict] = []
-        self.rows: dict[str, list[dict]] = {table: [] for table in catalog.table_names()}
+        self.add = metadata.add
         self._staged = staged
         self._transfer = Transfer(device_of(loaded.model))
         self._began = datetime.now(UTC).replace(tzinfo=None)
-        self.add("warnings", plan.warnings)
-
-    def add(self, table: str, rows: Iterable[dict]) -> None:
-        """Write rows of a metadata table, without the run's id."""
-        self.rows[table] += rows
 
     def put(self, prompt_id: int, step: int, position: int, tensors: LayerTensors) -> None:
         """Write a layer's tensors of a pass, or as layer -1 its embeddings and logits.
@@ -144,7 +137,7 @@ class Session:
                 it has the initial one.
         """
         if step:
-            self.states.hold((prompt_id, "final", step, None), tensors.layer, tensors.sites)
+            self.states.replace((prompt_id, "final", step, None), tensors.layer, tensors.sites)
         else:
             places = prefill or {(prompt_id, "initial", 0, None): -1}
             self.states.add(places, tensors.layer, tensors.sites)
@@ -152,7 +145,7 @@ class Session:
     def step_row(
         self, prompt_id: int, step: int, seq_len: int, logits: Tensor | None
     ) -> dict[str, Any]:
-        """Write what a pass held for likely next, and give its row of `steps`, which lacks the choice.
+        """Write what a pass held for likely, and give its row of `steps`, without the choice.
 
         Args:
             prompt_id: the prompt that the pass reads.

@@ -25,6 +25,7 @@ from warehouse.exchange.directory import Directory, Pass
 from warehouse.exchange.layout import RUN_TABLES
 from warehouse.lake import schemas as parquet
 from warehouse.lake.lake import Lake, StagedRun
+from warehouse.lake.metadata import MetadataWriter
 from warehouse.lake.pages import PageWriter, plain
 from warehouse.vocabulary import SITES, STATE_SITES
 
@@ -89,7 +90,7 @@ def _write(staged: StagedRun, source: Directory, scenario: str) -> None:
     states.write(staged)
     if "logit_lens" in source.folders:
         _write_lens(staged, source)
-    staged.publish(_metadata(source, staged.run_id, scenario, states))
+    staged.publish(_metadata(source, staged, scenario, states))
 
 
 def _write_lens(staged: StagedRun, source: Directory) -> None:
@@ -349,8 +350,8 @@ _STATE_KEY = re.compile(rf"layer_(\d{{1,4}})/({'|'.join(STATE_SITES)})")
 
 
 def _metadata(
-    source: Directory, run_id: str, scenario: str, states: _States
-) -> dict[str, pa.Table]:
+    source: Directory, staged: StagedRun, scenario: str, states: _States
+) -> MetadataWriter:
     """The run's metadata tables: what the directory says, else what its arrays tell."""
     told = {table: source.listed(table) for table in RUN_TABLES}
     rows: dict[str, list[dict]] = {
@@ -388,12 +389,9 @@ def _metadata(
         + source.counts.warnings(told["warnings"]),
         "files": [],
     }
-    return {
-        name: pa.Table.from_pylist(
-            [_typed(row, schema) | {"run_id": run_id} for row in rows[name]], schema
-        )
-        for name, schema in catalog.metadata_schemas().items()
-    }
+    schemas = catalog.metadata_schemas()
+    typed = {name: [_typed(row, schemas[name]) for row in some] for name, some in rows.items()}
+    return MetadataWriter(staged, schemas, typed)
 
 
 def _typed(row: dict, schema: pa.Schema) -> dict:

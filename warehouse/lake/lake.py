@@ -30,6 +30,8 @@ from warehouse.errors import AlabError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from warehouse.lake.metadata import MetadataWriter
+
 #: Folders below a run's folder, per dataset.
 TAILS = {
     "activations": "/steps=*/layer=*/*.parquet",
@@ -271,19 +273,20 @@ class StagedRun:
         """Where a file of the run is written meanwhile."""
         return self.folder.joinpath(dataset, f"run={self.run_id}", *parts)
 
-    def publish(self, metadata: "dict[str, pa.Table]") -> None:
-        """Make the run exist: write its metadata and rename everything into the lake, metadata last.
+    def publish(self, metadata: "MetadataWriter") -> None:
+        """Make the run exist: finish its metadata and rename everything into the lake, metadata last.
 
         Args:
-            metadata: a table per metadata table; `files` is added here.
+            metadata: the run's metadata, whose rows are all there but those of `files`.
         """
-        from warehouse.lake import schemas as parquet
+        from warehouse.lake.schemas import file_row
 
         files = [
-            parquet.file_row(self.run_id, path, self.folder)
+            file_row(self.run_id, path, self.folder)
             for path in sorted(self.folder.rglob("*.parquet"))
+            if not path.is_relative_to(self.path("metadata"))
         ]
-        parquet.write_metadata(self.path("metadata"), metadata, files)
+        metadata.close(files)
         for source in sorted(
             self.folder.glob(f"*/run={self.run_id}"),
             key=lambda path: path.parent.name == "metadata",
@@ -300,13 +303,13 @@ class StagedRun:
             metadata: the new tables, `files` and `runs` among them. Rows of `files` about metadata
                 are renewed. A dataset that `files` does not name is deleted.
         """
-        from warehouse.lake import schemas as parquet
+        from warehouse.lake.metadata import write_metadata
 
         home = self.lake.dataset("metadata", self.run_id)
         draft = self.folder / "draft" / "metadata" / home.name
         shutil.copytree(home, draft)
         files = [row for row in metadata["files"].to_pylist() if row["dataset"] != "metadata"]
-        parquet.write_metadata(draft, metadata, files)
+        write_metadata(draft, metadata, files)
         draft.parent.rename(
             self.folder / "metadata"
         )  # from here on, `discard` finishes what is left to do

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from warehouse.lake.lake import DIGEST, digest, sha256
+from warehouse.lake.lake import sha256
 from warehouse.vocabulary import BULK, SITES
 
 
@@ -141,30 +141,6 @@ def empty_schema(dataset: str) -> pa.Schema:
         "norm": norm_schema(None),
         "unembedding": unembedding_schema(None),
     }[dataset]
-
-
-def write_metadata(folder: Path, metadata: dict[str, pa.Table], files: list[dict]) -> None:
-    """Write metadata tables of a run into its folder `metadata/run=<run_id>`.
-
-    Args:
-        folder: the folder; tables that it has already and that `metadata` has not stay.
-        metadata: the tables, `runs` and `files` among them; the size of the run and the rows of
-            `files` are filled in here.
-        files: rows of `files` for everything but metadata.
-    """
-    runs = metadata["runs"]
-    at = runs.schema.get_field_index("bytes")
-    size = pa.array([sum(row["n_bytes"] for row in files)], pa.int64())
-    metadata = metadata | {"runs": runs.set_column(at, runs.schema.field(at), size)}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in metadata.keys() - {"files"}:
-        pq.write_table(metadata[name], folder / f"{name}.parquet", compression="zstd")
-    run_id = folder.name.removeprefix("run=")
-    paths = [path for path in sorted(folder.glob("*.parquet")) if path.stem != "files"]
-    rows = files + [file_row(run_id, path, folder.parents[1]) for path in paths]
-    table = pa.Table.from_pylist(rows, metadata["files"].schema)
-    table = table.replace_schema_metadata({DIGEST: digest(table.to_pylist())})
-    pq.write_table(table, folder / "files.parquet", compression="zstd")
 
 
 def file_row(run_id: str, path: Path, root: Path) -> dict:
