@@ -1,8 +1,10 @@
 """Fixtures that several test files share."""
 
-# First, as in `alab` itself: it says how torch's threads wait, which is read when torch is imported. Threads that spin
-# cost tests of tiny models 2.5 times the processor time on a machine that others use too.
-from warehouse.cli import commands as cli  # noqa: F401  isort: skip
+# First, as in `alab` itself: how torch's threads wait is read when torch is imported. Threads that spin cost tests of
+# tiny models 2.5 times the processor time on a machine that others use too.
+from warehouse.capture.threads import let_threads_sleep  # isort: skip
+
+let_threads_sleep()
 
 import pytest
 import torch

@@ -279,6 +279,9 @@ class Warehouse:
             AlabError: the scenario is invalid, or cannot be run.
         """
         from warehouse import scenario as scenarios
+        from warehouse.capture.threads import let_threads_sleep
+
+        let_threads_sleep()  # before torch, which the next line imports
         from warehouse.capture.conversation import capture
 
         if isinstance(scenario, Path | str):

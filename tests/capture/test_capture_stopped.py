@@ -92,7 +92,7 @@ print(capture.capture_one(captures.make_scenario(), loaded, sites.discover(model
 )  # the latter: everything is read but not published
 def test_kill_dash_nine_leaves_earlier_runs_and_no_other(lake, llama, at):
     kept = run(lake, llama)
-    code = KILLED.format(tests=str(Path(__file__).parent), lake=str(lake.warehouse), at=at)
+    code = KILLED.format(tests=str(Path(__file__).parents[1]), lake=str(lake.warehouse), at=at)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [p.name for p in lake.staging.iterdir() if p.is_dir()]

@@ -90,9 +90,7 @@ def test_a_reply_is_never_encoded_again(lake, llama, monkeypatch):
     read = []
     original = Reader.as_trees
     monkeypatch.setattr(
-        Reader,
-        "as_trees",
-        lambda self, some: read.extend(map(list, some)) or original(self, some),
+        Reader, "as_trees", lambda self, some: read.extend(map(list, some)) or original(self, some)
     )
     run_id = run(lake, llama)
     prompt = [

@@ -1,4 +1,4 @@
-"""Runs scenarios: prefill, decode, snapshots and references, every tensor on its way to the lake."""
+"""Runs scenarios: prefill, decode, snapshots and references, every tensor put into a session."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -126,7 +126,8 @@ def capture_one(
     except OSError as error:
         raise AlabError(
             f"cannot write to the warehouse {lake.warehouse}: {error.strerror or error}",
-            "Nothing of this run was kept. Free some space, or name another place with --warehouse.",
+            "Nothing of this run was kept. "
+            "Free some space, or name another place with --warehouse.",
         ) from error
     return run.run_id
 

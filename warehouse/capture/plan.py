@@ -1,4 +1,4 @@
-"""Checks a scenario against a model before anything runs: roles, lengths, layers, vocabulary, disk."""
+"""Checks a scenario against a model before anything runs: roles, lengths, layers, room on disk."""
 
 import shutil
 from dataclasses import dataclass
@@ -216,7 +216,7 @@ def _layers(names: list[int] | str, count: int) -> list[int]:
 
 
 def refusal(scenario: Scenario, loaded: Loaded) -> str | None:
-    """Why the model's chat template does not take a scenario's conversations; None where it does."""
+    """Why the chat template does not take a scenario's conversations; None where it does."""
     try:
         for prompt in scenario.prompt:
             chat_of(loaded.tokenizer, prompt).conversation(prompt.turns, "prompt")
@@ -236,13 +236,13 @@ def chat_of(tokenizer: Any, prompt: Prompt) -> Chat:
 
 
 def _references_chat(scenario: Scenario, loaded: Loaded) -> Chat:
-    """How references are written: as the first prompt with messages, with whose states they are compared."""
+    """As the first prompt that has messages, with whose states those of references are compared."""
     first = next((prompt for prompt in scenario.prompt if prompt.messages), None)
     return chat_of(loaded.tokenizer, first) if first else Chat(loaded.tokenizer)
 
 
 def _rendering_warnings(rendered: Rendered, what: str) -> list[dict]:
-    """What the reader should know of a rendering: words it lacks or has otherwise, content parts."""
+    """What to know of a rendering: words that it lacks or has otherwise, and content parts."""
 
     def warning(code: str, indices: list[int], sentence: str) -> list[dict]:
         named = ", ".join(f"{k} ({rendered.messages[k]['role']})" for k in indices)

@@ -1,4 +1,4 @@
-"""Rows about a conversation and its reply: prompts, messages, tokens, snapshots, tokens that states sit on."""
+"""Rows about a conversation and its reply: prompts, messages, tokens, snapshots, state_tokens."""
 
 from collections.abc import Sequence
 

@@ -102,8 +102,9 @@ def recording(
     name: str = "recorded",
     capture: dict | None = None,
 ) -> Iterator["Recording"]:
-    """Keep every forward pass that is made inside, by `model.generate` or a loop of the caller's own, as one run.
+    """Keep every forward pass that is made inside as one run.
 
+    The passes are those of `model.generate`, or of a loop of the caller's own.
     A pass without a key-value cache, or with an empty one, begins a prompt: its step 0. A pass that
     continues the cache is the next step, and counts as the reply. The model computes what it would
     compute without alab; where it gives logits for some positions only, as `generate` does for the
@@ -127,9 +128,11 @@ def recording(
             has a batch, padding, embeddings in place of ids, or a cache that the passes before did
             not fill.
 
-    >>> with recording(model, tokenizer, warehouse=folder, name="mine") as kept:
-    ...     _ = model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=4, min_new_tokens=4, do_sample=False)
-    >>> lab.sql("SELECT step, kind, seq_len FROM steps WHERE run_id = $run ORDER BY step", run=kept.run_id).fetchall()
+    >>> ids, length = torch.tensor([[1, 2, 3]]), {"max_new_tokens": 4, "min_new_tokens": 4}
+    >>> with recording(model, tokenizer, warehouse=folder, name="mine") as passes:
+    ...     _ = model.generate(ids, **length, do_sample=False)
+    >>> query = "SELECT step, kind, seq_len FROM steps WHERE run_id = $run ORDER BY step"
+    >>> lab.sql(query, run=passes.run_id).fetchall()
     [(0, 'prefill', 3), (1, 'decode', 4), (2, 'decode', 5), (3, 'decode', 6)]
     """
     check_kind(model)
@@ -324,7 +327,7 @@ class Recording:
             self._inside = False
 
     def _look_at_weights(self) -> None:
-        """Say once when the model is another than at first: trained, merged, with another adapter."""
+        """Say once when the model is another than at first: trained, merged, another adapter."""
         if not self._changed and weights_mark(self._model) != self._weights:
             self._changed = True
             when = f"before pass {self._passes}"
@@ -361,7 +364,7 @@ class Recording:
             self._put(LayerTensors(-1, part), self._position + some[0])
 
     def _own(self, tensor: Tensor) -> Tensor:
-        """A tensor that the caller, who may have been given it too, cannot change before it is written.
+        """A tensor that the caller, who may have it too, cannot change before it is written.
 
         A prompt's is rounded at once, and so copied, where it is not in the stored precision
         already.

@@ -16,9 +16,9 @@ Key = tuple[int | None, str, int, str | None]
 
 #: Prompts whose states are row groups of their own.
 PROMPT_GROUPS = 64
-#: Values of the states of later prompts that are written together: a file's writer, and each of its
-#: readers, holds something of every row group.
-GROUP_VALUES = 1 << 20
+#: Vectors, and their values, of the states of later prompts that are written together: a file's
+#: writer, and each of its readers, holds something of every row group.
+GROUP_VECTORS, GROUP_VALUES = 1 << 12, 1 << 20
 
 
 class StateFile:
@@ -34,7 +34,8 @@ class StateFile:
 
     def __init__(self, staged: StagedRun, width: int, store_dtype: str):
         self._path = staged.path("states", "part-0.parquet")
-        self._schema, self._width = state_schema(width), width
+        self._schema = state_schema(width)
+        self._group = min(GROUP_VECTORS, GROUP_VALUES // width)
         self._round = Rounding(store_dtype)
         self._states: dict[Key, dict[tuple[int, str], Tensor]] = {}
         self._latest: tuple[Key, dict[int, dict[str, Tensor]]] | None = None
@@ -42,7 +43,7 @@ class StateFile:
         self._writes = 0
 
     def add(self, places: dict[Key, int], layer: int, sites: dict[str, Tensor]) -> None:
-        """Take some tokens' vectors of a layer, of each site that states have; `places` are rows."""
+        """Take some tokens' vectors of a layer, of each site that states have, from `places`."""
         for site in STATE_SITES:
             if site in sites:
                 # copies: views would keep the whole pass
@@ -82,8 +83,8 @@ class StateFile:
             (key, layers), self._latest = self._latest, None
             for layer, sites in layers.items():
                 self.add({key: -1}, layer, sites)
-        values = sum(map(len, self._states.values())) * self._width
-        if values and (self._writes < PROMPT_GROUPS or values >= GROUP_VALUES):
+        count = sum(map(len, self._states.values()))
+        if count and (self._writes < PROMPT_GROUPS or count >= self._group):
             self._write()
 
     def close(self) -> None:

@@ -3,19 +3,15 @@
 Nothing heavy is imported here; a command imports what it needs when it runs.
 """
 
-import os
 from pathlib import Path
 
 import click
 
+from warehouse.capture.threads import let_threads_sleep
 from warehouse.cli import completion
 from warehouse.cli.shell import DEBUG, WAREHOUSE, Group
 
-# Threads that wait by spinning take the core from the writer beside the model; threads that sleep
-# at once wake too late for the model's next product. So they spin for some microseconds (GNU OpenMP
-# counts turns), then sleep.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+let_threads_sleep()  # now, since it has an effect only before torch is imported
 
 
 def _lake(ctx: click.Context):
