@@ -188,7 +188,8 @@ class _Conversations:
 
         They are the initial one, and of each prefix that ends where the next message begins.
         """
-        ids, places = prompt.rendered.ids, {(prompt_id, "initial", 0, None): -1}
+        ids = prompt.rendered.ids
+        places: dict[Key, int] = {(prompt_id, "initial", 0, None): -1}
         regime = partial(loading.rotary_regime, self.model)
         for s in prompt.snapshots:
             if s.ids == ids[: len(s.ids)] and regime(len(s.ids)) == regime(len(ids)):

@@ -16,7 +16,7 @@ from warehouse.capture.withhold import withhold
 from warehouse.lake.lake import StagedRun
 from warehouse.models.chat import Chat
 from warehouse.models.ports import ModelSites
-from warehouse.vocabulary import CONTRIBUTIONS, SITES, site_of
+from warehouse.vocabulary import CONTRIBUTIONS, SITES, TABLE
 
 
 def conclude(staged: StagedRun, plan: Plan, stats: Stats, began: datetime) -> dict[str, list[dict]]:
@@ -123,6 +123,7 @@ def _layer_row(layer: int, sites: ModelSites, stats: Stats) -> dict[str, Any]:
 
 def _site_rows(plan: Plan, stats: Stats, unsound: dict[int, str]) -> list[dict]:
     options, sites = plan.scenario.capture, plan.sites
+    flags = {site.name: site.flag for site in TABLE}
     rows: list[dict] = []
 
     def add(
@@ -143,10 +144,10 @@ def _site_rows(plan: Plan, stats: Stats, unsound: dict[int, str]) -> list[dict]:
             port = layer.ports.get(site) if site in plan.stored else None
             reason = None if port else layer.reasons.get(site)
             if site not in plan.stored:
-                reason = f"capture.{site_of(site).flag} is off"
+                reason = f"capture.{flags[site]} is off"
             elif port and site in CONTRIBUTIONS and n in unsound:
                 port, reason = None, unsound[n]
-            add(n, site, port and str(port), port and port.width, reason)
+            add(n, site, str(port) if port else None, port.width if port else None, reason)
         if options.attention_weights:
             add(n, "attention", layer.attention, None, layer.reasons.get("attention"))
     if options.hidden_states:

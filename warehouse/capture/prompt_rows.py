@@ -1,6 +1,7 @@
 """Rows about a conversation and its reply: prompts, messages, tokens, snapshots, state_tokens."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from warehouse.capture import state_tokens
 from warehouse.capture.plan import PlannedPrompt, Snapshot
@@ -26,7 +27,8 @@ def prompt_rows(
         snapshots: the states that were taken after messages; None where no states are kept.
     """
     messages, rendered, _ = prompt
-    at, n, reply = {"prompt_id": prompt_id}, len(rendered.ids), chat.decode(list(generated))
+    at: dict[str, Any] = {"prompt_id": prompt_id}
+    n, reply = len(rendered.ids), chat.decode(list(generated))
     texts = [*rendered.texts, *map(chat.token_text, generated)]
     owners = [(*owner, False) for owner in rendered.owners] + [
         (len(messages), "assistant", False, True)

@@ -73,7 +73,7 @@ class Reference:
 
 
 def grouped(examples: Sequence[tuple[str, list[dict], Rendered]]) -> list[Reference]:
-    """The references of examples (label, messages, rendering), which stand in the scenario's order."""
+    """The references of examples (label, messages, rendering), in the order of the scenario."""
     references: dict[str, Reference] = {}
     for place, (label, messages, rendered) in enumerate(examples):
         reference = references.setdefault(label, Reference(label, len(references)))
