@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from warehouse.lake.lake import StagedRun
 
 #: Rows of a table that are in memory at once.
-GROUP_ROWS = 1 << 12
+GROUP_ROWS = 1 << 10
 
 
 class MetadataWriter:
