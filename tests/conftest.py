@@ -1,8 +1,10 @@
 """Fixtures that several test files share."""
 
-# First, as in `alab` itself: it says how torch's threads wait, which is read when torch is imported. Threads that spin
-# cost tests of tiny models 2.5 times the processor time on a machine that others use too.
-from warehouse.cli import commands as cli  # noqa: F401  isort: skip
+# First, as in `alab` itself: how torch's threads wait is read when torch is imported. Threads that spin cost tests of
+# tiny models 2.5 times the processor time on a machine that others use too.
+from warehouse.capture.threads import let_threads_sleep  # isort: skip
+
+let_threads_sleep()
 
 from functools import partialmethod
 
@@ -28,7 +30,7 @@ SLOW = (
     "test_capture_stopped", "test_catalog", "test_check", "test_cli", "test_conversations", "test_dequantise",
     "test_end_to_end", "test_ending", "test_export", "test_families", "test_fingerprint", "test_reader", "test_heatmap",
     "test_hooks", "test_import", "test_import_arrays", "test_lens", "test_lens_by_content", "test_library",
-    "test_older_warehouse", "test_passes", "test_places", "test_run", "test_readonly", "test_recording", "test_reliability",
+    "test_many_prompts", "test_older_warehouse", "test_passes", "test_places", "test_run", "test_readonly", "test_recording", "test_reliability",
     "test_report", "test_report_findings", "test_report_in_browser", "test_advice", "test_weights", "test_wheel",
 )  # fmt: skip
 #: Files that compare computations of a tiny model with each other, whatever the number of threads; a second one costs

@@ -249,6 +249,9 @@ class Warehouse:
         Raises:
             AlabError: the scenario is invalid, or cannot be run.
         """
+        from warehouse.capture.threads import let_threads_sleep
+
+        let_threads_sleep()  # before torch, which the next line imports
         from warehouse.capture.conversation import capture
 
         if isinstance(scenario, Path | str):

@@ -1,17 +1,17 @@
-"""Rows about a conversation and its reply: prompts, messages, tokens, snapshots, tokens that states sit on."""
+"""Rows about a conversation and its reply: prompts, messages, tokens, snapshots, state_tokens."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from warehouse.capture import state_tokens
-from warehouse.capture.plan import Snapshot
-from warehouse.models.chat import Chat, Rendered
+from warehouse.capture.plan import PlannedPrompt, Snapshot
+from warehouse.models.chat import Chat
 
 
 def prompt_rows(
     prompt_id: int,
     chat: Chat,
-    messages: Sequence[dict],
-    rendered: Rendered,
+    prompt: PlannedPrompt,
     generated: Sequence[int],
     stop: str,
     snapshots: Sequence[Snapshot] | None,
@@ -21,13 +21,14 @@ def prompt_rows(
     Args:
         prompt_id: the conversation.
         chat: spells the tokens.
-        messages: its messages.
-        rendered: how they were read.
+        prompt: its messages and how they were read.
         generated: tokens of the reply, the last of which no pass has read.
         stop: why they ended.
         snapshots: the states that were taken after messages; None where no states are kept.
     """
-    at, n, reply = {"prompt_id": prompt_id}, len(rendered.ids), chat.decode(list(generated))
+    messages, rendered, _ = prompt
+    at: dict[str, Any] = {"prompt_id": prompt_id}
+    n, reply = len(rendered.ids), chat.decode(list(generated))
     texts = [*rendered.texts, *map(chat.token_text, generated)]
     owners = [(*owner, False) for owner in rendered.owners] + [
         (len(messages), "assistant", False, True)

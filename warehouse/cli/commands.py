@@ -3,12 +3,12 @@
 Nothing heavy is imported here; a command imports what it needs when it runs.
 """
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from warehouse.capture.threads import let_threads_sleep
 from warehouse.cli import completion, storage
 from warehouse.cli.shell import FILE, FOLDER, TEXT, format_option, main, pass_lake, run_argument
 
@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "storage"]
 
-# Threads that wait by spinning take the core from the writer beside the model; threads that sleep
-# at once wake too late for the model's next product. So they spin for some microseconds (GNU OpenMP
-# counts turns), then sleep.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+let_threads_sleep()  # now, since it has an effect only before torch is imported
 
 
 @main.command()

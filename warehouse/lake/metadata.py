@@ -13,7 +13,7 @@ from warehouse.lake.manifest import DIGEST, digest, file_row
 from warehouse.lake.staging import StagedRun
 
 #: Rows of a table that are in memory at once.
-GROUP_ROWS = 1 << 12
+GROUP_ROWS = 1 << 10
 
 
 class MetadataWriter:
