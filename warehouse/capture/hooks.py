@@ -44,6 +44,13 @@ class LayerTensors:
     sites: dict[str, Tensor]
     attention: Tensor | None = None
 
+    @property
+    def count(self) -> int:
+        """Rows that it has."""
+        if self.attention is not None:
+            return self.attention.shape[1]
+        return max(map(len, self.sites.values()), default=0)
+
 
 class Recorder:
     """Registers its hooks once, and records the forward passes made inside `recording`.

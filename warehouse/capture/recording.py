@@ -375,8 +375,7 @@ class Recording:
         return tensor.clone() if self._step or stored else tensor
 
     def _put(self, tensors: LayerTensors, position: int) -> None:
-        count = next((len(rows) for rows in tensors.sites.values()), len(self._ids) - position)
-        piece = Piece(self._prompt_id, self._step, kind(self._step), position, count)
+        piece = Piece(self._prompt_id, self._step, kind(self._step), position, tensors.count)
         self._run.put([piece], tensors)
 
 

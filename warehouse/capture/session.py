@@ -108,7 +108,7 @@ class Session:
             pieces: the tokens that their rows are of.
             tensors: on the model's device.
         """
-        if tensors.attention is None and not any(map(len, tensors.sites.values())):
+        if not tensors.count:
             return
         host, ready = self._transfer(tensors)
         layer = None if tensors.layer < 0 else tensors.layer
