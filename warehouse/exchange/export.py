@@ -5,7 +5,7 @@ The formats `npz`, `npy` and `safetensors` have the layout of `warehouse.exchang
 
 The formats `parquet` and `arrow` have the rows of the lake: one table per dataset and layer,
 float32, and the states, the logit lens and the metadata whole, whichever steps and layers are
-selection.
+wanted.
 """
 
 import shlex

@@ -26,6 +26,7 @@ It is that of scripts which hook a model and save a file for each forward pass:
 
 import json
 import re
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
@@ -212,7 +213,7 @@ def _write_states(
     return list(indexes)
 
 
-def _states(run: Run, selection: Selection):
+def _states(run: Run, selection: Selection) -> Iterator[tuple[tuple, dict[str, np.ndarray]]]:
     """Each state of the run as ((prompt_id, state, state_index, label), vectors by key)."""
 
     def rows():
