@@ -92,6 +92,33 @@ def prompt_rows(
     }
 
 
+def recorded_token_rows(
+    chat: Chat, prompt_id: int, step: int, position: int, ids: Sequence[int]
+) -> list[dict]:
+    """Rows of `tokens` of a pass that the caller made, whose first token is at `position`."""
+    at = {"prompt_id": prompt_id, "step": step, "is_template": False, "is_generated": position > 0}
+    return [
+        at | {"position": position + i, "token_id": token_id, "token": chat.token_text(token_id)}
+        for i, token_id in enumerate(ids)
+    ]
+
+
+def recorded_prompt_row(chat: Chat, tokens: Sequence[dict]) -> dict:
+    """The row of `prompts` of passes that the caller made, from their rows of `tokens`."""
+    given, reply = (
+        [row["token_id"] for row in tokens if row["is_generated"] == generated]
+        for generated in (False, True)
+    )
+    return {
+        "prompt_id": tokens[0]["prompt_id"],
+        "n_prompt_tokens": len(given),
+        "n_generated": len(reply),
+        "stop_reason": None,
+        "prompt_text": chat.spelling.whole(given),
+        "generated_text": chat.decode(reply),
+    }
+
+
 def _step(position: int, prompt: int, generated: int) -> int | None:
     """The pass that read a token; None for the last one, which none did."""
     if generated and position == prompt + generated - 1:

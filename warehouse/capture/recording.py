@@ -16,6 +16,7 @@ from warehouse.capture.conversation import capture_one
 from warehouse.capture.hooks import LayerTensors, Recorder
 from warehouse.capture.pieces import Piece
 from warehouse.capture.plan import make_plan
+from warehouse.capture.prompt_rows import recorded_prompt_row, recorded_token_rows
 from warehouse.capture.session import Session, kind, session
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
@@ -130,11 +131,10 @@ def recording(
             has a batch, padding, embeddings in place of ids, or a cache that the passes before did
             not fill.
 
-    >>> ids, length = torch.tensor([[1, 2, 3]]), {"max_new_tokens": 4, "min_new_tokens": 4}
     >>> with recording(model, tokenizer, warehouse=folder, name="mine") as passes:
-    ...     _ = model.generate(ids, **length, do_sample=False)
-    >>> query = "SELECT step, kind, seq_len FROM steps WHERE run_id = $run ORDER BY step"
-    >>> lab.sql(query, run=passes.run_id).fetchall()
+    ...     _ = model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=4, min_new_tokens=4)
+    >>> lab.sql("SELECT step, kind, seq_len FROM steps WHERE run_id = $run ORDER BY step",
+    ...         run=passes.run_id).fetchall()
     [(0, 'prefill', 3), (1, 'decode', 4), (2, 'decode', 5), (3, 'decode', 6)]
     """
     check_kind(model)
@@ -214,18 +214,7 @@ class Recording:
             self._end_prompt()
             self._prompt_id, self._step = self._prompt_id + 1, 0
         self._inside, self._ends, self._position = True, [], past
-        self._tokens += [
-            {
-                "prompt_id": self._prompt_id,
-                "step": self._step,
-                "position": past + i,
-                "token_id": token,
-                "token": self._chat.token_text(token),
-                "is_template": False,
-                "is_generated": bool(past),
-            }
-            for i, token in enumerate(ids)
-        ]
+        self._tokens += recorded_token_rows(self._chat, self._prompt_id, self._step, past, ids)
 
     def on_layer(self, tensors: LayerTensors) -> None:
         """Called as each layer ends."""
@@ -293,26 +282,12 @@ class Recording:
         self._run.states.flush()
         tokens, self._tokens = self._tokens, []
         unfinished, self._unfinished = self._unfinished, set()
-        if not tokens:
-            return
-        given, reply = (
-            [row["token_id"] for row in tokens if row["is_generated"] == generated]
-            for generated in (False, True)
-        )
-        prompt = {
-            "prompt_id": self._prompt_id,
-            "n_prompt_tokens": len(given),
-            "n_generated": len(reply),
-            "stop_reason": None,
-            "prompt_text": self._chat.spelling.whole(given),
-            "generated_text": self._chat.decode(reply),
-        }
-        self._run.add("prompts", [prompt])
-        self._run.add("tokens", tokens)
+        if tokens:
+            self._run.add("prompts", [recorded_prompt_row(self._chat, tokens)])
+            self._run.add("tokens", tokens)
         tokens = [row for row in tokens if row["step"] not in unfinished]
         if self._options.states and tokens:
-            rows = state_tokens.recorded_rows(self._prompt_id, tokens)
-            self._run.add("state_tokens", rows)
+            self._run.add("state_tokens", state_tokens.recorded_rows(self._prompt_id, tokens))
 
     def _warn(self, code: str, message: str, **where: int) -> None:
         self._run.warnings.append({**where, "code": code, "message": message})
@@ -415,13 +390,8 @@ def _request(
 def as_loaded(model: Any, tokenizer: Any) -> Loaded:
     """A model that the caller has loaded, as if a scenario had named it."""
     dtype = str(model.dtype).removeprefix("torch.")
-    return Loaded(
-        model,
-        tokenizer,
-        getattr(model, "name_or_path", "") or type(model).__name__,
-        dtype,
-        device_of(model).type,
-    )
+    name = getattr(model, "name_or_path", "") or type(model).__name__
+    return Loaded(model, tokenizer, name, dtype, device_of(model).type)
 
 
 def uses_eager(model: Any) -> bool:
