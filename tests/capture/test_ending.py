@@ -12,7 +12,7 @@ from warehouse.capture import ending
 from warehouse.cli import progress
 from warehouse.cli.commands import main
 from warehouse.lake.lake import Lake
-from warehouse.models import loading as models
+from warehouse.models import limits
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_reply_that_ended_by_itself(alab, llama, monkeypatch, tmp_path):
     token_id, token = rows(
         lake, "select generated_token_id, generated_token from steps where step = 1"
     )[0]
-    monkeypatch.setattr(models, "eos_ids", lambda *_: {token_id})
+    monkeypatch.setattr(limits, "eos_ids", lambda *_: {token_id})
     done = alab()
     assert (
         f"   it ended by itself after 2 tokens, with {ending.shown(token)}\nnext: " in done.stderr

@@ -49,8 +49,11 @@ class Files:
         if group.file not in self._parts:
             widths = self._widths[group.file[1]]
             self._parts[group.file] = Parts(self._staged, *group.file, widths)
-        columns = _attention_columns if isinstance(group, AttentionGroup) else _row_columns
-        self._parts[group.file].write(columns(group, scratch))
+        if isinstance(group, AttentionGroup):
+            columns = _attention_columns(group, scratch)
+        else:
+            columns = _row_columns(group, scratch)
+        self._parts[group.file].write(columns)
 
     def close(self) -> None:
         """Finish the files."""

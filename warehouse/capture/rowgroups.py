@@ -154,8 +154,10 @@ class Gather:
 
     def rest(self) -> Iterator[RowGroup | AttentionGroup]:
         """What is left when no more rows come."""
-        for gather in (*self._rows.values(), *self._attention.values()):
-            yield from gather.rest()
+        for rows in self._rows.values():
+            yield from rows.rest()
+        for attention in self._attention.values():
+            yield from attention.rest()
 
     def _check(self, rows: Rows) -> None:
         tokens = sum(piece.count for piece in rows.pieces)
