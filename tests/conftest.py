@@ -1,8 +1,12 @@
 """Fixtures that several test files share."""
 
-# First, as in `alab` itself: it says how torch's threads wait, which is read when torch is imported. Threads that spin
-# cost tests of tiny models 2.5 times the processor time on a machine that others use too.
-from warehouse.cli import commands as cli  # noqa: F401  isort: skip
+# First, as in `alab` itself: how torch's threads wait is read when torch is imported. Threads that spin cost tests of
+# tiny models 2.5 times the processor time on a machine that others use too.
+from warehouse.capture.threads import let_threads_sleep  # isort: skip
+
+let_threads_sleep()
+
+from functools import partialmethod
 
 import pytest
 import torch
@@ -14,6 +18,7 @@ from synthetic import Shape, make_run
 from warehouse.catalog import catalog
 from warehouse.lake.lake import Lake
 from warehouse.lens import head as heads
+from warehouse.lens import store
 from warehouse.models import loading as models
 from warehouse.models import sites
 from warehouse.report.write import write_report
@@ -25,7 +30,7 @@ SLOW = (
     "test_capture_stopped", "test_catalog", "test_check", "test_cli", "test_conversations", "test_dequantise",
     "test_end_to_end", "test_ending", "test_export", "test_families", "test_fingerprint", "test_reader", "test_heatmap",
     "test_hooks", "test_import", "test_import_arrays", "test_lens", "test_lens_by_content", "test_library",
-    "test_older_warehouse", "test_passes", "test_places", "test_run", "test_readonly", "test_recording", "test_reliability",
+    "test_many_prompts", "test_older_warehouse", "test_passes", "test_places", "test_run", "test_readonly", "test_recording", "test_reliability",
     "test_report", "test_report_findings", "test_report_in_browser", "test_advice", "test_weights", "test_wheel",
 )  # fmt: skip
 #: Files that compare computations of a tiny model with each other, whatever the number of threads; a second one costs
@@ -58,7 +63,7 @@ def new_catalogs_are_ready(request, ready_catalog):
     """Begin every new catalog with the SQL library in it, but for tests about how it gets there."""
     with pytest.MonkeyPatch.context() as patch:
         if request.module.__name__.rpartition(".")[2] not in FROM_NOTHING:
-            patch.setattr(catalog, "open_file", ready_catalog)
+            patch.setattr(catalog.Catalog, "open", partialmethod(ready_catalog))
         yield
 
 
@@ -96,7 +101,7 @@ def two_runs(tmp_path_factory) -> tuple[Lake, str, str]:
         torch.rand(shape.width, generator=draw), torch.zeros(shape.width), True, 1e-5, 0.5, 30.0,
         tokens=[f"t{i}" for i in range(shape.vocab)], model="package:synthetic",
     )  # fmt: skip
-    heads.keep(lake, "package:synthetic", head)
+    store.save(lake, "package:synthetic", head)
     catalog.sync(lake)
     return lake, *ids
 

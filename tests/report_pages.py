@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse.catalog import catalog
-from warehouse.lake.lake import Lake, sha256
+from warehouse.lake.lake import Lake
+from warehouse.lake.manifest import sha256
 from warehouse.report.write import write_report
 
 

@@ -11,6 +11,8 @@ from warehouse import vocabulary
 from warehouse.catalog import catalog
 from warehouse.lake import lake
 from warehouse.lake import schemas as parquet
+from warehouse.lake.metadata import MetadataWriter
+from warehouse.lake.parquet import open_parquet
 
 ROLES = ("system", "user", "assistant")
 LABELS = ("joy", "fear", "calm")
@@ -57,7 +59,7 @@ def write(path, schema: pa.Schema, columns: dict, group: int = 64) -> None:
         else pa.array(columns[f.name], f.type) if f.name in columns else pa.nulls(n, f.type)
         for f in schema
     ]  # fmt: skip
-    with parquet.open_parquet(path, schema) as writer:
+    with open_parquet(path, schema) as writer:
         writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=group)
 
 
@@ -101,7 +103,7 @@ def make_run(
             }
             write(
                 path,
-                parquet.activation_schema(widths),
+                parquet.tensor_schema("activations", widths),
                 columns | {s: vectors(row[s]) for s in shape.sites},
                 8,
             )
@@ -123,7 +125,7 @@ def make_run(
             path = staged.path(
                 "attention", f"steps=0-{shape.steps - 1}", f"layer={layer:02d}", "part-0.parquet"
             )
-            write(path, parquet.attention_schema(), columns)
+            write(path, parquet.tensor_schema("attention", {}), columns)
     logits = rng.standard_normal((sequence, shape.vocab)).astype("f4") * 2
     if shape.outputs:
         columns = {
@@ -132,12 +134,15 @@ def make_run(
         }  # fmt: skip
         path = staged.path("outputs", f"steps=0-{shape.steps - 1}", "part-0.parquet")
         write(
-            path, parquet.output_schema({"embeddings": shape.width, "logits": shape.vocab}), columns
+            path,
+            parquet.tensor_schema("outputs", {"embeddings": shape.width, "logits": shape.vocab}),
+            columns,
         )
     write_states(staged, shape, rng, per_layer)
     if shape.lens:
         write_lens(staged, shape, rng)
-    staged.publish(metadata(run_id, name, shape, model_id, seed, logits))
+    rows = metadata(name, shape, model_id, seed, logits)
+    staged.publish(MetadataWriter(staged, catalog.metadata_schemas(), rows))
     return run_id
 
 
@@ -196,20 +201,19 @@ def write_lens(staged: lake.StagedRun, shape: Shape, rng: np.random.Generator) -
 
 
 def metadata(
-    run_id: str, name: str, shape: Shape, model_id: str, seed: int, logits: np.ndarray
-) -> dict:
-    """Rows of every metadata table, as Arrow tables."""
+    name: str, shape: Shape, model_id: str, seed: int, logits: np.ndarray
+) -> dict[str, list[dict]]:
+    """Rows of every metadata table."""
     now = datetime.now(UTC).replace(tzinfo=None)
     roles = [ROLES[0] if k == 0 else ROLES[1 + (k + 1) % 2] for k in range(shape.messages)]
-    run = {"run_id": run_id}
-    one = run | {"prompt_id": 0}
+    one = {"prompt_id": 0}
     per = max(1, (shape.prompt_tokens - 1) // shape.messages)
     logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     last = logprobs[shape.prompt_tokens - 1 :]
     order = np.argsort(-last, axis=1)
     n_prompt, sequence = shape.prompt_tokens, shape.prompt_tokens + shape.steps
-    rows = {
-        "runs": [run | {
+    return {
+        "runs": [{
             "scenario": name, "model_id": model_id, "arch": "SyntheticForCausalLM", "num_layers": shape.layers,
             "hidden_size": shape.width, "num_heads": shape.heads, "num_kv_heads": shape.heads,
             "head_dim": shape.width // shape.heads, "vocab_size": shape.vocab, "dtype": "float32", "device": "cpu",
@@ -243,7 +247,7 @@ def metadata(
             "step": s, "rank": r, "token_id": int(order[s, r]), "token": f"t{order[s, r]}",
             "logprob": float(last[s, order[s, r]]),
         } for s in range(shape.steps) for r in range(5)],
-        "reference_states": [run | {
+        "reference_states": [{
             "label": label, "ref_index": i, "n_tokens": 5 * shape.count(i), "n": shape.count(i),
             "messages": json.dumps([{"role": "user", "content": label}]),
         } for i, label in enumerate(shape.labels)],
@@ -258,20 +262,15 @@ def metadata(
             (one | {"state": "initial", "state_index": 0}, n_prompt),
             (one | {"state": "final", "state_index": shape.steps - 1}, sequence - 1),
             *((one | {"state": "snapshot", "state_index": k}, (k + 1) * per) for k in range(shape.messages + 1)),
-            *((run | {"state": "reference", "state_index": i, "label": label}, 5)
+            *(({"state": "reference", "state_index": i, "label": label}, 5)
               for i, label in enumerate(shape.labels)),
         ]],
-        "layers": [run | {"layer": n, "module": f"layers.{n}", "residual_error": 0.0, "continuity_error": 0.0, "changed": 0.0}
+        "layers": [{"layer": n, "module": f"layers.{n}", "residual_error": 0.0, "continuity_error": 0.0, "changed": 0.0}
                    for n in range(shape.layers)],
-        "sites": [run | {
+        "sites": [{
             "layer": n, "site": site, "module": f"layers.{n}.{site}" if site in shape.sites else None,
             "width": shape.site_width(site) if site in shape.sites else None,
             "reason": None if site in shape.sites else "capture flag is off", "n_out_of_range": 0, "n_nonfinite": 0,
         } for n in range(shape.layers) for site in vocabulary.SITES],
         "warnings": [], "files": [],
     }  # fmt: skip
-    schemas = _SCHEMAS or _SCHEMAS.update(catalog.metadata_schemas()) or _SCHEMAS
-    return {name: pa.Table.from_pylist(rows[name], schemas[name]) for name in schemas}
-
-
-_SCHEMAS: dict[str, pa.Schema] = {}

@@ -100,12 +100,11 @@ def test_logits_are_the_bare_models_bit_for_bit(tmp_path, weights):
     from warehouse import scenario
     from warehouse.capture import conversation as capture
     from warehouse.lake.lake import Lake
+    from warehouse.models import limits, sites
     from warehouse.models import loading as models
-    from warehouse.models import sites
+    from warehouse.scenario_files import read_file
 
-    request = scenario.load(
-        Path(__file__).parents[1] / "scenarios" / "quickstart.yaml"
-    ).model_dump()
+    request = read_file(Path(__file__).parents[1] / "scenarios" / "quickstart.yaml").model_dump()
     request["generation"]["max_new_tokens"] = 8
     request["capture"] |= {
         "attention_weights": weights,
@@ -124,9 +123,9 @@ def test_logits_are_the_bare_models_bit_for_bit(tmp_path, weights):
     with torch.inference_mode():
         for read in [ids[: len(kept[0])], *([token] for token in ids[len(kept[0]) : -1])]:
             output = loaded.model(
-                torch.tensor([read]), use_cache=True, **{models.cache_name(loaded.model): cache}
+                torch.tensor([read]), use_cache=True, **{limits.cache_name(loaded.model): cache}
             )
-            cache = models.cache_in(output)
+            cache = limits.cache_in(output)
             bare.append(output.logits[0].numpy())
     assert len(bare) == len(kept) == 8
     assert all(np.array_equal(found, expected) for found, expected in zip(kept, bare, strict=True))

@@ -1,5 +1,7 @@
 """A catalog that begins as a copy of a ready one, as most tests' do, is the one that is built from nothing."""
 
+from functools import partialmethod
+
 import duckdb
 from ready_catalog import Ready
 from synthetic import Shape, make_run
@@ -25,7 +27,7 @@ def contents(lake: Lake) -> list[list[tuple]]:
 def test_a_ready_catalog_becomes_the_one_that_is_built_from_nothing(lake, tmp_path, monkeypatch):
     make_run(lake, "one", Shape(layers=1, steps=2, messages=2, labels=("joy",)))
     with monkeypatch.context() as patch:
-        patch.setattr(catalog, "open_file", ready := Ready(tmp_path))
+        patch.setattr(catalog.Catalog, "open", partialmethod(ready := Ready(tmp_path)))
         loads = []
         load = library.load_library
         for module in (catalog, library):  # where it is called, here and by the ready one
@@ -40,7 +42,7 @@ def test_a_ready_catalog_becomes_the_one_that_is_built_from_nothing(lake, tmp_pa
         catalog.sync(lake)
         assert len(loads) == 1  # once for the ready one
         assert contents(lake) == copied
-        patch.setattr(catalog, "open_file", ready._open)
+        patch.setattr(catalog.Catalog, "open", ready._open)
         lake.catalog.unlink()
         catalog.sync(lake)
         assert len(loads) == 2

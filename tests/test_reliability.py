@@ -13,7 +13,9 @@ import pytest
 from synthetic import Shape, make_run
 
 from warehouse.catalog import catalog, check
+from warehouse.lake import store
 from warehouse.lake.lake import Lake
+from warehouse.lake.metadata import MetadataWriter
 from warehouse.vocabulary import BULK
 
 SMALL = Shape(layers=1, steps=2, messages=2, labels=("joy",))
@@ -41,7 +43,7 @@ def die_at(monkeypatch, target, name: str, call: int):
         calls.append(args)
         if len(calls) == call:
             monkeypatch.setattr(
-                "warehouse.lake.lake.StagedRun.discard", lambda self: self._lock.release()
+                "warehouse.lake.staging.StagedRun.discard", lambda self: self._lock.release()
             )
             raise Killed
         return original(*args, **kwargs)
@@ -54,7 +56,7 @@ def test_a_publish_that_dies_before_any_rename_leaves_nothing(lake, monkeypatch,
     kept = make_run(lake, "kept", SMALL)
     before = folders(lake)
     with monkeypatch.context() as patch:
-        die_at(patch, Path, "rename", call)  # activations, attention, outputs, states, metadata
+        die_at(patch, store, "move", call)  # activations, attention, outputs, states, metadata
         with pytest.raises(Killed):
             make_run(lake, "broken", SMALL)
     assert lake.run_ids() == [kept]
@@ -67,10 +69,10 @@ def test_a_publish_that_dies_before_any_rename_leaves_nothing(lake, monkeypatch,
     assert not list(lake.staging.iterdir())
 
 
-@pytest.mark.parametrize("stage", ["write_table", "read_metadata"])
+@pytest.mark.parametrize("stage", [(MetadataWriter, "_write"), (pq, "read_metadata")])
 def test_a_publish_that_dies_while_it_writes_leaves_nothing(lake, monkeypatch, stage):
     with monkeypatch.context() as patch:
-        die_at(patch, pq, stage, 3)
+        die_at(patch, *stage, 3)
         with pytest.raises(Killed):
             make_run(lake, "broken", SMALL)
     assert count(lake) == 0
@@ -116,9 +118,7 @@ def test_a_drop_that_dies_is_finished_or_undone_by_the_next_command(lake, monkey
     catalog.sync(lake)
     rows = count(lake, "activations")
     with monkeypatch.context() as patch:
-        die_at(
-            patch, *((shutil, "copytree", 1), (Path, "rename", 1), (Path, "replace", 2))[call - 1]
-        )
+        die_at(patch, store, *(("copy", 1), ("move", 1), ("move", 3))[call - 1])
         with pytest.raises(Killed):
             lake.drop(run_id, BULK)
     assert count(lake, "activations") == (rows if call < 3 else 0)
@@ -133,7 +133,7 @@ def test_a_run_is_looked_at_again_when_it_was_being_amended(lake):
     with lake.hold(run_id):
         path.write_bytes(b"half-way")
         catalog.sync(lake)
-        with catalog.open_file(lake, read_only=True, timeout=1) as db:
+        with catalog.Catalog(lake).open(read_only=True, timeout=1) as db:
             assert db.execute(
                 "SELECT (SELECT count(*) FROM runs), (SELECT count(*) FROM catalog_runs)"
             ).fetchone() == (0, 0)
@@ -174,7 +174,7 @@ def test_a_shell_that_holds_the_catalog_delays_registration_and_loses_nothing(la
                 (first,),
                 (second,),
             ]
-        with catalog.open_file(lake, read_only=True, timeout=0.2) as db:
+        with catalog.Catalog(lake).open(read_only=True, timeout=0.2) as db:
             assert db.execute("SELECT run_id FROM runs").fetchall() == [(first,)]
         process.stdin.close()
         process.wait()
@@ -195,7 +195,7 @@ def test_four_processes_that_publish_and_sync_at_once_all_land(lake):
     command = [sys.executable, "-c", script, str(lake.warehouse)]
     processes = [subprocess.Popen(command, cwd=TESTS, env=os.environ) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
-    with catalog.open_file(lake, read_only=True, timeout=1) as db:
+    with catalog.Catalog(lake).open(read_only=True, timeout=1) as db:
         assert db.execute("SELECT count(*), count(DISTINCT run_id) FROM runs").fetchone() == (
             12,
             12,

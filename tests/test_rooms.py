@@ -12,6 +12,7 @@ FLOORS = (
     ("errors", "vocabulary", "assets", "advice"),
     ("extras", "mistakes", "atomic"),
     ("scenario", "lake"),
+    ("scenario_files",),
     ("models", "catalog"),
     ("capture", "query", "report", "exchange", "probes"),
     ("lens", "serve", "cluster"),

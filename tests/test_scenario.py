@@ -11,6 +11,7 @@ import yaml
 from warehouse import mistakes, scenario
 from warehouse.assets import asset_dir
 from warehouse.errors import AlabError
+from warehouse.scenario_files import files_of, read_file
 
 BASE = {
     "name": "a",
@@ -109,7 +110,7 @@ def test_a_list_of_prompts_and_one_run_per_message():
     ({"capture": {"states": False}, "reference_states": [{"label": "a", "messages": [MESSAGE]}]},
      "reference_states: a reference is a state, and capture.states is false"),
     ({"capture": {"store_dtype": "int8"}}, "capture.store_dtype"),
-    ({"generation": {"max_new_tokens": 0}}, "generation.max_new_tokens"),
+    ({"generation": {"max_new_tokens": -1}}, "generation.max_new_tokens"),
     ({"generation": {"top_p": 1.5}}, "generation.top_p"),
     ({"reference_states": [{"label": "a", "messages": [MESSAGE]}] * 2}, "label 'a' twice"),
     ({"reference_states": [{"label": "a", "messages": []}]}, r"reference_states\[0\].messages is empty"),
@@ -233,13 +234,13 @@ def test_a_missing_key():
 
 def test_files_that_are_no_scenarios(tmp_path):
     with pytest.raises(AlabError, match="there is no scenario file"):
-        scenario.load(tmp_path / "none.yaml")
+        read_file(tmp_path / "none.yaml")
     with pytest.raises(AlabError, match="cannot read"):
-        scenario.load(tmp_path)
+        read_file(tmp_path)
     path = tmp_path / "a.yaml"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(AlabError, match="not UTF-8"):
-        scenario.load(path)
+        read_file(path)
     for text, problem in {
         "a: [1\nb: 2": "line 2, column 2: not valid YAML",
         "a: 1\nb: {c: 1, c: 2}": "line 2, column 11: not valid YAML: the key 'c' is there twice",
@@ -250,30 +251,30 @@ def test_files_that_are_no_scenarios(tmp_path):
     }.items():
         path.write_text(text)
         with pytest.raises(AlabError, match=problem) as caught:
-            scenario.load(path)
+            read_file(path)
         assert caught.value.exit_code == 2
     (tmp_path / "empty").mkdir()
     with pytest.raises(AlabError, match="no scenario files"):
-        scenario.find([tmp_path / "empty"])
+        files_of([tmp_path / "empty"])
 
 
 def test_a_directory_of_scenarios(tmp_path):
     for name in ("b.yaml", "a.yml", "c.txt"):
         (tmp_path / name).write_text("{}")
-    assert [p.name for p in scenario.find([tmp_path])] == ["a.yml", "b.yaml"]
+    assert [p.name for p in files_of([tmp_path])] == ["a.yml", "b.yaml"]
 
 
 def test_the_scenarios_we_ship_are_valid():
-    paths = scenario.find([asset_dir("scenarios")])
-    names = {scenario.load(path).name for path in paths}
+    paths = files_of([asset_dir("scenarios")])
+    names = {read_file(path).name for path in paths}
     assert {"quickstart", "emotions"} <= names
-    emotions = scenario.load(asset_dir("scenarios") / "emotions.yaml")
+    emotions = read_file(asset_dir("scenarios") / "emotions.yaml")
     assert len(emotions.prompt[0].messages) == 20
     assert len(emotions.reference_states) >= 6
 
 
 def test_a_scenario_survives_its_own_json():
-    s = scenario.load(asset_dir("scenarios") / "emotions.yaml")
+    s = read_file(asset_dir("scenarios") / "emotions.yaml")
     assert scenario.parse(json.loads(s.model_dump_json())) == s
     assert scenario.parse(yaml.safe_load(yaml.safe_dump(s.model_dump()))) == s
     assert "reference_states" in json.loads(scenario.json_schema())["properties"]

@@ -52,7 +52,12 @@ def run(installed: Path, cwd: Path, *arguments: str) -> str:
 
 def test_sql_reports_and_scenarios_travel_in_the_wheel(installed, two_runs, tmp_path):
     lake, *_ = two_runs
-    for name in ("sql/tables/runs.sql", "reports/charts", "scenarios/quickstart.yaml"):
+    for name in (
+        "sql/tables/runs.sql",
+        "sql/queries/register.sql",
+        "reports/charts",
+        "scenarios/quickstart.yaml",
+    ):
         assert (installed / "warehouse" / "_assets" / name).exists()
     assert not (installed / "tests").exists()
     warehouse = ("-w", str(lake.warehouse))

@@ -35,6 +35,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'warehouse' has no attribute {name!r}")
     from importlib import import_module
 
+    if _HOMES[name].startswith("capture."):  # before torch, which it imports
+        from warehouse.capture.threads import let_threads_sleep
+
+        let_threads_sleep()
     return getattr(import_module(f"warehouse.{_HOMES[name]}"), name)
 
 

@@ -1,4 +1,4 @@
-"""Commands that alab advises to type: as they work in the shell that reads the advice, and the directory it is in."""
+"""Commands that alab advises to type, as they work in the reader's shell and directory."""
 
 import os
 import shlex
@@ -15,22 +15,22 @@ def alab(warehouse: Path | None = None) -> str:
     """
     script = Path(sys.argv[0])
     script = script if script.name == "alab" else Path(sys.executable).with_name("alab")
-    there = shutil.which("alab")
-    if there and _same(Path(there), script):
-        called = "alab"
+    on_path = shutil.which("alab")
+    if on_path and _same(Path(on_path), script):
+        command = "alab"
     elif script.is_file():
-        called = program(script)
+        command = program(script)
     else:
-        called = f"{program(Path(sys.executable))} -m warehouse.cli"
+        command = f"{program(Path(sys.executable))} -m warehouse.cli"
     if warehouse is None or warehouse == Path(os.environ.get("ALAB_WAREHOUSE") or "lab").absolute():
-        return called
-    return f"{called} -w {quoted(warehouse)}"
+        return command
+    return f"{command} -w {quoted(warehouse)}"
 
 
 def quoted(path: Path) -> str:
     """A path for a shell, from the directory we are in where it is below."""
-    shown = short(path)
-    return shlex.quote(f"./{shown}" if shown.startswith("-") else shown)
+    name = short(path)
+    return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
 def short(path: Path) -> str:
@@ -41,8 +41,8 @@ def short(path: Path) -> str:
 
 def program(path: Path) -> str:
     """A path for a shell to run; with a slash, without which it is looked for elsewhere."""
-    shown = short(path)
-    return shlex.quote(shown if "/" in shown else f"./{shown}")
+    name = short(path)
+    return shlex.quote(name if "/" in name else f"./{name}")
 
 
 def _same(one: Path, other: Path) -> bool:

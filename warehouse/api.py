@@ -1,9 +1,6 @@
 """The warehouse from Python: the same answers as the commands, as arrays and relations."""
 
 import html
-import tempfile
-import threading
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import numpy as np
 
-from warehouse.catalog import catalog
+from warehouse import scenario as scenarios
+from warehouse.catalog import catalog, removal
+from warehouse.exchange import export as exports
+from warehouse.exchange import importing, tensors
 from warehouse.lake.lake import Lake
 from warehouse.query import formats
+from warehouse.query import inspect as page
 
 if TYPE_CHECKING:
     import torch
-
-    from warehouse.exchange.tensors import Activations
-    from warehouse.scenario import Scenario
-
-_RUNS = "FROM run_overview()"
-_LENS = "FROM logit_lens_of($run) WHERE site = $site"
 
 
 def open(warehouse: Path | str = "lab") -> "Warehouse":
@@ -51,9 +46,7 @@ class Warehouse:
     def __init__(self, warehouse: Path | str):
         self._name = str(warehouse)
         self._lake = Lake(warehouse)
-        self._db: duckdb.DuckDBPyConnection | None = None
-        self._seen: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._connection = catalog.Mirror(self._lake).cursor
 
     def __repr__(self) -> str:
         count = len(self._lake.run_ids())
@@ -63,13 +56,8 @@ class Warehouse:
         """The runs as an HTML table, for notebooks."""
         if not self._lake.run_ids():
             return f"<p>{html.escape(repr(self))}</p>"
-        cursor = self._connection().execute(_RUNS)
-        head = "".join(f"<th>{html.escape(column[0])}</th>" for column in cursor.description)
-        rows = (
-            f"<td>{'</td><td>'.join(html.escape(formats.cell(v)) for v in row)}</td>"
-            for row in cursor.fetchall()
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody><tr>{'</tr><tr>'.join(rows)}</tr></tbody></table>"
+        runs = self.runs()
+        return formats.html_table(runs.columns, runs.fetchall())
 
     def sql(self, text: str, **params: Any) -> duckdb.DuckDBPyRelation:
         """Ask in SQL; `$name` in the query is the parameter `name`.
@@ -84,24 +72,27 @@ class Warehouse:
 
         Returns:
             A DuckDB relation: it prints itself as a table, and has `fetchall()`, `to_df()` and
-                `to_arrow_table()`.
+            `to_arrow_table()`.
 
         Raises:
             AlabError: there is no warehouse.
             duckdb.Error: the query does not run.
 
-        >>> lab.sql("SELECT count(*) FROM steps WHERE run_id = $run AND step > $first", run=run, first=1).fetchall()
+        >>> later = "SELECT count(*) FROM steps WHERE run_id = $run AND step > $first"
+        >>> lab.sql(later, run=run, first=1).fetchall()
         [(2,)]
         """
         return self._connection().sql(text, params=params or None)
 
     def runs(self) -> duckdb.DuckDBPyRelation:
-        """The runs, newest first: run_id, scenario, model_id, prompts, steps, tokens, mb, created_at.
+        """The runs, newest first.
+
+        Columns: run_id, scenario, model_id, prompts, steps, tokens, mb, created_at.
 
         >>> [row[1] for row in lab.runs().fetchall()]
         ['beta', 'alpha']
         """
-        return self.sql(_RUNS)
+        return self.sql("FROM run_overview()")
 
     def tensor(
         self,
@@ -118,8 +109,7 @@ class Warehouse:
         Args:
             run: a run id, a unique prefix of one, or `latest`.
             site: `hidden_out`, `q`, `mlp_act`, … or `attention`, `embeddings`, `logits`.
-            layer: 0-based decoder block, or several such as `[0, 5]` or `range(12)`; None for
-                embeddings and logits.
+            layer: 0-based decoder block or several, `[0, 5]`; None for embeddings and logits.
             step: 0-based forward pass; 0 is the prefill.
             prompt: 0-based conversation within the run.
             as_torch: give a torch tensor.
@@ -141,45 +131,39 @@ class Warehouse:
         >>> lab.tensor("latest", "logits", step=1).dtype
         dtype('float32')
         """
-        from warehouse.exchange import tensors
-
         values = tensors.tensor(self._lake, self._connection(), run, site, layer, (prompt, step))
         return _as_torch(values) if as_torch else values
 
     def activations(
         self, run: str, site: str, layers: int | Sequence[int] | None = None, *, prompt: int = 0
-    ) -> "Activations":
+    ) -> tensors.Activations:
         """One site over a whole conversation, prefill and decode, as one array with its tokens.
 
         Args:
             run: a run id, a unique prefix of one, or `latest`.
             site: `hidden_out`, `q`, `mlp_act`, … or `embeddings`, `logits`.
-            layers: 0-based decoder blocks, such as `12`, `[0, 5]` or `range(12)`; None for all that
-                were captured.
+            layers: 0-based decoder blocks, such as `12`, `[0, 5]` or `range(12)`; None for all.
             prompt: 0-based conversation within the run.
 
         Returns:
-            `values`, float32, shaped (layers, tokens, width), or (tokens, width) for embeddings and
-            logits; `tokens`, an Arrow table with a row per token; `table()`, both in long form for
-            joins.
+            `values`, float32, (layers, tokens, width), or (tokens, width) for embeddings and
+            logits; `tokens`, an Arrow table with a row per token; `table()`, both in long form.
 
         Raises:
             AlabError: no such run, site, layer or prompt; the message names those there are.
 
-        >>> found = lab.activations("latest", "hidden_out", [0, 2])
-        >>> found.values.shape, found.tokens.column_names[:4]
+        >>> stream = lab.activations("latest", "hidden_out", [0, 2])
+        >>> stream.values.shape, stream.tokens.column_names[:4]
         ((2, 15, 16), ['step', 'position', 'token_id', 'token'])
-        >>> found.table().column_names[:6]
+        >>> stream.table().column_names[:6]
         ['run_id', 'prompt_id', 'layer', 'step', 'position', 'token_id']
 
         What SQL says of the tokens, joined with their vectors, in pandas and in polars:
 
-            lab.sql("from token_similarity('latest', 2, 'q',
-            5)").df().merge(found.table().to_pandas()) lab.sql("from token_similarity('latest', 2,
-            'q', 5)").pl().join(pl.from_arrow(found.table()), "position")
+            alike = lab.sql("from token_similarity('latest', 2, 'q', 5)")
+            alike.df().merge(stream.table().to_pandas())
+            alike.pl().join(pl.from_arrow(stream.table()), "position")
         """
-        from warehouse.exchange import tensors
-
         return tensors.activations(self._lake, self._connection(), run, site, layers, prompt)
 
     def vector(
@@ -213,8 +197,7 @@ class Warehouse:
             float32, shaped (width,).
 
         Raises:
-            AlabError: no such run, site, layer, state, label, message or example; the message names
-                those there are.
+            AlabError: one of these does not exist; the message names those that do.
 
         >>> lab.vector("latest", "hidden_out", 2).shape
         (16,)
@@ -226,19 +209,8 @@ class Warehouse:
         warehouse.errors.AlabError: there is no snapshot 9 in this run
         There are: 0, 1, 2, 3, 4, 5
         """
-        from warehouse.exchange import tensors
-
-        values = tensors.vector(
-            self._connection(),
-            run,
-            site,
-            layer,
-            state=state,
-            label=label,
-            message=message,
-            example=example,
-            prompt=prompt,
-        )
+        db = self._connection()
+        values = tensors.vector(db, run, site, layer, state, label, message, example, prompt)
         return _as_torch(values) if as_torch else values
 
     def report(
@@ -263,13 +235,12 @@ class Warehouse:
         return write_report(self._lake, runs, out=out, csv_dir=csv_dir)[0]
 
     def capture(
-        self, scenario: "Scenario | dict | Path | str", *, force: bool = False
+        self, scenario: scenarios.Scenario | dict | Path | str, *, force: bool = False
     ) -> list[str]:
         """Run a scenario and keep every tensor.
 
         Args:
-            scenario: a scenario, the same as plain data, or the path of a YAML file or of a
-                directory of them.
+            scenario: a scenario, the same as plain data, or the path of YAML files.
             force: run although the disk looks too small.
 
         Returns:
@@ -278,17 +249,20 @@ class Warehouse:
         Raises:
             AlabError: the scenario is invalid, or cannot be run.
         """
-        from warehouse import scenario as scenarios
+        from warehouse.capture.threads import let_threads_sleep
+
+        let_threads_sleep()  # before torch, which the next line imports
         from warehouse.capture.conversation import capture
+        from warehouse.scenario_files import files_of, read_file
 
         if isinstance(scenario, Path | str):
-            found = [scenarios.load(path) for path in scenarios.find([scenario])]
+            requests = [read_file(path) for path in files_of([scenario])]
         else:
-            found = [scenarios.parse(scenario) if isinstance(scenario, dict) else scenario]
-        return list(capture(found, [self._lake] * len(found), force=force))
+            requests = [scenarios.parse(scenario) if isinstance(scenario, dict) else scenario]
+        return list(capture(requests, [self._lake] * len(requests), force=force))
 
     def inspect(self, run: str = "latest") -> str:
-        """Everything about a run but its tensors, as text that shows itself: what `alab inspect` prints.
+        """Everything about a run but its tensors: what `alab inspect` prints.
 
         Raises:
             AlabError: there is no such run.
@@ -296,9 +270,7 @@ class Warehouse:
         >>> lab.inspect("beta").splitlines()[1]
         'scenario     beta'
         """
-        from warehouse.query.inspect import inspect
-
-        return _Shown(inspect(self._lake, run))
+        return _Shown(page.inspect(self._lake, run))
 
     def logit_lens(
         self,
@@ -311,7 +283,7 @@ class Warehouse:
         model: Any = None,
         tokenizer: Any = None,
     ) -> duckdb.DuckDBPyRelation:
-        """What each layer would say next; kept in the warehouse, so that `logit_lens` in SQL has it too.
+        """What each layer would say next; kept, so that `logit_lens` in SQL has it too.
 
         Args:
             run: a run id, a unique prefix of one, or `latest`.
@@ -326,8 +298,7 @@ class Warehouse:
             The rows of the site: a token, layer and rank each, with logprob and kl in nats.
 
         Raises:
-            AlabError: no such run, step or position, the run has not the site, or the model has no
-                logit lens.
+            AlabError: no such run, step, position or site, or the model has no logit lens.
         """
         from warehouse.lens import lens
 
@@ -335,15 +306,21 @@ class Warehouse:
             from warehouse.capture.recording import as_loaded
 
             model = as_loaded(model, tokenizer)
-        found = lens.logit_lens(
+        run_id = lens.logit_lens(
             self._lake, run, steps=steps, position=position, top_k=top_k, site=site, model=model
         )
-        return self.sql(_LENS, run=found, site=site)
+        return self.sql("FROM logit_lens_of($run) WHERE site = $site", run=run_id, site=site)
 
     def heatmaps(
         self, run: str, source: str = "attention", *, out: Path | str = "heatmaps", **options: Any
     ) -> list[Path]:
-        """Draw a tensor, one PNG per layer and step; `options` are those of `warehouse.report.heatmap.heatmaps`.
+        """Draw a tensor, one PNG per layer and step.
+
+        Args:
+            run: a run id, a unique prefix of one, or `latest`.
+            source: a site, or attention, embeddings, logits.
+            out: directory of the files.
+            options: those of `warehouse.report.heatmap.heatmaps`.
 
         Returns:
             The files.
@@ -351,7 +328,8 @@ class Warehouse:
         Raises:
             AlabError: no such run, source, layer, step or colormap, or a source without heads.
 
-        >>> [path.name for path in lab.heatmaps(run, "hidden_out", layers="0", steps="0-1", out=folder)]
+        >>> files = lab.heatmaps(run, "hidden_out", layers="0", steps="0-1", out=folder)
+        >>> [path.name for path in files]
         ['layer_00_step_000.png', 'layer_00_step_001.png']
         """
         from warehouse.report.heatmap import heatmaps
@@ -361,14 +339,14 @@ class Warehouse:
     def export(
         self, run: str, out: Path | str | None = None, *, fmt: str = "npz", **options: Any
     ) -> Path:
-        """Write a run as arrays or tables for other scripts; `options` are those of `warehouse.exchange.export.export`.
+        """Write a run as arrays or tables for other scripts.
 
         Args:
             run: a run id, a unique prefix of one, or `latest`.
             out: the directory; None is one named like the run, here.
             fmt: npz, npy, safetensors, parquet or arrow.
             options: sites, layers and steps, such as `layers="0-3"`; `force` to replace an earlier
-                export.
+                export, as `warehouse.exchange.export.export` takes them.
 
         Returns:
             The directory.
@@ -380,9 +358,7 @@ class Warehouse:
         >>> [path.name for path in sorted(found.iterdir()) if path.is_dir()]
         ['conversation_snapshots', 'examples', 'logit_lens', 'references', 'states', 'tensors']
         """
-        from warehouse.exchange.export import export
-
-        return export(self._lake, run, Path(out) if out else None, fmt=fmt, **options)
+        return exports.export(self._lake, run, Path(out) if out else None, fmt=fmt, **options)
 
     def import_run(self, directory: Path | str, *, name: str | None = None) -> str:
         """Bring in a directory of arrays, as `export` and hook scripts write them.
@@ -395,12 +371,9 @@ class Warehouse:
             Id of the run.
 
         Raises:
-            AlabError: the directory is damaged, hostile or of another layout, or the run is there
-                already.
+            AlabError: the directory is damaged or of another layout, or the run is there already.
         """
-        from warehouse.exchange.importing import import_run
-
-        return import_run(self._lake, directory, name=name)
+        return importing.import_run(self._lake, directory, name=name)
 
     def remove(self, *runs: str, activations_only: bool = False) -> int:
         """Delete runs for good, without asking.
@@ -415,26 +388,8 @@ class Warehouse:
         Raises:
             AlabError: no such run, or another process uses the catalog; nothing was removed then.
         """
-        from warehouse.catalog import removal as storage
-
-        return storage.remove(
-            self._lake, storage.find(self._lake, runs), activations_only=activations_only
-        )
-
-    def _connection(self) -> duckdb.DuckDBPyConnection:
-        """A connection of its own, which threads do not share, to a copy of the catalog as it is now."""
-        with self._lock:
-            if self._db is None or self._seen != self._lake.versions():
-                with catalog.connect(self._lake) as db, tempfile.TemporaryDirectory() as folder:
-                    catalog.copy_file(db, own := Path(folder) / "alab.duckdb")
-                    # Where DuckDB makes a folder for what does not fit in memory, and removes it;
-                    # this one is gone.
-                    spill = str(Path(tempfile.gettempdir()) / f"alab-{uuid.uuid4().hex}")
-                    self._db = duckdb.connect(
-                        str(own), read_only=True, config={"temp_directory": spill}
-                    )
-                    self._seen = catalog.versions(self._db)
-            return catalog.prepare(self._db.cursor(), self._lake)
+        run_ids = removal.resolve(self._lake, runs)
+        return removal.remove(self._lake, run_ids, activations_only=activations_only)
 
 
 class _Shown(str):

@@ -7,12 +7,12 @@ _PACKAGE = Path(__file__).parent
 
 
 def asset_dir(name: str) -> Path:
-    """Folder `name` (`sql`, `reports` or `scenarios`): the wheel's bundled copy, else the checkout's."""
+    """Folder `sql`, `reports` or `scenarios`: the wheel's own copy, else the checkout's."""
     bundled = _PACKAGE / "_assets" / name
     return bundled if bundled.is_dir() else _PACKAGE.parent / name
 
 
 @cache
 def query(name: str) -> str:
-    """Text of `sql/queries/NAME.sql`: a query that Python asks, with `$name` for what is bound to it."""
+    """Text of `sql/queries/NAME.sql`: a query that Python asks; `$name` is a bound value."""
     return (asset_dir("sql") / "queries" / f"{name}.sql").read_text(encoding="utf-8")

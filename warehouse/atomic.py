@@ -15,7 +15,9 @@ from warehouse.errors import AlabError, first_line
 
 @contextmanager
 def writing(path: Path, option: str) -> Iterator[Path]:
-    """Give the place to write what becomes a file when the block ends well; an exception leaves what was there.
+    """Give the place to write what becomes a file when the block ends well.
+
+    After an exception what was there before is there still.
 
     Args:
         path: the file; folders above it are made. A link's target is replaced, not the link; a
@@ -26,13 +28,10 @@ def writing(path: Path, option: str) -> Iterator[Path]:
         AlabError: the file cannot be written.
     """
     special = path.exists() and not path.is_file() and not path.is_dir()
-    try:
-        place = path if special else path.resolve()
-    except RuntimeError as error:
-        raise AlabError(
-            f"cannot write {path}: its links go round in a circle",
-            f"Name another file with {option}.",
-        ) from error
+    hint = f"Name another file with {option}."
+    if _is_circle(path):
+        raise AlabError(f"cannot write {path}: its links go round in a circle", hint)
+    place = path if special else path.resolve()
     draft = place if special else place.with_name(f".{uuid.uuid4().hex}.part")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -49,17 +48,24 @@ def writing(path: Path, option: str) -> Iterator[Path]:
         if not _is_about(error, draft):
             raise
         why = getattr(error, "strerror", None) or first_line(error)
-        raise AlabError(
-            f"cannot write {path}: {why}", f"Name another file with {option}."
-        ) from error
+        raise AlabError(f"cannot write {path}: {why}", hint) from error
     finally:
         if not special:
             with suppress(OSError):
                 draft.unlink()
 
 
-def _is_about(error: Exception, draft: Path) -> bool:
-    """Whether an error is about the file that is written, and not about one that is read meanwhile."""
+def _is_circle(path: Path) -> bool:
+    """Whether links go round in a circle; `Path.resolve` says nothing of it since Python 3.13."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
+
+
+def _is_about(error: OSError | duckdb.Error, draft: Path) -> bool:
+    """Whether an error is about the file that is written, not about one that is read meanwhile."""
     if isinstance(error, duckdb.Error):
         return str(draft) in str(error)
     return bool(error.errno) and (

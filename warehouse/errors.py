@@ -1,4 +1,4 @@
-"""The one exception that alab raises on purpose, and what is told of those that come from below."""
+"""The one exception that alab raises on purpose, and the words for those from below."""
 
 
 class AlabError(Exception):
@@ -30,7 +30,7 @@ def first_line(error: Exception) -> str:
 
 
 def explain(error: Exception) -> AlabError | None:
-    """What to tell of an exception: itself, what the system or a file format objects to, or None for a defect.
+    """An exception as an error for the user: what was asked cannot be done; None for a defect.
 
     >>> print(explain(FileNotFoundError(2, "No such file or directory", "lab/lake/x.parquet")))
     cannot use lab/lake/x.parquet: No such file or directory
@@ -41,11 +41,9 @@ def explain(error: Exception) -> AlabError | None:
     library = type(error).__module__.lstrip("_").split(".")[0]
     hint = "What of the warehouse is damaged: alab check"
     if isinstance(error, OSError) and error.errno:
-        what = (
-            f"cannot use {error.filename}: {error.strerror}"
-            if error.filename
-            else error.strerror or str(error)
-        )
+        what = error.strerror or str(error)
+        if error.filename:
+            what = f"cannot use {error.filename}: {error.strerror}"
         return AlabError(what, hint if ".parquet" in what or ".duckdb" in what else "")
     if isinstance(error, UnicodeError):
         return AlabError(f"this is not text in UTF-8: {error}", exit_code=2)

@@ -1,4 +1,4 @@
-"""What is installed only where it is wanted: how it is told that something is missing, and what brings it."""
+"""Packages that are installed only where they are wanted, and what brings a missing one."""
 
 import re
 import sys
@@ -27,7 +27,8 @@ def needing(extra: str, what: str) -> Iterator[None]:
     except ImportError as error:
         names = " ".join(f"'{name}'" for name in packages(extra))
         raise AlabError(
-            f"{what} needs {error.name or error}, which is not installed; the extra {extra!r} of alab brings it",
+            f"{what} needs {error.name or error}, which is not installed; "
+            f"the extra {extra!r} of alab brings it",
             f"{pip()} install {names}",
         ) from error
 
@@ -42,8 +43,9 @@ def packages(extra: str) -> list[str]:
         everything = requires("alab") or []
     except PackageNotFoundError:  # run from its sources, without being installed
         return [f"alab[{extra}]"]
-    marked = (re.fullmatch(r"(.+?)\s*;\s*extra\s*==\s*['\"](.+)['\"]", one) for one in everything)
-    return sorted(found[1] for found in marked if found and found[2] == extra)
+    form = re.compile(r"(.+?)\s*;\s*extra\s*==\s*['\"](.+)['\"]")
+    matches = filter(None, map(form.fullmatch, everything))
+    return sorted(match[1] for match in matches if match[2] == extra)
 
 
 def pip() -> str:
@@ -52,7 +54,7 @@ def pip() -> str:
 
 
 def of_model(error: ImportError) -> str:
-    """What installs the package that a model's own code or tokenizer asked for, where the error names it."""
-    said = re.search(r"pip install (?:-U |--upgrade )?([\w.\[\]-]+)", str(error))
-    name = error.name or (said and said[1])
+    """What installs the package that a model's own code lacks, where the error names it."""
+    advised = re.search(r"pip install (?:-U |--upgrade )?([\w.\[\]-]+)", str(error))
+    name = error.name or (advised and advised[1])
     return f"{pip()} install {name}" if name else ""

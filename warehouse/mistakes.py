@@ -8,25 +8,21 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+#: Keys and numbers from the whole request to a place in it.
+Place = list[str | int]
+
 #: So many mistakes are told at once.
-SHOWN = 5
+MOST = 5
 #: What a value should have been, by the name of pydantic's error.
-_KINDS = {
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "int_parsing_size": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "string_type": "text",
-    "list_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-}
+_KINDS = (
+    dict.fromkeys(
+        ("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number"
+    )
+    | dict.fromkeys(("float_type", "float_parsing"), "a number")
+    | dict.fromkeys(("bool_type", "bool_parsing"), "true or false")
+    | {"finite_number": "a finite number", "string_type": "text"}
+    | {"list_type": "a list", "dict_type": "a mapping"}
+)
 _LIMITS = {
     "greater_than": ("gt", "above"),
     "greater_than_equal": ("ge", "at least"),
@@ -36,37 +32,34 @@ _LIMITS = {
 
 
 def tell(error: ValidationError, data: object, model: type[BaseModel]) -> tuple[str, str]:
-    """All mistakes of a request, as a message and what to do next: one in a line of each, several in a line each.
+    """All mistakes of a request, as a message and what to do next; several have a line each.
 
     Args:
-        error: what pydantic found.
+        error: what pydantic objects to.
         data: the request as plain data.
         model: what it was checked against.
     """
-    found = [(_place(problem, data), problem) for problem in error.errors()]
-    found = [
-        (place, problem) for place, problem in found if not _entailed(place, problem, found, model)
-    ]
-    # An unknown key explains what else is missing or wrong, so it is told first.
-    found.sort(key=lambda one: one[1]["type"] not in ("extra_forbidden", "invalid_key"))
-    told: dict[str, str] = {}  # a place that may hold one of several things has an error for each
-    for place, problem in found:
-        message, hint = _explain(place, problem, model)
-        told.setdefault(message, hint)
-    if len(told) == 1:
-        return next(iter(told.items()))
-    lines = [f"{message}{'. ' if hint else ''}{hint}" for message, hint in told.items()]
-    more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return "\n".join([f"{len(lines)} mistakes", *lines[:SHOWN], *more]), ""
+    problems = [(_place(problem, data), problem) for problem in error.errors()]
+    problems = [one for one in problems if not _entailed(*one, problems, model)]
+    # An unknown key explains what else is missing or wrong, so it comes first.
+    problems.sort(key=lambda one: one[1]["type"] not in ("extra_forbidden", "invalid_key"))
+    hints: dict[str, str] = {}  # a place that may hold one of several things has an error for each
+    for place, problem in problems:
+        message, hint = _words(place, problem, model)
+        hints.setdefault(message, hint)
+    if len(hints) == 1:
+        return next(iter(hints.items()))
+    lines = [f"{message}{'. ' if hint else ''}{hint}" for message, hint in hints.items()]
+    more = [f"and {len(lines) - MOST} more"] if len(lines) > MOST else []
+    return "\n".join([f"{len(lines)} mistakes", *lines[:MOST], *more]), ""
 
 
-def _place(problem: Any, data: object) -> list[str | int]:
-    """Where the mistake is in the data: pydantic's place without the names of its own branches and lists."""
-    place: list[str | int] = []
-    node = data
+def _place(problem: Any, data: object) -> Place:
+    """Where the mistake is in the data: pydantic's place without names of its own branches."""
+    place: Place = []
+    node: Any = data
     for part in problem["loc"]:
-        inside = part in node if isinstance(node, Mapping) else _has_item(node, part)
-        if inside:
+        if part in node if isinstance(node, Mapping) else _has_item(node, part):
             node = node[part]
             place.append(part)
     if problem["type"] == "missing":
@@ -74,16 +67,12 @@ def _place(problem: Any, data: object) -> list[str | int]:
     return place
 
 
-def _has_item(node: object, part: object) -> bool:
-    return (
-        isinstance(node, Sequence)
-        and not isinstance(node, str)
-        and isinstance(part, int)
-        and part < len(node)
-    )
+def _has_item(node: Any, part: object) -> bool:
+    is_list = isinstance(node, Sequence) and not isinstance(node, str)
+    return is_list and isinstance(part, int) and part < len(node)
 
 
-def _entailed(place: list, problem: Any, found: list, model: type[BaseModel]) -> bool:
+def _entailed(place: Place, problem: Any, problems: list, model: type[BaseModel]) -> bool:
     """Whether a mistake is another one seen from elsewhere.
 
     A key that is missing because it is misspelt; what is wrong inside a list, told once more as
@@ -94,50 +83,53 @@ def _entailed(place: list, problem: Any, found: list, model: type[BaseModel]) ->
             other["type"] == "extra_forbidden"
             and there[:-1] == place[:-1]
             and _closest(there, model) == str(place[-1])
-            for there, other in found
+            for there, other in problems
         )
-    return any(len(there) > len(place) and there[: len(place)] == place for there, _ in found)
+    return any(len(there) > len(place) and there[: len(place)] == place for there, _ in problems)
 
 
-def _explain(place: list[str | int], problem: Any, model: type[BaseModel]) -> tuple[str, str]:
+def _words(place: Place, problem: Any, model: type[BaseModel]) -> tuple[str, str]:
     """One mistake as (what is wrong where, what to do)."""
-    key = name(place) or "the scenario"
-    kind, given = problem["type"], problem["input"]
-    if kind == "extra_forbidden":
-        close = _closest(place, model)
-        return (
-            f"unknown key {key!r}",
-            f"Did you mean {close!r}?" if close else f"Known keys: {_known(place[:-1], model)}",
-        )
-    if kind == "invalid_key":
-        inside = place[:-1]
-        message = f"{name(inside) or 'the scenario'} has a key that is not text: {shown(given)}"
-        return message, f"Known keys: {_known(inside, model)}"
-    if kind == "missing":
-        return f"the key {key!r} is missing", ""
+    key, kind, given = name(place) or "the scenario", problem["type"], problem["input"]
+    if kind in ("extra_forbidden", "invalid_key", "missing"):
+        return _words_of_key(place, problem, model)
     if kind == "string_pattern_mismatch":
-        return (
-            f"{key}: {given!r} is not a name",
-            "Allowed: letters, digits and . _ - , not starting with a dot or a dash",
-        )
+        hint = "Allowed: letters, digits and . _ - , not starting with a dot or a dash"
+        return f"{key}: {given!r} is not a name", hint
     if kind in ("model_type", "model_attributes_type"):
-        return f"{key}: expected a mapping, got {shown(given)}", f"Its keys: {_known(place, model)}"
+        keys = f"Its keys: {_known(place, model)}"
+        return f"{key}: expected a mapping, got {yaml_text(given)}", keys
     if kind in ("too_short", "string_too_short"):
         return f"{key} is empty" + ("; at least one is needed" if kind == "too_short" else ""), ""
     if kind == "string_too_long":
-        return (
-            f"{key}: expected at most {problem['ctx']['max_length']} characters, got {len(given)}",
-            "",
-        )
+        most = problem["ctx"]["max_length"]
+        return f"{key}: expected at most {most} characters, got {len(given)}", ""
     if kind == "value_error":
         return f"{key}: {problem['ctx']['error']}", ""
     if key == "capture.layers":
-        return f"{key}: expected 'all' or a list of layers such as [0, 5], got {shown(given)}", ""
+        expected = "'all' or a list of layers such as [0, 5]"
+        return f"{key}: expected {expected}, got {yaml_text(given)}", ""
     hint = "Put it in quotes." if kind == "string_type" and _is_scalar(given) else ""
-    return f"{key}: expected {_expected(place, problem, model)}, got {shown(given)}", hint
+    return f"{key}: expected {_expected(place, problem, model)}, got {yaml_text(given)}", hint
 
 
-def _expected(place: list[str | int], problem: Any, model: type[BaseModel]) -> str:
+def _words_of_key(place: Place, problem: Any, model: type[BaseModel]) -> tuple[str, str]:
+    """The same for a key that is unknown, no text, or missing."""
+    inside = place[:-1]
+    if problem["type"] == "missing":
+        return f"the key {name(place)!r} is missing", ""
+    if problem["type"] == "invalid_key":
+        where, given = name(inside) or "the scenario", yaml_text(problem["input"])
+        return (
+            f"{where} has a key that is not text: {given}",
+            f"Known keys: {_known(inside, model)}",
+        )
+    close = _closest(place, model)
+    hint = f"Did you mean {close!r}?" if close else f"Known keys: {_known(inside, model)}"
+    return f"unknown key {name(place)!r}", hint
+
+
+def _expected(place: Place, problem: Any, model: type[BaseModel]) -> str:
     """What a value should have been, such as "a whole number of at least 1"."""
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "literal_error":
@@ -148,15 +140,16 @@ def _expected(place: list[str | int], problem: Any, model: type[BaseModel]) -> s
         argument, word = _LIMITS[kind]
         if isinf(context[argument]):
             return "a finite number"
-        return f"{_number(place, model)} {'of ' if word.startswith('at') else ''}{word} {context[argument]:g}"
+        word = f"of {word}" if word.startswith("at") else word
+        return f"{_number(place, model)} {word} {context[argument]:g}"
     return _KINDS.get(kind, f"something else ({problem['msg']})")
 
 
-def _number(place: list[str | int], model: type[BaseModel]) -> str:
+def _number(place: Place, model: type[BaseModel]) -> str:
     """What kind of number belongs at a place."""
-    keys = [part for part in place if isinstance(part, str)]
+    keys: Place = [part for part in place if isinstance(part, str)]
     owner = _model_at(keys[:-1], model)
-    field = owner.model_fields.get(keys[-1]) if owner else None
+    field = owner.model_fields.get(str(keys[-1])) if owner else None
     return "a number" if field and _speaks_of(field.annotation, float) else "a whole number"
 
 
@@ -170,32 +163,26 @@ def name(place: Sequence[str | int]) -> str:
     >>> name(["prompt", 1, "messages", 0, "role"])
     'prompt[1].messages[0].role'
     """
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(
-        "."
-    )
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    return "".join(parts).lstrip(".")
 
 
-def shown(value: object) -> str:
+def yaml_text(value: object) -> str:
     """A value as YAML writes it, at most 60 characters long.
 
-    >>> shown(True), shown(None), shown("a"), shown([1, {"b": 2.5}])
+    >>> yaml_text(True), yaml_text(None), yaml_text("a"), yaml_text([1, {"b": 2.5}])
     ('true', 'nothing', "'a'", '[1, {b: 2.5}]')
     """
     if value is None:
         return "nothing"
+    style: dict[str, Any] = {"default_flow_style": True, "width": 1000, "allow_unicode": True}
     try:
-        text = (
-            repr(value)
-            if isinstance(value, str)
-            else yaml.safe_dump(
-                value, default_flow_style=True, width=1000, allow_unicode=True, sort_keys=False
-            )
-            .removesuffix("\n")
-            .removesuffix("\n...")
-        )
-    except yaml.YAMLError:  # from Python, where a value may be anything
         text = repr(value)
-    text = " ".join(text.split("\n"))
+        if not isinstance(value, str):
+            text = yaml.safe_dump(value, sort_keys=False, **style)
+    except yaml.YAMLError:  # from Python, where a value may be anything
+        pass
+    text = " ".join(text.removesuffix("\n").removesuffix("\n...").split("\n"))
     return text if len(text) <= 60 else text[:59] + "…"
 
 
@@ -203,13 +190,13 @@ def _is_scalar(value: object) -> bool:
     return value is not None and not isinstance(value, Mapping | list)
 
 
-def _closest(place: list[str | int], model: type[BaseModel]) -> str | None:
+def _closest(place: Place, model: type[BaseModel]) -> str | None:
     """The known key that an unknown one looks like."""
     keys = _keys(_model_at(place[:-1], model))
     return next(iter(difflib.get_close_matches(str(place[-1]), keys, n=1, cutoff=0.5)), None)
 
 
-def _known(place: list[str | int], model: type[BaseModel]) -> str:
+def _known(place: Place, model: type[BaseModel]) -> str:
     return ", ".join(_keys(_model_at(place, model)))
 
 
@@ -217,8 +204,8 @@ def _keys(model: type[BaseModel] | None) -> list[str]:
     return list(model.model_fields) if model else []
 
 
-def _model_at(place: list[str | int], model: type[BaseModel] | None) -> type[BaseModel] | None:
-    """What a place in the request is checked against; None where that is no mapping with keys of its own."""
+def _model_at(place: Place, model: type[BaseModel] | None) -> type[BaseModel] | None:
+    """What a place in the request is checked against; None where it has no keys of its own."""
     for part in place:
         if model and isinstance(part, str):
             field = model.model_fields.get(part)
@@ -230,4 +217,4 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     """The model that an annotation such as `list[Prompt]` or `Prompt | None` speaks of."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
+    return next(filter(None, map(_model_in, get_args(annotation))), None)

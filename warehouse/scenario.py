@@ -1,11 +1,9 @@
-"""The scenario: the YAML that says which conversation to run, through which model, and what to keep."""
+"""The scenario: YAML that says which conversation to run through which model, and what to keep."""
 
 import json
 from math import inf
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -21,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from warehouse.errors import AlabError
-from warehouse.mistakes import shown, tell
+from warehouse.mistakes import tell, yaml_text
 from warehouse.vocabulary import SITE_NAMES, TABLE, site_of
 
 Dtype = Literal["float16", "bfloat16", "float32"]
@@ -70,21 +68,9 @@ class Message(_Strict):
 
 #: Options of `apply_chat_template` that are alab's own business.
 _OURS = frozenset(
-    {
-        "conversation",
-        "messages",
-        "add_generation_prompt",
-        "continue_final_message",
-        "tokenize",
-        "padding",
-        "truncation",
-        "max_length",
-        "return_tensors",
-        "return_dict",
-        "return_assistant_tokens_mask",
-        "tokenizer_kwargs",
-        "sanitize_control_tokens",
-    }
+    "conversation messages add_generation_prompt continue_final_message tokenize padding truncation"  # noqa: SIM905  as a list it takes thirteen lines
+    " max_length return_tensors return_dict return_assistant_tokens_mask tokenizer_kwargs"
+    " sanitize_control_tokens".split()
 )
 
 
@@ -349,32 +335,29 @@ class Scenario(_Strict):
         for i, reference in enumerate(self.reference_states):
             if reference in self.reference_states[:i]:
                 raise ValueError(
-                    f"reference_states has the label {reference.label!r} twice with the same messages"
+                    f"reference_states has the label {reference.label!r} twice "
+                    "with the same messages"
                 )
         return self
 
     def at_each_message(self) -> "list[Scenario]":
-        """The scenarios to run: one for each prefix of a prompt that asks for it, else just this one."""
-        plain = [p for p in self.prompt if not p.run_at_each_message]
+        """The scenarios to run: one for each prefix of a prompt that asks for it, else this one."""
+        plain = [prompt for prompt in self.prompt if not prompt.run_at_each_message]
         rest = [self.model_copy(update={"prompt": plain})] if plain else []
         return rest + [
-            self.model_copy(
-                update={
-                    "name": f"{self.name}-{'' if len(self.prompt) == 1 else f'p{i:02d}'}m{k:02d}",
-                    "prompt": [
-                        prompt.model_copy(
-                            update={
-                                "messages": prompt.messages[: k + 1],
-                                "run_at_each_message": False,
-                            }
-                        )
-                    ],
-                }
-            )
+            self._prefix(i, k)
             for i, prompt in enumerate(self.prompt)
             if prompt.run_at_each_message
             for k in range(len(prompt.messages or []))
         ]
+
+    def _prefix(self, i: int, k: int) -> "Scenario":
+        """The scenario of one prompt, up to message k and named after it."""
+        prompt = self.prompt[i]
+        messages = (prompt.messages or [])[: k + 1]
+        short = prompt.model_copy(update={"messages": messages, "run_at_each_message": False})
+        name = f"{self.name}-{'' if len(self.prompt) == 1 else f'p{i:02d}'}m{k:02d}"
+        return self.model_copy(update={"name": name, "prompt": [short]})
 
 
 def _only_one(part: BaseModel, *keys: str) -> None:
@@ -385,78 +368,21 @@ def _only_one(part: BaseModel, *keys: str) -> None:
         raise ValueError(f"has {either if there else f'neither {either}'}; give one of them")
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would keep the last without a word."""
-
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if (key.tag, key.value) in seen:
-                problem = f"the key {key.value!r} is there twice"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            seen.add((key.tag, key.value))
-        return node
-
-
-def load(path: Path | str) -> Scenario:
-    """Read and check a scenario file.
+def parse(data: object, source: str = "scenario") -> Scenario:
+    """Check a scenario given as plain data; `source` names it in errors.
 
     Raises:
-        AlabError: with exit code 2; names the file and the key that is wrong.
+        AlabError: with exit code 2; names every key that is wrong.
     """
-    path = Path(path)
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise AlabError(
-            f"there is no scenario file {path}", "Ready-made ones: alab demo", 2
-        ) from None
-    except OSError as error:
-        raise AlabError(f"cannot read {path}: {error.strerror}", exit_code=2) from error
-    except UnicodeDecodeError as error:
-        raise AlabError(f"{path} is not UTF-8 text (byte {error.start})", exit_code=2) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise AlabError(f"{path}{where}: not valid YAML: {problem}", exit_code=2) from error
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # such as the 40th of a month, or a thousand brackets
-        problem = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise AlabError(f"{path}: not valid YAML: {problem}", exit_code=2) from error
-    return parse(data, str(path))
-
-
-def parse(data: object, source: str = "scenario") -> Scenario:
-    """Check a scenario given as plain data, as `load` does; `source` names it in errors."""
     if not isinstance(data, dict):
-        got = "a list" if isinstance(data, list) else shown(data)
-        raise AlabError(
-            f"{source}: expected a mapping with the keys name, model and prompt, got {got}",
-            exit_code=2,
-        )
+        got = "a list" if isinstance(data, list) else yaml_text(data)
+        what = f"{source}: expected a mapping with the keys name, model and prompt, got {got}"
+        raise AlabError(what, exit_code=2)
     try:
         return Scenario.model_validate(data)
     except ValidationError as error:
         message, hint = tell(error, data, Scenario)
         raise AlabError(f"{source}: {message}", hint, 2) from error
-
-
-def find(paths: list[Path | str]) -> list[Path]:
-    """The scenario files that arguments of `alab capture` mean: files as they are, directories with all they hold."""
-    found = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
-            if not inside:
-                raise AlabError(f"there are no scenario files (*.yaml) in {path}", exit_code=2)
-            found += inside
-        else:
-            found.append(path)
-    return found
 
 
 def json_schema() -> str:

@@ -1,7 +1,7 @@
-"""The words of the house: which sites there are, what keeps each, where it lives, and which states there are.
+"""The words of the house: the sites, what keeps each and where it lives, and the kinds of states.
 
-This is the one table of sites. A new site is a row here, a port that `models.sites` finds, and a column that
-`sql/macros/sites.sql` and `sql/views/lake.sql` name.
+This is the one table of sites. A new site is a row here, a port that `models.sites` finds, and a
+column that `sql/macros/sites.sql` and `sql/views/lake.sql` name.
 """
 
 from typing import NamedTuple
@@ -59,13 +59,13 @@ STATES = ("initial", "final", "snapshot", "reference", "example")
 #: Every name that a site can be asked for by.
 SITE_NAMES = tuple(name for site in TABLE for name in (site.name, site.key) if name)
 
-_BY_NAME = {name: site for site in TABLE for name in (site.name, site.key) if name}
+_BY_NAME = {name: site for site in TABLE for name in (site.name, site.column, site.key) if name}
 
 
 def site_of(name: str) -> Site | None:
-    """The site that is called so, in the lake or by arrays outside; None where there is none.
+    """The site of that name, column or key of arrays outside; None where there is none.
 
-    >>> site_of("mlp_act").name, site_of("attention").dataset, site_of("mood")
+    >>> site_of("mlp_act").name, site_of("weights").name, site_of("mood")
     ('mlp_down_in', 'attention', None)
     """
     return _BY_NAME.get(name)
@@ -74,3 +74,8 @@ def site_of(name: str) -> Site | None:
 def column_of(site: Site) -> str:
     """The column of the lake that holds a site."""
     return site.column or site.name
+
+
+def key_of(site: Site) -> str:
+    """What arrays outside call a site."""
+    return site.key or site.name

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import torch
 
-from warehouse.catalog import catalog, runs
-from warehouse.catalog.runs import Run
+from warehouse.catalog.runs import open_run
 from warehouse.lake.lake import Lake
-from warehouse.lens import head as heads
-from warehouse.lens import lens
+from warehouse.lens import lens, store
+from warehouse.lens.streams import residual_streams
 
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "emotions.yaml"
 
@@ -44,15 +43,14 @@ def main() -> None:
             list(capture_files([SCENARIO], lake.warehouse))
         first = seconds(lambda: lens.logit_lens(lake, "latest"))
         again = min(seconds(lambda: lens.logit_lens(lake, "latest")) for _ in range(3))
-        with catalog.connect(lake) as db:
-            run = Run(lake, runs.find_run(db, "latest"), db)
+        with open_run(lake, "latest") as run:
             (row,) = run.rows("runs")
-            loading = min(seconds(lambda: heads.kept(lake, row["model_id"])) for _ in range(3))
-            head = heads.kept(lake, row["model_id"])
-            places = lens._places(run, None, "last")
+            loading = min(seconds(lambda: store.load(lake, row["model_id"])) for _ in range(3))
+            head = store.load(lake, row["model_id"])
+            places = lens.places_of(run, None, "last")
             width = head.unembedding.shape[1]
-            streams = lens.residual_streams(
-                db, run.run_id, "hidden_out", run.layers(), places, width
+            streams = residual_streams(
+                run.db, run.run_id, "hidden_out", run.layers(), places, width
             )
             rows = head.normed(streams.reshape(-1, streams.shape[-1]))
             product = torch.empty(len(rows), len(head.unembedding))
@@ -62,8 +60,8 @@ def main() -> None:
                 whole.append(
                     seconds(lambda: list(lens.tables(run, head, places, "hidden_out", 10)))
                 )
-                reading.append(seconds(lambda: lens.residual_streams(
-                    db, run.run_id, "hidden_out", run.layers(), places, width)))  # fmt: skip
+                reading.append(seconds(lambda: residual_streams(
+                    run.db, run.run_id, "hidden_out", run.layers(), places, width)))  # fmt: skip
     ratios = sorted(a / b for a, b in zip(whole, bare, strict=True))
     print(
         f"\n**Logit lens of {len(places)} tokens × {streams.shape[1]} layers, {len(head.unembedding)} tokens to choose**\n"

@@ -23,6 +23,7 @@ from synthetic_lake import FULL, make_lake, vectors
 
 from warehouse.catalog import catalog
 from warehouse.lake import schemas as parquet
+from warehouse.lake.parquet import open_parquet
 
 WIDTH, TOP = FULL.width, FULL.width // 100
 
@@ -74,7 +75,7 @@ def pairs(folder: Path, n: int, threads: int) -> None:
     schema = pa.schema(
         [pa.field("id", pa.int64(), False), *(pa.field(x, parquet.vector(WIDTH)) for x in "ab")]
     )
-    with parquet.open_parquet(folder / "pairs.parquet", schema) as writer:
+    with open_parquet(folder / "pairs.parquet", schema) as writer:
         columns = [pa.array(range(n)), vectors(a), vectors(b)]
         writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=512)
     lake = make_lake(folder / "small", 1, distinct=1, only_ends=True)

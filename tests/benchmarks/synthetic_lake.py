@@ -12,14 +12,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from synthetic import Shape, metadata, vectors, write
 
 from warehouse import vocabulary
+from warehouse.catalog import catalog
 from warehouse.lake import lake
 from warehouse.lake import schemas as parquet
+from warehouse.lake.metadata import MetadataWriter
 
 FULL = Shape(
     layers=36, width=2048, heads=16, mlp=8192, messages=8, prompt_tokens=64, steps=16,
@@ -69,7 +70,7 @@ def write_activations(staged: lake.StagedRun, shape: Shape, seed: int) -> None:
         path = staged.path(
             "activations", f"steps=0-{shape.steps - 1}", f"layer={layer:02d}", "part-0.parquet"
         )
-        write(path, parquet.activation_schema(widths), columns | tensors, 8)
+        write(path, parquet.tensor_schema("activations", widths), columns | tensors, 8)
 
 
 def make_lake(
@@ -83,7 +84,7 @@ def make_lake(
     """Make `runs` runs in the warehouse `folder`, the first `with_activations` of them with activations."""
     target, base = lake.Lake(folder), common(shape)
     first: list[lake.StagedRun] = []
-    tables: dict[str, pa.Table] = {}
+    rows: dict[str, list[dict]] = {}
     for number in range(runs):
         staged = target.stage(f"bench{number:05d}")
         states = staged.path("states", "part-0.parquet")
@@ -103,21 +104,14 @@ def make_lake(
                     copy = staged.path("activations", *path.relative_to(path.parents[2]).parts)
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     copy.hardlink_to(path)
-        tables = tables or metadata(staged.run_id, "bench", shape, "package:synthetic", number, np.zeros((
-            shape.prompt_tokens + shape.steps - 1, shape.vocab), "f4"))  # fmt: skip
-        staged.publish({name: of_run(table, staged.run_id) for name, table in tables.items()})
+        logits = np.zeros((shape.prompt_tokens + shape.steps - 1, shape.vocab), "f4")
+        rows = rows or metadata("bench", shape, "package:synthetic", number, logits)
+        staged.publish(MetadataWriter(staged, catalog.metadata_schemas(), rows))
     return target
 
 
 def published(target: lake.Lake, staged: lake.StagedRun, path: Path) -> Path:
     return target.dataset("states", staged.run_id) / path.name
-
-
-def of_run(table: pa.Table, run_id: str) -> pa.Table:
-    """The same metadata for another run."""
-    at = table.schema.get_field_index("run_id")
-    column = pa.array([run_id] * len(table), table.schema.field(at).type)
-    return table.set_column(at, table.schema.field(at), column)
 
 
 if __name__ == "__main__":

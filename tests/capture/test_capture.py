@@ -17,9 +17,9 @@ from warehouse.capture import conversation as capture
 from warehouse.capture.plan import make_plan
 from warehouse.catalog import catalog
 from warehouse.errors import AlabError
+from warehouse.models import limits, sites
 from warehouse.models import loading as models
 from warehouse.models import reader as generate
-from warehouse.models import sites
 
 
 def test_every_pass_and_no_other(lake, llama):
@@ -59,7 +59,7 @@ def test_an_end_of_sequence_token_stops(lake, llama):
     ]
     loaded.model.generation_config.eos_token_id = [299, generated[1]]
     try:
-        assert generated[1] in models.eos_ids(loaded.model, loaded.tokenizer)
+        assert generated[1] in limits.eos_ids(loaded.model, loaded.tokenizer)
         second = run(lake, llama)
     finally:
         loaded.model.generation_config.eos_token_id = None
@@ -175,7 +175,7 @@ def test_snapshots_past_a_window_equal_direct_prefills(lake, kind, own):
     found = sites.discover(model)
     run_id = run(lake, (loaded, found))
     _, rendered, snapshots = make_plan(make_scenario(), loaded, found).prompts[0]
-    assert len(rendered.ids) > models.reach(model)
+    assert len(rendered.ids) > limits.reach(model)
     for snapshot in snapshots:
         with torch.inference_mode():
             hidden = model(torch.tensor([snapshot.ids]), output_hidden_states=True).hidden_states

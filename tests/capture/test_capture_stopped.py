@@ -24,19 +24,19 @@ def test_a_disk_without_room_is_seen_beforehand(lake, llama, monkeypatch):
 
 def test_a_disk_that_fills_up_leaves_nothing(lake, llama, monkeypatch):
     """A write that fails half-way, in the writer's thread, ends the capture with a clear error."""
-    from warehouse.lake.pages import PageWriter
+    from warehouse.lake import store
 
-    original = PageWriter._put
+    original = store.append
     written = []
 
-    def full(self, data):
+    def full(file, data):
         written.append(len(data))
         if len(written) > 3:
             raise OSError(28, "No space left on device")
-        original(self, data)
+        return original(file, data)
 
     kept = run(lake, llama)
-    monkeypatch.setattr(PageWriter, "_put", full)
+    monkeypatch.setattr(store, "append", full)
     with pytest.raises(
         AlabError, match=r"(?s)No space left on device.*Nothing of this run was kept"
     ):
@@ -92,7 +92,7 @@ print(capture.capture_one(captures.make_scenario(), loaded, sites.discover(model
 )  # the latter: everything is read but not published
 def test_kill_dash_nine_leaves_earlier_runs_and_no_other(lake, llama, at):
     kept = run(lake, llama)
-    code = KILLED.format(tests=str(Path(__file__).parent), lake=str(lake.warehouse), at=at)
+    code = KILLED.format(tests=str(Path(__file__).parents[1]), lake=str(lake.warehouse), at=at)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [p.name for p in lake.staging.iterdir() if p.is_dir()]
@@ -111,8 +111,10 @@ def test_a_catalog_in_use_delays_registration_and_loses_nothing(lake, llama, mon
     ]
     holder = subprocess.Popen(shell, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "open\n"
-    original = catalog.sync
-    monkeypatch.setattr(catalog, "sync", lambda lake, **options: original(lake, timeout=0.2))
+    original = catalog.Catalog.sync
+    monkeypatch.setattr(
+        catalog.Catalog, "sync", lambda self, **options: original(self, timeout=0.2)
+    )
     told = []
     try:
         second = capture.capture_one(

@@ -15,6 +15,7 @@ from warehouse.capture import conversation as capture
 from warehouse.errors import AlabError
 from warehouse.models import loading as models
 from warehouse.models import sites
+from warehouse.models.reader import Reader
 
 SYSTEM = {"role": "system", "content": "Be kind."}
 HI = {"role": "user", "content": "a"}
@@ -87,11 +88,9 @@ def test_the_state_after_a_reply_follows_what_was_generated(tmp_path, reply, new
 def test_a_reply_is_never_encoded_again(lake, llama, monkeypatch):
     """The ids after the prompt's are those of the steps, whatever their text would become."""
     read = []
-    original = capture.generate.Reader.as_trees
+    original = Reader.as_trees
     monkeypatch.setattr(
-        capture.generate.Reader,
-        "as_trees",
-        lambda self, some: read.extend(map(list, some)) or original(self, some),
+        Reader, "as_trees", lambda self, some: read.extend(map(list, some)) or original(self, some)
     )
     run_id = run(lake, llama)
     prompt = [

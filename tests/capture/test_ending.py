@@ -12,7 +12,7 @@ from warehouse.capture import ending
 from warehouse.cli import progress
 from warehouse.cli.commands import main
 from warehouse.lake.lake import Lake
-from warehouse.models import loading as models
+from warehouse.models import limits, loading
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def alab(tmp_path, llama, monkeypatch):
     """Call `alab capture` on scenarios of a tiny llama, in an empty directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ALAB_WAREHOUSE", raising=False)
-    monkeypatch.setattr(models, "load", lambda spec, **options: llama[0])
+    monkeypatch.setattr(loading, "load", lambda spec, **options: llama[0])
 
     def call(*arguments, **changes):
         data = make_scenario(**changes).model_dump(exclude_unset=True)
@@ -55,7 +55,7 @@ def test_a_reply_that_ended_by_itself(alab, llama, monkeypatch, tmp_path):
     token_id, token = rows(
         lake, "select generated_token_id, generated_token from steps where step = 1"
     )[0]
-    monkeypatch.setattr(models, "eos_ids", lambda *_: {token_id})
+    monkeypatch.setattr(limits, "eos_ids", lambda *_: {token_id})
     done = alab()
     assert (
         f"   it ended by itself after 2 tokens, with {ending.shown(token)}\nnext: " in done.stderr
@@ -92,7 +92,7 @@ def test_many_prompts_are_counted(alab, monkeypatch):
 def test_a_device_that_is_not_there_is_told_before_anything_is_loaded(alab, tmp_path, monkeypatch):
     alab()
     loads = []
-    monkeypatch.setattr(models, "load", lambda spec, **options: loads.append(spec))
+    monkeypatch.setattr(loading, "load", lambda spec, **options: loads.append(spec))
     (tmp_path / "other.yaml").write_text(
         (tmp_path / "tiny.yaml").read_text().replace("device: cpu", "device: mps")
     )

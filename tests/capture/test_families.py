@@ -14,8 +14,7 @@ from warehouse import scenario
 from warehouse.capture import conversation as capture
 from warehouse.catalog import catalog
 from warehouse.lake.lake import Lake
-from warehouse.models import loading as models
-from warehouse.models import sites
+from warehouse.models import limits, sites
 
 MESSAGES = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi é!"}]
 NEW_TOKENS = 3
@@ -116,7 +115,7 @@ def test_logits_are_the_bare_models(captured, family):
             output = model(
                 torch.tensor([[token]]),
                 use_cache=True,
-                **{models.cache_name(model): models.cache_in(output)},
+                **{limits.cache_name(model): limits.cache_in(output)},
             )
             logits.append(output.logits[0])
     bare = torch.cat(logits).numpy()
@@ -174,7 +173,7 @@ def test_keys_and_values_are_those_the_model_caches(captured, family):
     """Every token's v is what the cache holds; k too where no rotation and no norm stands between."""
     model, found, data = captured(family)
     with torch.inference_mode():
-        cache = models.cache_in(model(torch.tensor([data["ids"]]), use_cache=True))
+        cache = limits.cache_in(model(torch.tensor([data["ids"]]), use_cache=True))
     for layer in range(len(found.layers)):
         if (layer, "v") not in data:
             continue

@@ -337,4 +337,4 @@ def test_passes_with_inference_mode_and_without(tmp_path):
             model(IDS)
         with torch.no_grad():
             model(IDS)
-    assert len(kept.rows["prompts"]) == 2
+    assert len(Lake(tmp_path).metadata(kept.run_id, "prompts")) == 2

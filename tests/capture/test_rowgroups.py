@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warehouse.capture import rowgroups as gather
+from warehouse.capture.pieces import Piece
 from warehouse.capture.rowgroups import AttentionGroup, Gather, Rows
 from warehouse.capture.writer import TensorWriter, leave_a_core
 from warehouse.errors import AlabError
@@ -28,7 +29,8 @@ def passes(counts: list[int], layer: int | None) -> list[Rows]:
     for step, count in enumerate(counts):
         sites = {site: torch.rand(count, width) for site, width in WIDTHS[layer].items()}
         weights = torch.rand(HEADS, count, position + count) if layer is not None else None
-        made.append(Rows(0, step, "decode" if step else "prefill", position, layer, sites, weights))
+        piece = Piece(0, step, "decode" if step else "prefill", position, count)
+        made.append(Rows([piece], layer, sites, weights))
         position += count
     return made
 
@@ -59,24 +61,23 @@ def test_attention_comes_out_as_its_causal_half(first, tail):
     groups = [group for rows in given_rows for group in taking.take(rows)] + list(taking.rest())
     position = 0
     for group in (group for group in groups if isinstance(group, AttentionGroup)):
-        assert group.pieces[0][0].position == position
+        assert group.pieces[0].position == position
         start = values = 0
-        for piece, sees in group.pieces:
+        for piece in group.pieces:
             rows = given_rows[piece.step]
             for i in range(piece.count):
-                keys = sees + i
-                assert keys == piece.position + i + 1
+                keys = piece.position + i + 1
                 found = (
                     group.weights[:, i, :keys]
                     if group.weights.ndim == 3
                     else group.weights[start:][: 2 * keys]
                 )
-                expected = rows.attention[:, piece.position + i - rows.position, :keys]
+                expected = rows.attention[:, keys - 1 - rows.pieces[0].position, :keys]
                 assert torch.equal(found.reshape(-1), expected.reshape(-1))
                 start += HEADS * keys
                 values += HEADS * keys
             position += piece.count
-        assert values <= gather.ATTENTION_VALUES or sum(p.count for p, _ in group.pieces) == 1
+        assert values <= gather.ATTENTION_VALUES or sum(p.count for p in group.pieces) == 1
     assert position == first + tail
 
 

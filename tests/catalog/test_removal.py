@@ -64,8 +64,10 @@ def test_nothing_goes_while_another_process_reads(lake, monkeypatch):
     catalog.sync(lake)
     script = "import duckdb, sys; db = duckdb.connect(sys.argv[1], read_only=True); print(1, flush=True); input()"
     command = [sys.executable, "-c", script, str(lake.catalog)]
-    sync = catalog.sync
-    monkeypatch.setattr(catalog, "sync", lambda lake, **options: sync(lake, timeout=0.2, **options))
+    sync = catalog.Catalog.sync
+    monkeypatch.setattr(
+        catalog.Catalog, "sync", lambda self, **options: sync(self, timeout=0.2, **options)
+    )
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
         reader.stdout.readline()
         with pytest.raises(catalog.CatalogBusyError):
@@ -88,4 +90,4 @@ def test_a_failed_change_leaves_the_catalog_as_it_was(lake, monkeypatch):
 
 def test_an_empty_name_means_no_run(two_runs):
     with pytest.raises(AlabError, match="there is no run ''"):
-        storage.find(two_runs[0], [""])
+        storage.resolve(two_runs[0], [""])

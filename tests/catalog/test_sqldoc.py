@@ -1,8 +1,13 @@
 """The comment grammar, the load order and the page."""
 
+import re
+
+import duckdb
 import pytest
 
+from warehouse.assets import query
 from warehouse.catalog import sqldoc
+from warehouse.catalog.catalog import table_names
 
 TEXT = """
 -- Doubles a number.
@@ -90,3 +95,20 @@ def test_the_page_has_every_public_object():
     page = sqldoc.page()
     for item in sqldoc.library():
         assert (f"`{item.signature}`" in page) != item.name.startswith("_")
+
+
+def test_no_table_is_missing_where_runs_come_and_go():
+    with duckdb.connect() as db:
+        copied = [s.named_parameters for s in db.extract_statements(query("register"))]
+    emptied = re.findall(r"DELETE FROM (\w+)", query("forget"))
+    assert sorted([*copied, {"files"}], key=min) == [{name} for name in sorted(table_names())]
+    assert sorted(emptied) == sorted([*table_names(), "catalog_runs"])
+
+
+def test_queries_of_python_are_no_part_of_the_library(tmp_path):
+    library(tmp_path, a="-- A.\nCREATE MACRO a() AS 1;")
+    before = sqldoc.digest(tmp_path)
+    (tmp_path / "queries").mkdir()
+    (tmp_path / "queries" / "b.sql").write_text("SELECT $b")
+    assert sqldoc.digest(tmp_path) == before
+    assert [item.name for item in sqldoc.library(tmp_path)] == ["a"]

@@ -33,8 +33,8 @@ from warehouse.capture import conversation as capture
 from warehouse.capture import plan
 from warehouse.catalog import catalog
 from warehouse.lake.lake import Lake
+from warehouse.models import limits, sites
 from warehouse.models import loading as models
-from warehouse.models import sites
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FAMILIES = ("llama", "qwen3", "gemma2", "gpt2", "falcon", "phi3", "mixtral", "qwen3_next")
@@ -152,7 +152,7 @@ def passes(
         for token in generated[:-1]:
             output = model(
                 torch.tensor([[token]], device=DEVICE), use_cache=True,
-                **{models.cache_name(model): models.cache_in(output)},
+                **{limits.cache_name(model): limits.cache_in(output)},
             )  # fmt: skip
             logits.append(output.logits[0])
     return outputs, torch.cat(logits).float().cpu()

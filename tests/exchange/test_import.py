@@ -13,6 +13,7 @@ from warehouse.catalog import catalog
 from warehouse.errors import AlabError
 from warehouse.exchange import importing
 from warehouse.exchange.export import export
+from warehouse.lake import parts
 from warehouse.lake.lake import Lake
 
 
@@ -310,7 +311,7 @@ def test_a_run_that_is_there_is_not_imported_over(two_runs, tmp_path):
 
 def test_a_full_disk_leaves_nothing(lake, tmp_path, monkeypatch):
     folder = hook_script(tmp_path / "hooks")
-    original, calls = importing.PageWriter, []
+    original, calls = parts.PageWriter, []
 
     def full(*args):
         calls.append(args)
@@ -319,7 +320,7 @@ def test_a_full_disk_leaves_nothing(lake, tmp_path, monkeypatch):
         return original(*args)
 
     lake.prepare()
-    monkeypatch.setattr(importing, "PageWriter", full)
+    monkeypatch.setattr(parts, "PageWriter", full)
     with pytest.raises(AlabError, match="No space left on device"):
         importing.import_run(lake, folder)
     assert lake.run_ids() == []

@@ -25,7 +25,7 @@ def write_activations(path: Path, groups: list[int]) -> dict[str, np.ndarray]:
         for site, width in WIDTHS.items()
     }
     blocks["hidden_in"][0, :4] = [np.nan, np.inf, -np.inf, -0.0]
-    writer = PageWriter(path, parquet.activation_schema(WIDTHS))
+    writer = PageWriter(path, parquet.tensor_schema("activations", WIDTHS))
     at = 0
     for step, count in enumerate(groups):
         part = slice(at, at + count)
@@ -46,7 +46,7 @@ def test_pyarrow_reads_what_was_written(tmp_path, groups):
     path = tmp_path / "a.parquet"
     blocks = write_activations(path, groups)
     table = pq.read_table(path)
-    assert table.schema.equals(parquet.activation_schema(WIDTHS))
+    assert table.schema.equals(parquet.tensor_schema("activations", WIDTHS))
     table.validate(full=True)
     for site, block in blocks.items():
         flat = table.column(site).combine_chunks().flatten().to_numpy()
@@ -102,7 +102,7 @@ def test_lists_of_any_lengths(tmp_path_factory, lengths):
     lengths = np.array(lengths, np.int32)
     values = RNG.standard_normal(int(lengths.sum())).astype("f4")
     numbers = np.arange(len(lengths), dtype=np.int32)
-    writer = PageWriter(path, parquet.attention_schema())
+    writer = PageWriter(path, parquet.tensor_schema("attention", {}))
     for _ in range(2):
         writer.write(len(lengths), {
             "prompt_id": numbers, "step": numbers, "head": numbers, "position": lengths - 1,
@@ -117,7 +117,7 @@ def test_lists_of_any_lengths(tmp_path_factory, lengths):
 
 
 def test_a_column_that_must_be_there(tmp_path):
-    writer = PageWriter(tmp_path / "a.parquet", parquet.attention_schema())
+    writer = PageWriter(tmp_path / "a.parquet", parquet.tensor_schema("attention", {}))
     with pytest.raises(ValueError, match="step must not be NULL"):
         writer.write(1, {"prompt_id": np.zeros(1, np.int32)})
     writer.abandon()

@@ -16,7 +16,7 @@ from warehouse.cli.commands import main
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.lens import head as heads
-from warehouse.lens import lens
+from warehouse.lens import lens, look, store
 from warehouse.models import loading as models
 from warehouse.models import sites
 
@@ -42,7 +42,7 @@ def rows(lake: Lake, query: str, *values) -> list[tuple]:
 def test_the_head_of_every_family_gives_its_logits(family):
     """Within 1e-5 of the largest logit: rounding, in float32."""
     model = tiny.model_of(family)
-    head = heads.find(model)
+    head = heads.extract(model)
     assert head.error < 1e-5
     tokens = torch.randint(0, tiny.VOCAB, (1, 12), generator=torch.Generator().manual_seed(7))
     seen = []
@@ -68,14 +68,14 @@ def test_a_head_that_changes_its_logits_is_refused():
     with pytest.raises(
         AlabError, match="LlamaForCausalLM: its final norm and unembedding give logits that are off"
     ):
-        heads.find(model.eval())
+        heads.extract(model.eval())
 
 
 @pytest.mark.parametrize("blocks", [False, True])
 def test_the_lens_is_norm_unembedding_and_softmax(lake, llama, run, monkeypatch, blocks):
     """Every column once more from the model's own modules, float32, within 1e-4 nats."""
     if blocks:
-        monkeypatch.setattr(lens, "LOGIT_VALUES", 1)  # the vocabulary in many blocks
+        monkeypatch.setattr(look, "LOGIT_VALUES", 1)  # the vocabulary in many blocks
         monkeypatch.setattr(lens, "ROWS", 5)
         monkeypatch.setattr(lens, "VECTOR_VALUES", 500)
     lens.logit_lens(lake, run, position="all", top_k=TOP, model=llama)
@@ -207,10 +207,10 @@ def test_what_does_not_exist_is_named(lake, llama, run, options, message):
 
 @pytest.mark.parametrize("position", ["last", "all", "0-1"])
 def test_another_model_by_the_same_name_is_refused(lake, llama, run, position):
-    head = heads.find(llama.model)
+    head = heads.extract(llama.model)
     head.unembedding = head.unembedding.flip(0) * 2
     head.model = "tiny"
-    heads.keep(lake, llama.weights_hash, head)
+    store.save(lake, llama.weights_hash, head)
     with pytest.raises(AlabError, match="do not give what the model said in this run"):
         lens.logit_lens(lake, run, position=position)
 
@@ -236,11 +236,11 @@ def test_a_block_of_tokens_that_are_never_said(monkeypatch):
         1e-5,
     )
     streams = torch.randn(2, 3, width, generator=draw)
-    whole = lens.look(head, streams, [4, -1], 5)
+    whole = look.look(head, streams, [4, -1], 5)
     monkeypatch.setattr(
-        lens, "LOGIT_VALUES", 6 * lens._BUCKET
+        look, "LOGIT_VALUES", 6 * look._BUCKET
     )  # many blocks, the last one ruled out
-    blocks = lens.look(head, streams, [4, -1], 5)
+    blocks = look.look(head, streams, [4, -1], 5)
     np.testing.assert_array_equal(blocks.top, whole.top)
     np.testing.assert_allclose(blocks.logprobs, whole.logprobs, atol=1e-5)
     assert np.isfinite(blocks.logprobs).all()

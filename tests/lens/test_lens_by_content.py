@@ -12,7 +12,7 @@ import warehouse
 from warehouse.capture import conversation as capture
 from warehouse.errors import AlabError
 from warehouse.lens import head as heads
-from warehouse.lens import lens
+from warehouse.lens import lens, store
 from warehouse.models import loading as models
 from warehouse.models import sites
 
@@ -127,12 +127,12 @@ def test_a_run_without_a_fingerprint_keeps_to_its_model_s_name(lake):
     lens.logit_lens(lake, run)
     query = "SELECT len(list(token_id)) FROM unembedding_of(?)"
     assert captures.rows(lake, query, run) == captures.rows(lake, query, "tiny") == [(tiny.VOCAB,)]
-    head = heads.find(loaded.model)
+    head = heads.extract(loaded.model)
     head.unembedding, head.model = head.unembedding.flip(0) * 2, "tiny"
     for path in (lake.root / "models" / "tiny").iterdir():
         path.unlink()
     (lake.root / "models" / "tiny").rmdir()
-    heads.keep(lake, "tiny", head)
+    store.save(lake, "tiny", head)
     with pytest.raises(AlabError, match="do not give what the model said in this run"):
         lens.logit_lens(lake, run)
     with pytest.raises(AlabError, match="are not those of the model that is given"):
@@ -161,7 +161,7 @@ def test_a_head_whose_parameters_lie_elsewhere(tmp_path, where, tied):
     config.tie_word_embeddings = tied
     tiny.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "m")
     load = tiny.AutoModelForCausalLM.from_pretrained
-    expected = heads.find(load(tmp_path / "m").eval())
+    expected = heads.extract(load(tmp_path / "m").eval())
     moved = load(tmp_path / "m").eval()
     if where == "disk":
         disk_offload(moved, str(tmp_path / "off"), execution_device="cpu")
@@ -182,7 +182,7 @@ def test_a_head_whose_parameters_lie_elsewhere(tmp_path, where, tied):
     )
     for model in (moved, mapped.eval()):
         assert model.model.norm.weight.is_meta
-        found = heads.find(model)
+        found = heads.extract(model)
         for name in ("unembedding", "bias", "weight", "shift"):
             assert torch.equal(getattr(found, name), getattr(expected, name))
         assert (

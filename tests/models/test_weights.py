@@ -16,8 +16,7 @@ from warehouse.capture import conversation as capture
 from warehouse.errors import AlabError
 from warehouse.models import loading as models
 from warehouse.models import notices as messages
-from warehouse.models import sites
-from warehouse.models import weights as loading
+from warehouse.models import sites, weights
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +146,12 @@ class Computed(type(tiny.model_of("llama"))):
 def test_buffers_that_are_computed_are_not_missing():
     model = Computed(tiny.config_of("llama"))
     report = {"missing_keys": {"ramp"}, "unexpected_keys": set(), "mismatched_keys": set()}
-    assert loading.check(model, report, "here") == []
+    assert weights.check(model, report, "here") == []
     model.ramp[2] = 7  # what is left where nothing was loaded and nothing computed
     with pytest.raises(AlabError, match=r"lacks 1 of the .*: ramp"):
-        loading.check(model, report, "here")
+        weights.check(model, report, "here")
     with pytest.raises(AlabError, match=r"lacks 1 of the .*: drawn"):
-        loading.check(model, report | {"missing_keys": {"drawn"}}, "here")
+        weights.check(model, report | {"missing_keys": {"drawn"}}, "here")
 
 
 class Quiet(type(tiny.model_of("llama"))):
@@ -162,16 +161,15 @@ class Quiet(type(tiny.model_of("llama"))):
 def test_a_class_that_keeps_quiet_about_missing_weights(full, tmp_path):
     """As transformers lets its classes do."""
     folder = variant(full, tmp_path / "m", without("layers.1.mlp"))
-    options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    _, report = Quiet.from_pretrained(folder, **options)
+    _, report = Quiet.from_pretrained(folder, output_loading_info=True)
     assert not report["missing_keys"]
-    model, report = loading.strictly(lambda: Quiet.from_pretrained(folder, **options))
+    model, report = weights.load_strictly(Quiet, folder)
     with pytest.raises(
         AlabError, match=r"lacks 3 of the 30 weights of Quiet: model.layers.1.mlp.down_proj.weight"
     ):
-        loading.check(model, report, "here")
-    model, report = loading.strictly(lambda: Quiet.from_pretrained(full, **options))
-    assert loading.check(model, report, "here") == []
+        weights.check(model, report, "here")
+    model, report = weights.load_strictly(Quiet, full)
+    assert weights.check(model, report, "here") == []
     assert Quiet._keys_to_ignore_on_load_missing == [r"layers\.1\.mlp"]
 
 
@@ -186,12 +184,12 @@ def test_a_tokenizer_with_more_ids_than_the_model_has_embeddings(full, tmp_path)
     assert (
         f"the tokenizer has {highest - 299} tokens beyond the model's 300 embeddings: " in message
     )
-    loading.check_ids([0, 299], loaded.model, "prompt")
+    weights.check_ids([0, 299], loaded.model, "prompt")
     with pytest.raises(
         AlabError,
         match="prompt: the tokenizer gives the token 300; the model has embeddings of 0 to 299",
     ):
-        loading.check_ids([3, 300], loaded.model, "prompt")
+        weights.check_ids([3, 300], loaded.model, "prompt")
 
 
 def test_a_model_without_a_tokenizer(tmp_path):

@@ -106,4 +106,4 @@ def test_unknown_runs_name_what_exists(two_runs):
     with pytest.raises(AlabError, match=f"the newest are: {beta}, {alpha}"):
         summary.inspect(lake, "gamma")
     with pytest.raises(AlabError, match="there is no run"):
-        storage.find(lake, ["alpha", "gamma"])
+        storage.resolve(lake, ["alpha", "gamma"])

@@ -154,7 +154,7 @@ def test_refused_in_two_lines_with_the_next_move(lake, place):
 
 #: Runs each statement as `alab sql` does, with nothing recognised beforehand.
 UNRECOGNISED = """
-import json, pathlib, sys
+import json, sys
 from warehouse.query import run as query
 from warehouse.query import readonly
 from warehouse.errors import explain
@@ -163,7 +163,8 @@ readonly.refuse = lambda sql: None
 told = []
 for sql in json.load(sys.stdin):
     try:
-        query.run(Lake(sys.argv[1]), sql, "csv", pathlib.Path("/dev/null"))
+        with query.ask(Lake(sys.argv[1]), sql) as result:
+            list(result.rows)
         told.append("done")
     except Exception as error:
         told.append(str(explain(error)))

@@ -225,8 +225,8 @@ def test_a_reader_that_leaves_is_no_error(two_runs):
 
 def test_no_heavy_import(two_runs):
     code = (
-        "import sys; from warehouse.query import run as query; from warehouse.lake.lake import Lake; import pathlib;"
-        f"query.run(Lake({str(two_runs[0].warehouse)!r}), 'select 1', 'csv', pathlib.Path({os.devnull!r}));"
+        "import sys; from warehouse.cli.output import show; from warehouse.lake.lake import Lake; import pathlib;"
+        f"show(Lake({str(two_runs[0].warehouse)!r}), 'select 1', fmt='csv', output=pathlib.Path({os.devnull!r}));"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'matplotlib')))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -11,7 +11,7 @@ from synthetic import Shape, make_run
 from warehouse.assets import asset_dir
 from warehouse.catalog import catalog
 from warehouse.report import page
-from warehouse.report import write as report
+from warehouse.report.page import ROLES
 
 CHARTS = page.charts()
 MEASURES = page.measures()
@@ -208,4 +208,4 @@ def test_a_role_has_the_hue_of_its_messages():
 
     for role in ("user", "assistant"):
         of_messages = re.search(rf"--{role}: (#\w+);", css)[1]
-        assert abs(hue(series[report.ROLES.index(role)]) - hue(of_messages)) < 30, role
+        assert abs(hue(series[ROLES.index(role)]) - hue(of_messages)) < 30, role

@@ -241,15 +241,15 @@ def test_settings_that_differ_are_told(lake):
 
 
 def test_marks_are_words_that_differ_and_only_where_most_is_shared():
-    assert findings.marked("I am a friend.", "I am a fiend.") == [
+    assert findings.marks("I am a friend.", "I am a fiend.") == [
         (True, "I am a "),
         (False, "fiend"),
         (True, "."),
     ]
-    assert findings.marked("Something else altogether!", "I am a friend.") == [
+    assert findings.marks("Something else altogether!", "I am a friend.") == [
         (True, "I am a friend.")
     ]
-    assert findings.marked("a" * 3000, "b " * 3000) == [(True, "b " * 3000)]
+    assert findings.marks("a" * 3000, "b " * 3000) == [(True, "b " * 3000)]
 
 
 def test_two_runs_are_compared_message_by_message_without_a_matrix(lake):

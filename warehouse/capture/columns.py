@@ -1,25 +1,21 @@
 """Appends row groups to part files."""
 
-import contextlib
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from warehouse.capture.pieces import Piece, positions_of
 from warehouse.capture.rowgroups import AttentionGroup, RowGroup
-from warehouse.lake import lake
-from warehouse.lake import schemas as parquet
-from warehouse.lake.pages import PageWriter
-
-#: A part file that has grown past this is closed, and another begun.
-PART_BYTES = 256 << 20
+from warehouse.lake.parts import Parts
+from warehouse.lake.staging import StagedRun
 
 
 class Scratch:
-    """Buffers that a thread uses again and again: touching fresh memory costs more than filling it."""
+    """Buffers that a thread uses again: touching fresh memory costs more than filling it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
 
     def get(self, name: str, count: int) -> Tensor:
@@ -36,14 +32,14 @@ class Scratch:
 
 
 class Files:
-    """The part files of a run's bulky datasets. Several threads may write to it, but one to a file at a time.
+    """The part files of a run's bulky datasets; several threads write, to a file one at a time.
 
     Args:
         staged: the run being written.
         widths: per layer (None for embeddings and logits) the width of each site that will come.
     """
 
-    def __init__(self, staged: lake.StagedRun, widths: dict[int | None, dict[str, int]]):
+    def __init__(self, staged: StagedRun, widths: dict[int | None, dict[str, int]]):
         self._staged = staged
         self._widths = widths
         self._parts: dict[tuple[str, int | None], Parts] = {}
@@ -51,9 +47,13 @@ class Files:
     def write(self, group: RowGroup | AttentionGroup, scratch: Scratch) -> None:
         """Append a row group to its file, with the calling thread's buffers."""
         if group.file not in self._parts:
-            self._parts[group.file] = Parts(self._staged, *group.file, self._schema(*group.file))
-        columns = _attention_columns if isinstance(group, AttentionGroup) else _row_columns
-        self._parts[group.file].write(columns(group, scratch))
+            widths = self._widths[group.file[1]]
+            self._parts[group.file] = Parts(self._staged, *group.file, widths)
+        if isinstance(group, AttentionGroup):
+            columns = _attention_columns(group, scratch)
+        else:
+            columns = _row_columns(group, scratch)
+        self._parts[group.file].write(columns)
 
     def close(self) -> None:
         """Finish the files."""
@@ -65,97 +65,40 @@ class Files:
         for parts in self._parts.values():
             parts.abandon()
 
-    def _schema(self, dataset: str, layer: int | None) -> Any:
-        if dataset == "attention":
-            return parquet.attention_schema()
-        widths = self._widths[layer]
-        return parquet.output_schema(widths) if layer is None else parquet.activation_schema(widths)
 
-
-class Parts:
-    """The part files of one layer in one dataset; named by their steps once those are known."""
-
-    def __init__(self, staged: lake.StagedRun, dataset: str, layer: int | None, schema: Any):
-        self._staged = staged
-        self._dataset = dataset
-        self._schema = schema
-        self._folder = [] if layer is None else [f"layer={layer:02d}"]
-        self._number = 0
-        self._writer: PageWriter | None = None
-
-    def write(self, columns: dict[str, Any]) -> None:
-        """Append one row group; `columns` as `PageWriter.write` takes them."""
-        if self._writer is None:
-            self._open = self._staged.path(
-                self._dataset, *self._folder, f".part-{self._number}.parquet"
-            )
-            self._open.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = PageWriter(self._open, self._schema)
-            self._steps = []
-        self._writer.write(len(columns["step"]), columns)
-        self._steps += [int(columns["step"].min()), int(columns["step"].max())]
-        if self._writer.size > PART_BYTES:
-            self.close()
-
-    def close(self) -> None:
-        """Finish the current part and move it to the folder of its steps."""
-        if self._writer is None:
-            return
-        self._writer.close()
-        self._writer = None
-        steps = f"steps={min(self._steps)}-{max(self._steps)}"
-        final = self._staged.path(
-            self._dataset, steps, *self._folder, f"part-{self._number}.parquet"
-        )
-        final.parent.mkdir(parents=True, exist_ok=True)
-        self._open.rename(final)
-        with contextlib.suppress(OSError):
-            self._open.parent.rmdir()
-        self._number += 1
-
-    def abandon(self) -> None:
-        """Let go of the file after an error."""
-        if self._writer is not None:
-            self._writer.abandon()
+def _names(pieces: list[Piece], each: int = 1) -> dict[str, Any]:
+    """The columns that say which token a row is of, each token `each` times."""
+    counts = [each * piece.count for piece in pieces]
+    return {
+        "prompt_id": np.repeat([piece.prompt_id for piece in pieces], counts),
+        "step": np.repeat([piece.step for piece in pieces], counts),
+        "position": np.repeat(positions_of(pieces), each),
+    }
 
 
 def _row_columns(group: RowGroup, scratch: Scratch) -> dict[str, Any]:
     """The columns of activations, or of embeddings and logits."""
-    counts = [piece.count for piece in group.pieces]
     vectors = {site: scratch.widened(site, values).numpy() for site, values in group.sites.items()}
-    return vectors | {
-        "prompt_id": np.repeat([piece.prompt_id for piece in group.pieces], counts),
-        "step": np.repeat([piece.step for piece in group.pieces], counts),
-        "position": np.concatenate(
-            [piece.position + np.arange(piece.count) for piece in group.pieces]
-        ),
-        "kind": [piece.kind for piece in group.pieces for _ in range(piece.count)],
-    }
+    kinds = [piece.kind for piece in group.pieces for _ in range(piece.count)]
+    return vectors | _names(group.pieces) | {"kind": kinds}
 
 
 def _attention_columns(group: AttentionGroup, scratch: Scratch) -> dict[str, Any]:
     """The columns of attention: rows by position, then head."""
-    heads, pieces = group.heads, [piece for piece, _ in group.pieces]
-    keys = np.concatenate([sees + np.arange(piece.count) for piece, sees in group.pieces])
+    heads, keys = group.heads, positions_of(group.pieces) + 1
     weights = scratch.widened("attention", group.weights).numpy()
     if weights.ndim == 3:
         flat = scratch.get("causal", heads * int(keys.sum())).numpy()
         _copy_causal(weights, keys, flat)
         weights = flat
-    counts = [heads * piece.count for piece in pieces]
-    return {
-        "prompt_id": np.repeat([piece.prompt_id for piece in pieces], counts),
-        "step": np.repeat([piece.step for piece in pieces], counts),
+    return _names(group.pieces, heads) | {
         "head": np.tile(np.arange(heads), len(keys)),
-        "position": np.repeat(
-            np.concatenate([p.position + np.arange(p.count) for p in pieces]), heads
-        ),
         "weights": (weights, np.repeat(keys, heads)),
     }
 
 
 def _copy_causal(weights: np.ndarray, keys: np.ndarray, target: np.ndarray) -> None:
-    """The first `keys[i]` weights of token i, all heads of a token side by side, from (heads, tokens, keys)."""
+    """The first `keys[i]` of (heads, tokens, keys) weights for token i, its heads side by side."""
     heads, start = len(weights), 0
     for token, count in enumerate(keys.tolist()):
         end = start + heads * count

@@ -298,7 +298,7 @@ def _files(source: str | None) -> list[Path]:
         return [path]
     paths = sorted(
         Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()
-    )  # noqa: PTH207
+    )
     if not paths:
         raise _refused(
             f"source: there is no file {source}", "It is vega:NAME, a file, or a glob of files."

@@ -1,6 +1,8 @@
 """What is told when a run has been captured: each reply, where it ended, and what to do next."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice, takewhile
 from pathlib import Path
 
 from warehouse import advice
@@ -13,29 +15,34 @@ PROMPTS, CHARACTERS, RUNS = 3, 600, 3
 
 def ending(lake: Lake, run_id: str) -> str:
     """The replies of a run, the first few of many, and how each ended."""
-    prompts = lake.metadata(run_id, "prompts").select(
-        ["prompt_id", "n_generated", "stop_reason", "generated_text"]
-    )
-    steps, prompts = (
-        lake.metadata(run_id, "steps").select(["prompt_id", "generated_token"]),
-        prompts.to_pylist(),
-    )
-    last = dict(
-        zip(*(column.to_pylist() for column in steps.columns), strict=True)
-    )  # of each prompt's last step
+    prompts = _rows(lake, run_id, "prompts")
+    first = list(islice(prompts, PROMPTS + 1))
+    steps = takewhile(lambda step: step["prompt_id"] < PROMPTS, _rows(lake, run_id, "steps"))
+    tokens = {step["prompt_id"]: step["generated_token"] for step in steps}  # each prompt's last
     lines = []
-    for prompt in prompts[:PROMPTS]:
-        name = f"{prompt['prompt_id']}  " if len(prompts) > 1 else ""
-        lines += [
-            name + shown(prompt["generated_text"] or ""),
-            f"   {_end(prompt, last.get(prompt['prompt_id']))}",
-        ]
-    if len(prompts) > PROMPTS:
-        cut = sum(prompt["stop_reason"] == "length" for prompt in prompts)
-        lines.append(
-            f"… {len(prompts)} prompts; {cut} replies were cut, {len(prompts) - cut} ended by themselves"
-        )
+    for prompt in first[:PROMPTS]:
+        name = f"{prompt['prompt_id']}  " if len(first) > 1 else ""
+        end = _end(prompt, tokens.get(prompt["prompt_id"]))
+        lines += [name + shown(prompt["generated_text"] or ""), f"   {end}"]
+    if len(first) > PROMPTS:
+        reasons = Counter(prompt["stop_reason"] for prompt in chain(first, prompts))
+        count, cut = reasons.total(), reasons["length"]
+        replies = f"{cut} replies were cut, {count - cut} ended by themselves"
+        lines.append(f"… {count} prompts; {replies}")
     return "\n".join(lines)
+
+
+def _rows(lake: Lake, run_id: str, table: str) -> Iterator[dict]:
+    """What is told of the rows of a metadata table, a few thousand in memory at once."""
+    from pyarrow.parquet import ParquetFile
+
+    columns = {
+        "prompts": ["prompt_id", "n_generated", "stop_reason", "generated_text"],
+        "steps": ["prompt_id", "generated_token"],
+    }[table]
+    with ParquetFile(lake.dataset("metadata", run_id) / f"{table}.parquet") as file:
+        for batch in file.iter_batches(batch_size=1 << 12, columns=columns):
+            yield from batch.to_pylist()
 
 
 def _end(prompt: dict, token: str | None) -> str:

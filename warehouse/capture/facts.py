@@ -1,4 +1,4 @@
-"""Rows about a run as a whole: what was asked, where each tensor was taken, and what its reader should know."""
+"""Rows about a run as a whole: what was asked, where tensors were taken, what to know of them."""
 
 import json
 import math
@@ -13,38 +13,25 @@ from torch import Tensor
 from warehouse.capture.plan import Plan
 from warehouse.capture.rounding import Stats
 from warehouse.capture.withhold import withhold
-from warehouse.lake.lake import StagedRun
+from warehouse.lake.staging import StagedRun
 from warehouse.models.chat import Chat
-from warehouse.models.loading import Loaded
 from warehouse.models.ports import ModelSites
-from warehouse.scenario import Scenario
-from warehouse.vocabulary import CONTRIBUTIONS, SITES, site_of
+from warehouse.vocabulary import CONTRIBUTIONS, SITES, TABLE
 
 
-def conclude(
-    staged: StagedRun,
-    scenario: Scenario,
-    loaded: Loaded,
-    found: ModelSites,
-    plan: Plan,
-    stats: Stats,
-    created: datetime,
-) -> dict[str, list[dict]]:
+def conclude(staged: StagedRun, plan: Plan, stats: Stats, began: datetime) -> dict[str, list[dict]]:
     """Take back what the passes have shown to be wrong, and describe the run.
 
     Args:
         staged: the run; its files are finished and not published yet.
-        scenario: the request.
-        loaded: the model that ran.
-        found: where its sites are.
-        plan: which of them were wanted.
-        stats: what was seen while they were recorded and written.
-        created: when the capture began, UTC.
+        plan: what was recorded.
+        stats: what was seen while it was recorded and written.
+        began: when the capture began, UTC.
 
     Returns:
         Rows of the tables `runs`, `layers`, `sites` and `warnings`, without the run's id.
     """
-    rounding = 8 * torch.finfo(getattr(torch, loaded.dtype)).eps
+    rounding = 8 * torch.finfo(getattr(torch, plan.loaded.dtype)).eps
     unsound = {
         layer: "hidden_in and the contributions do not add up to what the block gave: off by "
         f"{error:.1e} of a token's largest value"
@@ -52,15 +39,10 @@ def conclude(
         if error > rounding
     }
     withhold(staged, unsound, CONTRIBUTIONS)
-    layers = [_layer_row(n, found, stats) for n in plan.layers]
-    rows = _site_rows(scenario, found, plan, stats, unsound)
-    return {
-        "runs": [_run_row(scenario, loaded, found, created)],
-        "layers": layers,
-        "sites": rows,
-        "warnings": plan.warnings
-        + _number_warnings(rows, layers, stats, scenario.capture.store_dtype),
-    }
+    layers = [_layer_row(n, plan.sites, stats) for n in plan.layers]
+    rows = _site_rows(plan, stats, unsound)
+    warnings = _number_warnings(rows, layers, stats, plan.scenario.capture.store_dtype)
+    return {"runs": [_run_row(plan, began)], "layers": layers, "sites": rows, "warnings": warnings}
 
 
 def step_rows(chat: Chat, logits: Tensor, top_k: int) -> tuple[dict, list[dict]]:
@@ -94,13 +76,12 @@ def environment() -> dict[str, str]:
     }
 
 
-def _run_row(
-    scenario: Scenario, loaded: Loaded, found: ModelSites, created: datetime
-) -> dict[str, Any]:
+def _run_row(plan: Plan, began: datetime) -> dict[str, Any]:
+    scenario, loaded, sites = plan.scenario, plan.loaded, plan.sites
     config = loaded.model.config.get_text_config()
     heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or found.hidden_size // heads
-    keys = next((layer.ports["k"].width for layer in found.layers if "k" in layer.ports), 0)
+    head_dim = getattr(config, "head_dim", None) or sites.hidden_size // heads
+    keys = next((layer.ports["k"].width for layer in sites.layers if "k" in layer.ports), 0)
     kv_heads = (
         keys // head_dim or getattr(config, "num_key_value_heads", None) or heads
     )  # not all configs say it
@@ -111,38 +92,38 @@ def _run_row(
         "adapter": loaded.adapter,
         "weights_hash": loaded.weights_hash,
         "arch": type(loaded.model).__name__,
-        "num_layers": len(found.layers),
-        "hidden_size": found.hidden_size,
+        "num_layers": len(sites.layers),
+        "hidden_size": sites.hidden_size,
         "num_heads": heads,
         "num_kv_heads": kv_heads,
         "head_dim": head_dim,
-        "vocab_size": found.vocabulary,
+        "vocab_size": sites.vocabulary,
         "dtype": loaded.dtype,
         "device": loaded.device,
         "store_dtype": scenario.capture.store_dtype,
         "seed": scenario.generation.seed,
-        "created_at": created,
+        "created_at": began,
         "finished_at": datetime.now(UTC).replace(tzinfo=None),
         "scenario_json": scenario.model_dump_json(),
         "env_json": json.dumps(environment()),
-        "tokenizer_json": Chat(loaded.tokenizer).describe(),
+        "tokenizer_json": Chat(loaded.tokenizer).summary(),
         "bytes": 0,
     }
 
 
-def _layer_row(layer: int, found: ModelSites, stats: Stats) -> dict[str, Any]:
+def _layer_row(layer: int, sites: ModelSites, stats: Stats) -> dict[str, Any]:
     return {
         "layer": layer,
-        "module": found.layers[layer].module,
+        "module": sites.layers[layer].module,
         "residual_error": stats.residual.get(layer),
         "continuity_error": stats.continuity.get(layer),
         "changed": stats.changed.get(layer),
     }
 
 
-def _site_rows(
-    scenario: Scenario, found: ModelSites, plan: Plan, stats: Stats, unsound: dict[int, str]
-) -> list[dict]:
+def _site_rows(plan: Plan, stats: Stats, unsound: dict[int, str]) -> list[dict]:
+    options, sites = plan.scenario.capture, plan.sites
+    flags = {site.name: site.flag for site in TABLE}
     rows: list[dict] = []
 
     def add(
@@ -152,76 +133,52 @@ def _site_rows(
         width: int | None,
         reason: str | None = None,
     ) -> None:
-        seen = stats.site(layer, site)
-        rows.append(
-            {
-                "layer": layer,
-                "site": site,
-                "module": module,
-                "width": width,
-                "reason": reason,
-                "n_out_of_range": seen.out_of_range,
-                "n_nonfinite": seen.nonfinite,
-            }
-        )
+        counts = stats.site(layer, site)
+        row = {"layer": layer, "site": site, "module": module, "width": width, "reason": reason}
+        row |= {"n_out_of_range": counts.out_of_range, "n_nonfinite": counts.nonfinite}
+        rows.append(row)
 
     for n in plan.layers:
-        layer = found.layers[n]
+        layer = sites.layers[n]
         for site in SITES:
-            port = layer.ports.get(site) if site in plan.sites else None
+            port = layer.ports.get(site) if site in plan.stored else None
             reason = None if port else layer.reasons.get(site)
-            if site not in plan.sites:
-                reason = f"capture.{site_of(site).flag} is off"
+            if site not in plan.stored:
+                reason = f"capture.{flags[site]} is off"
             elif port and site in CONTRIBUTIONS and n in unsound:
                 port, reason = None, unsound[n]
-            add(n, site, port and str(port), port and port.width, reason)
-        if scenario.capture.attention_weights:
+            add(n, site, str(port) if port else None, port.width if port else None, reason)
+        if options.attention_weights:
             add(n, "attention", layer.attention, None, layer.reasons.get("attention"))
-    if scenario.capture.hidden_states:
-        add(None, "embeddings", found.embedding, found.embedding_width)
-    if scenario.capture.logits:
-        add(None, "logits", "the model's output", found.vocabulary)
+    if options.hidden_states:
+        add(None, "embeddings", sites.embedding, sites.embedding_width)
+    if options.logits:
+        add(None, "logits", "the model's output", sites.vocabulary)
     return rows
 
 
 def _number_warnings(rows: list[dict], layers: list[dict], stats: Stats, store: str) -> list[dict]:
-    """Warnings about values: out of range, not finite, not there, or changed on the way from layer to layer."""
+    """Warnings about values: out of range, not finite, not there, changed from layer to layer."""
     outside = sum(row["n_out_of_range"] for row in rows)
     nonfinite = sum(row["n_nonfinite"] for row in rows)
     broken = [row["layer"] for row in layers if (row["continuity_error"] or 0) > 0]
     changed = [row["layer"] for row in layers if (row["changed"] or 0) > 0]
-    absent = sorted(
-        {
-            (row["site"], row["reason"])
-            for row in rows
-            if row["reason"] and "is off" not in row["reason"]
-        }
-    )
-    found = [("missing_site", f"{site} was not captured: {reason}") for site, reason in absent]
-    found += [
-        (
-            "missing_rows",
-            f"{site} of layer {layer} was not computed in {count} passes; it is NULL there",
-        )
-        for (layer, site), count in sorted(stats.absent.items())
-    ]
+    reasons = {(row["site"], row["reason"]) for row in rows if row["reason"]}
+    absent = sorted((site, reason) for site, reason in reasons if "is off" not in reason)
+    warnings = [("missing_site", f"{site} was not captured: {reason}") for site, reason in absent]
+    for (layer, site), count in sorted(stats.absent.items()):
+        message = f"{site} of layer {layer} was not computed in {count} passes; it is NULL there"
+        warnings.append(("missing_rows", message))
     if outside:
-        found.append(
-            (
-                "out_of_range",
-                f"{outside} values are outside the range of {store}; they are kept unrounded",
-            )
-        )
+        message = f"{outside} values are outside the range of {store}; they are kept unrounded"
+        warnings.append(("out_of_range", message))
     if nonfinite:
-        found.append(
-            ("nonfinite", f"the model produced {nonfinite} values that are NaN or infinite")
-        )
+        message = f"the model produced {nonfinite} values that are NaN or infinite"
+        warnings.append(("nonfinite", message))
     if broken:
-        found.append(
-            ("continuity", f"what the layers {broken} gave is not what was read next: see layers")
-        )
+        message = f"what the layers {broken} gave is not what was read next: see layers"
+        warnings.append(("continuity", message))
     if changed:
-        found.append(
-            ("changed", f"hooks changed what the blocks {changed} gave; hidden_out is after them")
-        )
-    return [{"code": code, "message": message} for code, message in found]
+        message = f"hooks changed what the blocks {changed} gave; hidden_out is after them"
+        warnings.append(("changed", message))
+    return [{"code": code, "message": message} for code, message in warnings]

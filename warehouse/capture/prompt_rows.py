@@ -1,17 +1,17 @@
-"""Rows about a conversation and its reply: prompts, messages, tokens, snapshots, tokens that states sit on."""
+"""Rows about a conversation and its reply: prompts, messages, tokens, snapshots, state_tokens."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from warehouse.capture import state_tokens
-from warehouse.capture.plan import Snapshot
-from warehouse.models.chat import Chat, Rendered
+from warehouse.capture.plan import PlannedPrompt, Snapshot
+from warehouse.models.chat import Chat
 
 
 def prompt_rows(
     prompt_id: int,
     chat: Chat,
-    messages: Sequence[dict],
-    rendered: Rendered,
+    prompt: PlannedPrompt,
     generated: Sequence[int],
     stop: str,
     snapshots: Sequence[Snapshot] | None,
@@ -21,13 +21,14 @@ def prompt_rows(
     Args:
         prompt_id: the conversation.
         chat: spells the tokens.
-        messages: its messages.
-        rendered: how they were read.
+        prompt: its messages and how they were read.
         generated: tokens of the reply, the last of which no pass has read.
         stop: why they ended.
         snapshots: the states that were taken after messages; None where no states are kept.
     """
-    at, n, reply = {"prompt_id": prompt_id}, len(rendered.ids), chat.decode(list(generated))
+    messages, rendered, _ = prompt
+    at: dict[str, Any] = {"prompt_id": prompt_id}
+    n, reply = len(rendered.ids), chat.decode(list(generated))
     texts = [*rendered.texts, *map(chat.token_text, generated)]
     owners = [(*owner, False) for owner in rendered.owners] + [
         (len(messages), "assistant", False, True)
@@ -88,6 +89,33 @@ def prompt_rows(
             ),
             *(s.token for s in snapshots),
         ],
+    }
+
+
+def recorded_token_rows(
+    chat: Chat, prompt_id: int, step: int, position: int, ids: Sequence[int]
+) -> list[dict]:
+    """Rows of `tokens` of a pass that the caller made, whose first token is at `position`."""
+    at = {"prompt_id": prompt_id, "step": step, "is_template": False, "is_generated": position > 0}
+    return [
+        at | {"position": position + i, "token_id": token_id, "token": chat.token_text(token_id)}
+        for i, token_id in enumerate(ids)
+    ]
+
+
+def recorded_prompt_row(chat: Chat, tokens: Sequence[dict]) -> dict:
+    """The row of `prompts` of passes that the caller made, from their rows of `tokens`."""
+    given, reply = (
+        [row["token_id"] for row in tokens if row["is_generated"] == generated]
+        for generated in (False, True)
+    )
+    return {
+        "prompt_id": tokens[0]["prompt_id"],
+        "n_prompt_tokens": len(given),
+        "n_generated": len(reply),
+        "stop_reason": None,
+        "prompt_text": chat.spelling.whole(given),
+        "generated_text": chat.decode(reply),
     }
 
 

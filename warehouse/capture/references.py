@@ -56,7 +56,7 @@ class Reference:
         }
 
     def token_rows(self) -> list[dict]:
-        """Rows of `state_tokens`: what its examples sit on, and of a mean what all of them agree on."""
+        """Rows of `state_tokens`: of each example, and of a mean what all examples agree on."""
         rows = [
             state_tokens.row_of(key, rendered)
             for key, (_, _, rendered) in zip(self.keys(), self.examples, strict=True)
@@ -73,20 +73,22 @@ class Reference:
 
 
 def grouped(examples: Sequence[tuple[str, list[dict], Rendered]]) -> list[Reference]:
-    """The references of a plan, whose examples are (label, messages, rendering) in the scenario's order."""
-    found: dict[str, Reference] = {}
+    """The references of examples (label, messages, rendering), in the order of the scenario."""
+    references: dict[str, Reference] = {}
     for place, (label, messages, rendered) in enumerate(examples):
-        found.setdefault(label, Reference(label, len(found))).examples.append(
-            (place, messages, rendered)
-        )
-    return list(found.values())
+        reference = references.setdefault(label, Reference(label, len(references)))
+        reference.examples.append((place, messages, rendered))
+    return list(references.values())
 
 
 def sequences(references: Sequence[Reference]) -> dict[Key, list[int]]:
-    """The states to read and what each has seen, in the scenario's order: bits depend on what is read together."""
-    found = [
+    """The states to read and the tokens of each, in the scenario's order.
+
+    The order matters: bits depend on what is read together.
+    """
+    examples = [
         (place, key, rendered.ids)
-        for one in references
-        for key, (place, _, rendered) in zip(one.keys(), one.examples, strict=True)
+        for reference in references
+        for key, (place, _, rendered) in zip(reference.keys(), reference.examples, strict=True)
     ]
-    return {key: ids for _, key, ids in sorted(found, key=lambda item: item[0])}
+    return {key: ids for _, key, ids in sorted(examples, key=lambda example: example[0])}

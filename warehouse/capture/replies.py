@@ -1,4 +1,4 @@
-"""What is read after a reply: the tokens that were generated, and what the chat template writes after a reply."""
+"""What is read after a reply: its tokens, and what the chat template writes after a reply."""
 
 from collections.abc import Collection, Sequence
 

@@ -1,4 +1,4 @@
-"""Rounds tensors to the precision that they are stored in, and counts what does not fit into it."""
+"""Rounds tensors to the precision that they are stored in, and counts what does not fit."""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ from warehouse.capture.hooks import BLOCK_OUT
 
 @dataclass
 class SiteStats:
-    """What was seen in the values of a site of a layer."""
+    """How many values of a site of a layer are kept as they were."""
 
     out_of_range: int = 0
     nonfinite: int = 0
@@ -18,14 +18,13 @@ class SiteStats:
 
 @dataclass
 class Stats:
-    """What was seen in the values of a run.
+    """What the values of a run were like.
 
     Attributes:
         sites: per (layer or None, site).
         residual: per layer, the largest `residual_error`.
         changed: per layer, the largest `change`.
-        continuity: per layer, the largest difference to what was read of it next; as
-            `Recorder.continuity`.
+        continuity: per layer, the largest difference to what was read of it next.
         absent: per (layer, site), passes in which the model did not compute it.
     """
 
@@ -36,7 +35,7 @@ class Stats:
     absent: dict[tuple[int, str], int] = field(default_factory=dict)
 
     def site(self, layer: int | None, site: str) -> SiteStats:
-        """What was seen in a site, to be added to."""
+        """The counts of a site, to be added to."""
         return self.sites.setdefault((layer, site), SiteStats())
 
 
@@ -51,31 +50,29 @@ class Rounding:
         self.dtype: torch.dtype = getattr(torch, store_dtype)
         self._limit = torch.finfo(self.dtype).max
 
-    def __call__(self, values: Tensor, seen: SiteStats, diagonal: int | None = None) -> Tensor:
+    def __call__(self, values: Tensor, counts: SiteStats, diagonal: int | None = None) -> Tensor:
         """Values in the stored precision.
 
         Args:
             values: of any shape, not empty.
-            seen: counts what does not fit.
+            counts: what does not fit is added to them.
             diagonal: where given, what lies above this diagonal, as in `torch.tril`, is not stored
                 and not counted.
 
         Returns:
             A contiguous tensor of that precision, which may be `values` itself. Where a value is
             outside its range, or is NaN or infinite, a float32 tensor in which such values stay as
-            they are; `seen` counts them.
+            they are, and are counted.
         """
-        short = values.to(
-            self.dtype
-        ).contiguous()  # a part of a larger tensor is slow to look through
+        short = values.to(self.dtype).contiguous()  # a part of a larger tensor is slow to search
         low, high = (float(end) for end in torch.aminmax(short))
         if -self._limit < low and high < self._limit:  # false for NaN too
             return short
         values = values.float() if diagonal is None else values.float().tril(diagonal)
         finite = values.isfinite()
         outside = finite & (values.abs() > self._limit)
-        seen.nonfinite += int((~finite).sum())
-        seen.out_of_range += int(outside.sum())
+        counts.nonfinite += int((~finite).sum())
+        counts.out_of_range += int(outside.sum())
         return torch.where(outside | ~finite, values, short.float())
 
 
@@ -103,7 +100,7 @@ def residual_error(values: dict[str, Tensor]) -> float | None:
 
 
 def change(values: dict[str, Tensor]) -> float:
-    """How much hooks on a block changed its output: the largest change of a token relative to its largest value."""
+    """How much hooks changed a block's output: the largest change, relative, of a token."""
     if BLOCK_OUT not in values:
         return 0.0
     own, after = values[BLOCK_OUT].float(), values["hidden_out"].float()
@@ -125,6 +122,5 @@ def _relative(errors: Tensor, values: list[Tensor]) -> float:
 
 def _row_largest(values: Tensor) -> Tensor:
     """The largest absolute value of each row, float32; NaN where the row has one."""
-    return torch.maximum(
-        values.amax(1), values.amin(1).neg_()
-    ).float()  # a fifth of the time of a norm
+    # A fifth of the time of a norm.
+    return torch.maximum(values.amax(1), values.amin(1).neg_()).float()

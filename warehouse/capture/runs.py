@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from warehouse.capture.threads import let_threads_sleep
 from warehouse.lake.lake import Lake
-from warehouse.models import loading as models
-from warehouse.scenario import find, load
+from warehouse.models.loading import check
+from warehouse.scenario_files import files_of, read_file
 
 
 def capture_files(
@@ -33,19 +34,16 @@ def capture_files(
     Raises:
         AlabError: a scenario is invalid or cannot be run; nothing of it is kept, earlier ones are.
     """
-    files = find(list(paths))
-    scenarios = [load(path) for path in files]
+    let_threads_sleep()
+    files = files_of(paths)
+    scenarios = [read_file(path) for path in files]
     for path, scenario in zip(files, scenarios, strict=True):
-        models.check(scenario.model, str(path))
+        check(scenario.model, str(path))
         if scenario.output.format != "parquet" and progress:
-            progress(
-                "output.format: alab writes Parquet; alab export --format npz gives the json+npz layout",
-                0,
-                0,
-            )
-    from warehouse.capture.conversation import (
-        capture,  # which imports torch: two seconds after what is wrong was told
-    )
+            other = "alab export --format npz gives the json+npz layout"
+            progress(f"output.format: alab writes Parquet; {other}", 0, 0)
+    # It imports torch: two seconds, after what is wrong was told.
+    from warehouse.capture.conversation import capture
 
     lakes = [Lake(warehouse or scenario.output.dir or "lab") for scenario in scenarios]
     yield from capture(scenarios, lakes, force=force, progress=progress, tell=tell)

@@ -7,12 +7,19 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from warehouse import vocabulary
 from warehouse.capture.rounding import Rounding, SiteStats
-from warehouse.lake import lake
-from warehouse.lake import schemas as parquet
+from warehouse.lake.lake import StagedRun
+from warehouse.lake.parquet import open_parquet
+from warehouse.lake.schemas import state_schema
+from warehouse.vocabulary import STATE_SITES
 
 Key = tuple[int | None, str, int, str | None]
+
+#: Prompts whose states are row groups of their own.
+PROMPT_GROUPS = 64
+#: Vectors, and their values, of the states of later prompts that are written together: a file's
+#: writer, and each of its readers, holds something of every row group.
+GROUP_VECTORS, GROUP_VALUES = 1 << 12, 1 << 20
 
 
 class StateFile:
@@ -26,35 +33,37 @@ class StateFile:
         store_dtype: precision to round to, as in `TensorWriter`.
     """
 
-    def __init__(self, staged: lake.StagedRun, width: int, store_dtype: str):
+    def __init__(self, staged: StagedRun, width: int, store_dtype: str):
         self._path = staged.path("states", "part-0.parquet")
-        self._schema = parquet.state_schema(width)
+        self._schema = state_schema(width)
+        self._group = min(GROUP_VECTORS, GROUP_VALUES // width)
         self._round = Rounding(store_dtype)
         self._states: dict[Key, dict[tuple[int, str], Tensor]] = {}
-        self._held: tuple[Key, dict[int, dict[str, Tensor]]] | None = None
+        self._latest: tuple[Key, dict[int, dict[str, Tensor]]] | None = None
         self._writer: Any = None
+        self._writes = 0
 
-    def add(self, rows: dict[Key, int], layer: int, sites: dict[str, Tensor]) -> None:
-        """Keep some tokens' vectors of a layer: for each state, a row of each site that states have."""
-        for site in vocabulary.STATE_SITES:
+    def add(self, places: dict[Key, int], layer: int, sites: dict[str, Tensor]) -> None:
+        """Take some tokens' vectors of a layer, of each site that states have, from `places`."""
+        for site in STATE_SITES:
             if site in sites:
                 # copies: views would keep the whole pass
-                vectors = sites[site][list(rows.values())].to("cpu", torch.float32)
-                for key, vector in zip(rows, vectors, strict=True):
+                vectors = sites[site][list(places.values())].to("cpu", torch.float32)
+                for key, vector in zip(places, vectors, strict=True):
                     self._states.setdefault(key, {})[layer, site] = vector
 
-    def hold(self, key: Key, layer: int, sites: dict[str, Tensor]) -> None:
-        """Hold on to the vectors of a pass's last token, in place of those that were held for another key.
+    def replace(self, key: Key, layer: int, sites: dict[str, Tensor]) -> None:
+        """Take the vectors of a pass's last token, in place of those of another key.
 
         Of the passes of a generation only the last one's state is written, and which is the last is
         known late.
         """
-        if self._held is None or self._held[0] != key:
-            self._held = key, {}
-        self._held[1][layer] = sites
+        if self._latest is None or self._latest[0] != key:
+            self._latest = key, {}
+        self._latest[1][layer] = sites
 
     def average(self, key: Key, of: Sequence[Key]) -> None:
-        """Add a state that is the mean of others which are not written yet, taken before anything is rounded."""
+        """Add a state that is the mean of others, not written yet, before anything is rounded."""
         parts = [self._states[one] for one in of]
         self._states[key] = {
             at: torch.stack([part[at] for part in parts]).double().mean(0).float()
@@ -70,42 +79,45 @@ class StateFile:
         self._states.pop(key, None)
 
     def flush(self) -> None:
-        """Write what has been collected."""
-        if self._held is not None:
-            (key, layers), self._held = self._held, None
+        """A prompt has ended: write its states, or those of many prompts together."""
+        if self._latest is not None:
+            (key, layers), self._latest = self._latest, None
             for layer, sites in layers.items():
                 self.add({key: -1}, layer, sites)
-        group = []
-        for key, vectors in self._states.items():
-            group += [
-                (*key[:4], layer, site, vector)
-                for (layer, site), vector in sorted(vectors.items(), key=_order)
-            ]
-        self._states = {}
-        if not group:
-            return
-        if self._writer is None:
-            self._writer = parquet.open_parquet(self._path, self._schema)
-        stack = torch.stack([row[-1] for row in group])
-        flat = pa.array(self._round(stack, SiteStats()).float().view(-1).numpy())
-        columns = [
-            pa.array(column, field.type)
-            for column, field in zip(
-                list(zip(*group, strict=True))[:-1], self._schema, strict=False
-            )
-        ]
-        vectors = pa.FixedSizeListArray.from_arrays(flat, type=self._schema.field("vector").type)
-        table = pa.Table.from_arrays([*columns, vectors], schema=self._schema)
-        self._writer.write_table(table, row_group_size=max(64, len({row[4] for row in group}) * 4))
+        count = sum(map(len, self._states.values()))
+        if count and (self._writes < PROMPT_GROUPS or count >= self._group):
+            self._write()
 
     def close(self) -> None:
         """Write the rest and finish the file."""
         self.flush()
+        if self._states:
+            self._write()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
+    def _write(self) -> None:
+        group = [
+            (*key, layer, site, vector)
+            for key, vectors in self._states.items()
+            for (layer, site), vector in sorted(vectors.items(), key=_order)
+        ]
+        self._states = {}
+        if self._writer is None:
+            self._writer = open_parquet(self._path, self._schema)
+        stack = torch.stack([row[-1] for row in group])
+        flat = pa.array(self._round(stack, SiteStats()).float().view(-1).numpy())
+        scalars = zip(list(zip(*group, strict=True))[:-1], self._schema, strict=False)
+        columns = [pa.array(column, field.type) for column, field in scalars]
+        vectors = pa.FixedSizeListArray.from_arrays(flat, type=self._schema.field("vector").type)
+        table = pa.Table.from_arrays([*columns, vectors], schema=self._schema)
+        layers = len({row[4] for row in group})
+        rows = max(64, layers * 4) if self._writes < PROMPT_GROUPS else len(group)
+        self._writer.write_table(table, row_group_size=rows)
+        self._writes += 1
+
 
 def _order(item: tuple[tuple[int, str], Tensor]) -> tuple[int, int]:
     (layer, site), _ = item
-    return layer, vocabulary.STATE_SITES.index(site)
+    return layer, STATE_SITES.index(site)

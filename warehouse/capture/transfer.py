@@ -47,7 +47,8 @@ class Transfer:
 
     def _copy(self, tensor: Tensor, done: dict[int, Tensor]) -> Tensor:
         if id(tensor) not in done:
-            tensor.record_stream(self._stream)
+            if self._stream is not None:
+                tensor.record_stream(self._stream)
             host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             done[id(tensor)] = host.copy_(tensor, non_blocking=True)
         return done[id(tensor)]

@@ -1,4 +1,4 @@
-"""Takes back what turned out not to be right: contributions that do not add up are not in the lake."""
+"""Takes back what turned out wrong: contributions that do not add up are not in the lake."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,13 +7,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from warehouse.lake import schemas as parquet
-from warehouse.lake.lake import StagedRun
+from warehouse.lake import store
 from warehouse.lake.pages import PageWriter, plain
+from warehouse.lake.parquet import open_parquet
+from warehouse.lake.schemas import vector
+from warehouse.lake.staging import StagedRun
 
 
 def withhold(staged: StagedRun, layers: Iterable[int], sites: Iterable[str]) -> None:
-    """Rewrite the files of a run that is not published yet so that some layers lack some sites, states included.
+    """Take some sites of some layers out of a run that is not published yet, states included.
 
     Args:
         staged: the run; its files are finished.
@@ -47,18 +49,18 @@ def _without_columns(path: Path, sites: set[str]) -> None:
     except BaseException:
         writer.abandon()
         raise
-    draft.replace(path)
+    store.move(draft, path)
 
 
 def _nowhere(field: pa.Field) -> pa.Field:
     """A column of vectors that has none, as it is in a file of a layer that never had the site."""
-    return field.with_type(parquet.vector(None))
+    return field.with_type(vector(None))
 
 
 def _without_rows(path: Path, layers: set[int], sites: set[str]) -> None:
     file = pq.ParquetFile(path)
     draft = path.with_name(f".{path.name}")
-    with parquet.open_parquet(draft, file.schema_arrow) as writer:
+    with open_parquet(draft, file.schema_arrow) as writer:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             there = pc.and_(
@@ -69,4 +71,4 @@ def _without_rows(path: Path, layers: set[int], sites: set[str]) -> None:
             )
             if (rest := table.filter(pc.invert(there))).num_rows:
                 writer.write_table(rest)
-    draft.replace(path)
+    store.move(draft, path)

@@ -1,4 +1,4 @@
-"""Writes tensors to Parquet beside the forward passes: a few threads, a bounded queue, constant memory."""
+"""Writes tensors to Parquet beside the passes: a few threads, a bounded queue, constant memory."""
 
 import os
 import sys
@@ -28,7 +28,7 @@ NICENESS = 15
 
 def give_way() -> None:
     """Keep the calling thread to one core, and to what other threads leave of it."""
-    torch.get_num_threads()  # a thread's first use of torch takes over the process's setting: let that be now
+    torch.get_num_threads()  # a thread's first use of torch takes over the process's setting: now
     torch.set_num_threads(1)
     if sys.platform == "linux":  # elsewhere a thread has no priority of its own
         with suppress(OSError):
@@ -38,7 +38,7 @@ def give_way() -> None:
 
 @contextmanager
 def leave_a_core() -> Iterator[None]:
-    """Run torch on one thread less than usual, for passes over one token, which wait for memory and not for cores."""
+    """Run torch on one thread less, for passes over one token: they wait for memory, not cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads - 1))
     try:
@@ -51,7 +51,7 @@ class TensorWriter:
     """Takes the tensors of a run and writes them to its staging folder from threads of its own.
 
     Use it as a context manager: leaving it waits until everything is written, or, after an
-        exception, stops at once.
+    exception, stops at once.
 
     Args:
         staged: the run being written.
@@ -81,7 +81,7 @@ class TensorWriter:
 
     @property
     def stats(self) -> Stats:
-        """What was seen while the run was written."""
+        """What the values were like."""
         return self._gather.stats
 
     def __enter__(self) -> "TensorWriter":
@@ -101,9 +101,8 @@ class TensorWriter:
                 self._queue.clear()  # what is left after an exception is not written
             self._join()
             self._files.abandon()
-            torch.set_num_threads(
-                torch.get_num_threads()
-            )  # so that new threads begin with it, not with our 1
+            # So that new threads begin with it, not with our 1.
+            torch.set_num_threads(torch.get_num_threads())
 
     def put(self, rows: Rows) -> None:
         """Take tensors; waits while too much is under way.
@@ -131,7 +130,7 @@ class TensorWriter:
             raise self._error
 
     def _there(self, rows: Rows) -> bool:
-        """Whether tensors have come from the device; waits for them where too many are under way."""
+        """Whether tensors have come from the device; waits where too many are under way."""
         if rows.ready is None or rows.ready.query():
             return True
         if sum(rows.nbytes for rows in self._copying) <= COPYING_BYTES:

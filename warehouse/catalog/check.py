@@ -1,17 +1,19 @@
-"""Looks for anything in a warehouse that is not as it was written: `alab check` and `alab rebuild`."""
+"""Looks for what is not as it was written in a warehouse: `alab check` and `alab rebuild`."""
 
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 
 import duckdb
 import pyarrow.parquet as pq
 
+from warehouse.assets import query
 from warehouse.catalog import catalog, library
+from warehouse.catalog.catalog import Catalog
 from warehouse.errors import AlabError, first_line
-from warehouse.lake.lake import Lake, sha256
+from warehouse.lake.lake import Lake
+from warehouse.lake.manifest import sha256
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Problem:
 
 
 def check(lake: Lake, *, deep: bool = False) -> list[Problem]:
-    """Compare the lake's files with what each run's metadata says of them, and the catalog with the lake.
+    """Compare the files with what each run's metadata says of them, and the catalog with the lake.
 
     Metadata, states and lens are compared by checksum, bulky files by size and rows.
 
@@ -75,10 +77,10 @@ def rebuild(lake: Lake) -> list[str]:
             f"there is no warehouse at {lake.warehouse}", "Name another one with --warehouse."
         )
     lake.sweep()
-    with catalog.elsewhere(lake, lake.warehouse) as fresh:
-        run_ids = catalog.sync(fresh)
+    with Catalog(lake).elsewhere(lake.warehouse) as fresh:
+        run_ids = fresh.sync()
         lake.catalog.with_name(f"{lake.catalog.name}.wal").unlink(missing_ok=True)
-        fresh.catalog.replace(lake.catalog)
+        fresh.path.replace(lake.catalog)
     return run_ids
 
 
@@ -101,9 +103,7 @@ def _check_run(lake: Lake, run_id: str, deep: bool) -> Iterator[Problem]:
     tables = {}
     for table in ("runs", "files"):
         try:
-            tables[table] = (
-                lake.file_table(run_id) if table == "files" else lake.metadata(run_id, table)
-            ).to_pylist()
+            tables[table] = lake.metadata(run_id, table).to_pylist()
         except FileNotFoundError:
             yield Problem("missing", _name(lake, home / f"{table}.parquet"), "every run has one")
         except Exception as error:  # whatever damage makes of a file
@@ -157,20 +157,17 @@ def _check_catalog(lake: Lake) -> Iterator[Problem]:
             "catalog", lake.catalog.name, "there is none; it comes back with the next command"
         )
         return
-    with catalog.elsewhere(lake) as fresh:
-        catalog.sync(fresh)
+    with Catalog(lake).elsewhere() as fresh:
+        fresh.sync()
         try:
-            with catalog.open_file(lake, read_only=True, timeout=10) as db:
-                yield from _compare(db, fresh.catalog)
+            with Catalog(lake).open(read_only=True, timeout=10) as db:
+                yield from _compare(db, fresh.path)
         except (AlabError, duckdb.Error) as error:  # damaged, or another process writes it
             yield Problem("catalog", lake.catalog.name, f"cannot be compared: {first_line(error)}")
 
 
 def _compare(db: duckdb.DuckDBPyConnection, other: Path) -> Iterator[Problem]:
-    db.execute(Template("ATTACH $path AS lake (READ_ONLY)").substitute(path=library.literal(other)))
-    difference = Template(
-        "SELECT run_id, count(*) FROM (FROM $a EXCEPT ALL FROM $b) GROUP BY run_id ORDER BY run_id"
-    )
+    db.execute(library.filled(query("attach"), path=str(other)))
     here = {row[0] for row in db.execute("SELECT run_id FROM catalog_runs").fetchall()}
     there = {row[0] for row in db.execute("SELECT run_id FROM lake.catalog_runs").fetchall()}
     for run_id in sorted(there - here):
@@ -185,7 +182,9 @@ def _compare(db: duckdb.DuckDBPyConnection, other: Path) -> Iterator[Problem]:
                 (f"lake.{table}", table, "lacks"),
                 (table, f"lake.{table}", "has beside the lake's"),
             ):
-                for run_id, count in db.execute(difference.substitute(a=a, b=b)).fetchall():
+                for run_id, count in db.execute(
+                    query("difference"), {"one": a, "other": b}
+                ).fetchall():
                     if run_id in here:
                         yield Problem("catalog", table, f"{text} {count} rows of {run_id}")
         except duckdb.Error as error:

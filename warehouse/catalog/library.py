@@ -2,12 +2,14 @@
 
 import json
 import os
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
 
-import duckdb
+from duckdb import DuckDBPyConnection as Connection
 
+from warehouse.assets import query
 from warehouse.catalog import sqldoc
 from warehouse.lake.lake import Lake
 
@@ -15,8 +17,8 @@ from warehouse.lake.lake import Lake
 FORMAT = 1
 
 
-def load_library(db: duckdb.DuckDBPyConnection, lake: Lake, info: dict | None) -> None:
-    """Replace everything that alab itself keeps in the file; a user's own tables and macros stay."""
+def load_library(db: Connection, lake: Lake, info: dict | None) -> None:
+    """Replace all that alab itself keeps in the file; a user's own tables and macros stay."""
     for statement in json.loads(info["objects"]) if info else []:
         db.execute(statement)
     library = sqldoc.library()
@@ -38,38 +40,43 @@ def load_library(db: duckdb.DuckDBPyConnection, lake: Lake, info: dict | None) -
     )
 
 
-def load_index(db: duckdb.DuckDBPyConnection, lake: Lake) -> None:
-    """Tell views and macros where the lake is, which runs it has, and of which datasets it has files of theirs."""
+def load_index(db: Connection, lake: Lake) -> None:
+    """Tell views and macros where the lake is, and which runs it has in which datasets."""
     runs = db.execute(
         "SELECT run_id, scenario FROM runs ORDER BY created_at DESC, run_id DESC"
     ).fetchall()
-    ids, place = [run_id for run_id, _ in runs], lake.warehouse / lake.catalog.name
-    runs_with = db.execute(
-        "SELECT dataset, '|' || string_agg(DISTINCT run_id, '|' ORDER BY run_id) || '|' "
-        "FROM files GROUP BY dataset ORDER BY dataset"
-    ).fetchall()
-    runs_with += [("models", f"|{'|'.join(heads)}|")] if (heads := lake.models()) else []
-    known = (
-        "SELECT run_id, model_id, coalesce(weights_hash, model_id) FROM runs "
-        "WHERE NOT contains(model_id, '|') ORDER BY created_at, run_id"
-    )
-    models = db.execute(known).fetchall()
-    kept_as = {model: kept for _, model, kept in models} | {
-        run_id: kept for run_id, _, kept in models
-    }
-    text = Template(sqldoc.index_template()).substitute(
-        lake=literal(glob_escaped(lake.root)),
-        latest_run=literal(ids[0] if ids else None),
-        latest_of=literal({scenario: run_id for run_id, scenario in reversed(runs)}),
-        run_names=literal(f"|{'|'.join(ids)}|" if ids else ""),
-        runs_with=literal(dict(runs_with)),
-        places=literal([os.path.normpath(place), str(place.resolve())]),
+    ids = [run_id for run_id, _ in runs]
+    runs_with = dict(db.execute(query("runs_with")).fetchall())
+    if heads := lake.models():
+        runs_with["models"] = f"|{'|'.join(heads)}|"
+    keys = db.execute(query("kept_as")).fetchall()
+    kept_as = {model: key for _, model, key in keys} | {run_id: key for run_id, _, key in keys}
+    text = filled(
+        sqldoc.index_template(),
+        lake=glob_escaped(lake.root),
+        latest_run=ids[0] if ids else None,
+        latest_of={scenario: run_id for run_id, scenario in reversed(runs)},
+        run_names=f"|{'|'.join(ids)}|" if ids else "",
+        runs_with=runs_with,
+        places=[os.path.normpath(lake.catalog), str(lake.catalog.resolve())],
         # One long string is found through fast; a map of thousands of entries took seconds to bind.
-        kept_as=literal("".join(f"|{name}|>{kept}" for name, kept in kept_as.items()) + "|"),
+        kept_as="".join(f"|{name}|>{key}" for name, key in kept_as.items()) + "|",
     )
     for item in sqldoc.parse(text + sqldoc.readers_by_name() * _looks_partitioned(lake.root)):
         db.execute(item.statement)
         _comment(db, item)
+
+
+def filled(text: str, words: Mapping[str, str] | None = None, /, **values: object) -> str:
+    """A statement with its `$name`s written in: what defines objects takes no parameters.
+
+    Args:
+        text: the statement, from a file of `sql/`.
+        words: keywords and names of our own objects, which stand there as they are.
+        values: None, strings, and lists or dicts of strings.
+    """
+    literals = {name: literal(value) for name, value in values.items()}
+    return Template(text).substitute(words or {}, **literals)
 
 
 def literal(value: object) -> str:
@@ -88,23 +95,22 @@ def glob_escaped(path: Path) -> str:
     return "".join(f"[{char}]" if char in "*?[" else char for char in str(path))
 
 
-def _sql_kind(item: sqldoc.SqlObject) -> str:
-    return {"analysis": "MACRO TABLE", "macro": "MACRO", "view": "VIEW", "table": "TABLE"}[
-        item.kind
-    ]
+#: What DuckDB calls each kind of object.
+_KINDS = {"analysis": "MACRO TABLE", "macro": "MACRO", "view": "VIEW", "table": "TABLE"}
 
 
 def _drop(item: sqldoc.SqlObject) -> str:
-    return f"DROP {_sql_kind(item)} IF EXISTS {item.name}"
+    return filled(query("drop"), {"kind": _KINDS[item.kind], "name": item.name})
 
 
-def _comment(db: duckdb.DuckDBPyConnection, item: sqldoc.SqlObject) -> None:
-    db.execute(f"COMMENT ON {_sql_kind(item)} {item.name} IS {literal(item.comment)}")
+def _comment(db: Connection, item: sqldoc.SqlObject) -> None:
+    texts = {(_KINDS[item.kind], item.name): item.comment}
     if item.kind in ("table", "view"):
-        for column, doc in item.columns.items():
-            db.execute(f"COMMENT ON COLUMN {item.name}.{column} IS {literal(doc)}")
+        texts |= {("COLUMN", f"{item.name}.{column}"): doc for column, doc in item.columns.items()}
+    for (kind, name), text in texts.items():
+        db.execute(filled(query("comment"), {"kind": kind, "name": name}, text=text))
 
 
 def _looks_partitioned(path: Path) -> bool:
-    """Whether a folder of the path is called like a partition, such as `layer=3`, which DuckDB reads as a column."""
+    """Whether a folder is called like a partition, `layer=3`, which DuckDB reads as a column."""
     return any("=" in part for part in path.parts)

@@ -2,18 +2,19 @@
 
 from collections.abc import Iterable
 
-from warehouse.catalog import catalog, runs
+from warehouse.catalog import runs
+from warehouse.catalog.catalog import Catalog
 from warehouse.lake.lake import Lake
 from warehouse.vocabulary import BULK
 
 
-def find(lake: Lake, names: Iterable[str]) -> list[str]:
-    """Ids of the runs that a user means, each once; also of a run whose metadata is damaged, by its whole id.
+def resolve(lake: Lake, names: Iterable[str]) -> list[str]:
+    """Ids of the runs that a user means, each once; a damaged one answers to its whole id.
 
     Raises:
         AlabError: no run, or more than one, answers to a name.
     """
-    with catalog.connect(lake) as db:
+    with Catalog(lake).connect() as db:
         return list(
             dict.fromkeys(n if n in lake.run_ids() else runs.find_run(db, n) for n in names)
         )
@@ -65,5 +66,5 @@ def remove(lake: Lake, run_ids: list[str], *, activations_only: bool = False) ->
         for run_id in run_ids:
             lake.drop(run_id, BULK) if activations_only else lake.remove(run_id)
 
-    catalog.sync(lake, change=change)
+    Catalog(lake).sync(change=change)
     return before - sum(size(lake, run_id) for run_id in run_ids)

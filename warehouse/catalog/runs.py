@@ -2,67 +2,67 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from string import Template
 
 import duckdb
 
-from warehouse.catalog.catalog import damaged
+from warehouse.assets import query
+from warehouse.catalog.catalog import connect, damaged
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.lake.tensors import Source
-from warehouse.vocabulary import SITES
-
-#: Names of sites that arrays spell differently.
-KEYS = {"mlp_down_in": "mlp_act", "weights": "attn_weights"}
+from warehouse.vocabulary import TABLE, site_of
 
 
 def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
-    """The id of the run that a user means: an id, a unique prefix of one, `latest`, or `latest:NAME`.
+    """The id of the run that is meant by an id, the beginning of one, `latest` or `latest:NAME`.
 
     Raises:
         AlabError: no run, or more than one, answers to the name.
     """
-    ids = [
-        row[0]
-        for row in db.execute(
-            "SELECT run_id FROM runs ORDER BY created_at DESC, run_id DESC"
-        ).fetchall()
-    ]
-    broken = damaged(db)
+    runs = db.execute(
+        "SELECT run_id, scenario FROM runs ORDER BY created_at DESC, run_id DESC"
+    ).fetchall()
+    ids, broken = [run_id for run_id, _ in runs], damaged(db)
     if not ids and not broken:
         raise AlabError("the warehouse has no runs yet", "Capture one: alab capture SCENARIO")
     if name == "latest":
-        later = [run_id for run_id in broken if not ids or _time(run_id) > _time(ids[0])]
-        if not later:
-            return ids[0]
+        return _latest(ids, broken)
+    if name.startswith("latest:"):
+        matches = [run_id for run_id, scenario in runs if f"latest:{scenario}" == name][:1]
+    else:
+        matches = [name] if name in ids else _beginning(ids, name)
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise AlabError(
+            f"{name!r} could be any of {len(matches)} runs: {', '.join(matches[:5])}",
+            "Type more of the id.",
+        )
+    if lost := _beginning(broken, name):
+        raise AlabError(f"the metadata of {', '.join(lost)} is damaged", "What is: alab check")
+    newest = ", ".join(ids[:5])
+    raise AlabError(
+        f"there is no run {name!r}; the newest are: {newest}", "See them all: alab runs"
+    )
+
+
+def _beginning(ids: list[str], text: str) -> list[str]:
+    return [run_id for run_id in ids if text and run_id.startswith(text)]
+
+
+def _latest(ids: list[str], broken: list[str]) -> str:
+    """The newest of the runs, unless a damaged one is newer."""
+    later = [run_id for run_id in broken if not ids or _time(run_id) > _time(ids[0])]
+    if later:
         raise AlabError(
             f"the metadata of the latest run, {max(later, key=_time)}, is damaged",
             "What is: alab check",
         )
-    if name.startswith("latest:"):
-        of = "SELECT run_id FROM runs WHERE scenario = ? ORDER BY created_at DESC, run_id DESC LIMIT 1"
-        found = [row[0] for row in db.execute(of, [name.removeprefix("latest:")]).fetchall()]
-    else:
-        found = (
-            [name]
-            if name in ids
-            else [run_id for run_id in ids if name and run_id.startswith(name)]
-        )
-    if len(found) == 1:
-        return found[0]
-    if not found and (lost := [run_id for run_id in broken if name and run_id.startswith(name)]):
-        raise AlabError(f"the metadata of {', '.join(lost)} is damaged", "What is: alab check")
-    if found:
-        raise AlabError(
-            f"{name!r} could be any of {len(found)} runs: {', '.join(found[:5])}",
-            "Type more of the id.",
-        )
-    raise AlabError(
-        f"there is no run {name!r}; the newest are: {', '.join(ids[:5])}", "See them all: alab runs"
-    )
+    return ids[0]
 
 
 def _time(run_id: str) -> str:
@@ -99,9 +99,7 @@ class Selection:
 
     def site(self, name: str) -> bool:
         """Whether a column of the lake is wanted."""
-        return self.sites is None or bool(
-            self.sites & {name, KEYS.get(name), {"weights": "attention"}.get(name)}
-        )
+        return self.sites is None or site_of(name) in map(site_of, self.sites)
 
 
 def numbers(text: str | None, known: list[int], what: str) -> frozenset[int] | None:
@@ -159,10 +157,9 @@ class Run:
         self.run_id = run_id
         self.db = db
 
-    def rows(self, table: str, order: str = "ALL") -> list[dict]:
-        """Rows of a metadata table that belong to the run, without the run's id."""
-        query = Template("SELECT * EXCLUDE (run_id) FROM $table WHERE run_id = ? ORDER BY $order")
-        cursor = self.db.execute(query.substitute(table=table, order=order), [self.run_id])
+    def rows(self, table: str) -> list[dict]:
+        """Rows of a metadata table that belong to the run, in order, without the run's id."""
+        cursor = self.db.execute(query("rows"), {"table": table, "run": self.run_id})
         keys = [column[0] for column in cursor.description]
         return [dict(zip(keys, row, strict=True)) for row in cursor.fetchall()]
 
@@ -187,14 +184,26 @@ class Run:
     def site_names(self) -> list[str]:
         """Sites that `--sites` may name."""
         datasets = {dataset for dataset, _ in self.files}
-        captured = self.rows("sites") if "activations" in datasets else []
-        sites = {row["site"] for row in captured if row["width"] is not None}
-        more = [
-            *(["attention"] if "attention" in datasets else []),
-            *(["mlp_act"] if "mlp_down_in" in sites else []),
+        captured = {row["site"] for row in self.rows("sites") if row["width"] is not None}
+        sites = [
+            site
+            for site in TABLE
+            if site.dataset in datasets and (site.dataset != "activations" or site.name in captured)
         ]
-        outputs = ["embeddings", "logits"] if "outputs" in datasets else []
-        return list(dict.fromkeys([*(site for site in SITES if site in sites), *more, *outputs]))
+        layered = [site.name for site in sites if site.dataset != "outputs"]
+        keys = [site.key for site in sites if site.key and site.dataset == "activations"]
+        return [*layered, *keys, *(site.name for site in sites if site.dataset == "outputs")]
+
+
+@contextmanager
+def open_run(lake: Lake, name: str) -> Iterator[Run]:
+    """Open the catalog, and give the run that a user means, while it is open.
+
+    Raises:
+        AlabError: there is no warehouse, or no run, or more than one, answers to the name.
+    """
+    with connect(lake) as db:
+        yield Run(lake, find_run(db, name), db)
 
 
 def _part_number(path: str) -> tuple[int, str]:

@@ -63,22 +63,19 @@ class SqlObject:
     @property
     def arguments(self) -> list[str]:
         """Names of a macro's arguments, in order, without their defaults."""
-        inside = (
-            _CREATE.search(self.statement)["args"] if self.kind in ("macro", "analysis") else None
-        )
-        return [
-            part.split(":=")[0].strip()
-            for part in (inside or "()")[1:-1].split(",")
-            if part.strip()
-        ]
+        parts = self._parentheses[1:-1].split(",")
+        return [part.split(":=")[0].strip() for part in parts if part.strip()]
 
     @property
     def signature(self) -> str:
         """How the object is written in a query, defaults of arguments included."""
-        inside = (
-            _CREATE.search(self.statement)["args"] if self.kind in ("macro", "analysis") else None
-        )
-        return self.name + " ".join((inside or "").split())
+        return self.name + " ".join(self._parentheses.split())
+
+    @property
+    def _parentheses(self) -> str:
+        """The arguments of a macro as they stand in its statement; empty for anything else."""
+        match = _CREATE.search(self.statement)
+        return (match and self.kind in ("macro", "analysis") and match["args"]) or ""
 
     @property
     def comment(self) -> str:
@@ -93,7 +90,9 @@ class SqlObject:
 
 def parse(text: str, file: str = "") -> list[SqlObject]:
     """Split the text of one SQL file into its documented objects."""
-    objects, comment, code = [], [], []
+    objects: list[SqlObject] = []
+    comment: list[str] = []
+    code: list[str] = []
     for line in text.splitlines():
         if not code and line.startswith("--"):
             comment.append(line[2:].removeprefix(" "))
@@ -114,39 +113,32 @@ def _object(statement: str, comment: list[str], file: str) -> SqlObject:
     if match is None:
         raise ValueError(f"{file}: not a CREATE TABLE, VIEW or MACRO: {statement[:60]!r}")
     kind = "analysis" if match["table"] else match["kind"].lower()
-    result = SqlObject(kind, match["name"], file, statement, doc="")
     prose: list[str] = []
-    sink = prose
+    tags: list[tuple[str, list[str]]] = []
     for line in comment:
-        tag = _TAG.match(line)
-        if tag is None:
-            sink.append(line)
-            continue
-        sink = [tag["rest"]]
-        _store(result, tag["tag"], sink)
-    result.doc = "\n".join(prose).strip()
-    for store in (result.params, result.columns):
-        for name, lines in store.items():
-            store[name] = " ".join(" ".join(lines).split())
-    result.returns = " ".join(" ".join(result.returns).split())
-    result.examples = ["\n".join(lines).strip() for lines in result.examples]
+        if tag := _TAG.match(line):
+            tags.append((tag["tag"], [tag["rest"]]))
+        else:
+            (tags[-1][1] if tags else prose).append(line)
+    item = SqlObject(kind, match["name"], file, statement, doc="\n".join(prose).strip())
+    for name, lines in tags:
+        _store(item, name, lines)
     if kind == "table":
-        for line in statement.splitlines():
-            column = _COLUMN.match(line)
-            if column:
-                result.columns[column["name"]] = column["doc"].strip()
-    return result
+        columns = filter(None, map(_COLUMN.match, statement.splitlines()))
+        item.columns = {column["name"]: column["doc"].strip() for column in columns}
+    return item
 
 
-def _store(result: SqlObject, tag: str, lines: list[str]) -> None:
-    """File the (growing) lines of one tag under the object."""
+def _store(item: SqlObject, tag: str, lines: list[str]) -> None:
+    """File what one tag says under the object."""
+    text = " ".join(" ".join(lines).split())
     if tag in ("param", "column"):
-        name, _, lines[0] = lines[0].partition(" ")
-        (result.params if tag == "param" else result.columns)[name] = lines
+        name, _, doc = text.partition(" ")
+        (item.params if tag == "param" else item.columns)[name] = doc
     elif tag == "returns":
-        result.returns = lines
+        item.returns = text
     else:
-        result.examples.append(lines)
+        item.examples.append("\n".join(lines).strip())
 
 
 def library(root: Path | None = None) -> list[SqlObject]:
@@ -168,7 +160,7 @@ def library(root: Path | None = None) -> list[SqlObject]:
 
 
 def _in_order(items: Iterable[SqlObject]) -> list[SqlObject]:
-    """Sort objects so that each comes after those that it calls, and otherwise stays where it is."""
+    """Sort objects so that each comes after those that it calls, and else stays where it is."""
     by_name = {item.name: item for item in items}
     ordered: dict[str, SqlObject] = {}
 
@@ -191,12 +183,12 @@ def index_template(root: Path | None = None) -> str:
 
 
 def readers_by_name(root: Path | None = None) -> str:
-    """Text of `index_by_name.sql`: some of the index once more, for lakes below folders like `layer=3`."""
+    """Text of `index_by_name.sql`: the readers, for lakes below folders like `layer=3`."""
     return ((root or asset_dir("sql")) / "index_by_name.sql").read_text(encoding="utf-8")
 
 
 def digest(root: Path | None = None) -> str:
-    """A short hash of the whole SQL library: it changes whenever a file under `sql/` does."""
+    """A short hash of the whole SQL library: it changes whenever one of its files does."""
     root = root or asset_dir("sql")
     state = hashlib.sha256((index_template(root) + readers_by_name(root)).encode())
     for folder in FOLDERS:
@@ -208,19 +200,22 @@ def digest(root: Path | None = None) -> str:
 _TITLES = {"analysis": "Analyses", "macro": "Macros", "view": "Views", "table": "Tables"}
 _INTRODUCTION = """# The SQL library
 
-What a warehouse's `alab.duckdb` offers, in `alab sql` and in the plain DuckDB command line alike: every example here
-runs in DuckDB 1.2 to 2.0 (alab itself needs 1.4 or newer). `from help` lists it there.
+What a warehouse's `alab.duckdb` offers, in `alab sql` and in the plain DuckDB command line alike:
+every example here runs in DuckDB 1.2 to 2.0 (alab itself needs 1.4 or newer). `from help` lists it
+there.
 
-An argument that names a run is its id, the beginning of just one id, `latest`, or `latest:NAME` for the newest run of
-a scenario; a column holds whole ids: `where run_id = resolve_run('latest')`. Most analyses take a list of runs:
-`intra_run(['one', 'another'])`. An argument with `:=` has a default and is given by name. In an analysis of a run
-that does not exist there are no rows.
+An argument that names a run is its id, the beginning of just one id, `latest`, or `latest:NAME`
+for the newest run of a scenario; a column holds whole ids: `where run_id = resolve_run('latest')`.
+Most analyses take a list of runs: `intra_run(['one', 'another'])`. An argument with `:=` has a
+default and is given by name. In an analysis of a run that does not exist there are no rows.
 
-To use a warehouse beside another database: `attach '/full/path/alab.duckdb' as l (read_only)`, then `use l`, without
-which tables and views answer, but no macros and analyses. A warehouse that was copied or moved says so until alab
-opens it once, or `set variable alab_lake = '/its/folder/lake'` names its lake.
+To use a warehouse beside another database: `attach '/full/path/alab.duckdb' as l (read_only)`,
+then `use l`, without which tables and views answer, but no macros and analyses. A warehouse that
+was copied or moved says so until alab opens it once, or `set variable alab_lake =
+'/its/folder/lake'` names its lake.
 
-This page is generated from the comments of the files beside it: `python -m warehouse.catalog.sqldoc > sql/README.md`
+This page is generated from the comments of the files beside it: `python -m
+warehouse.catalog.sqldoc > sql/README.md`
 """
 
 

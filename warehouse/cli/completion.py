@@ -1,7 +1,7 @@
 """What the shell offers when the tab key is pressed: run ids, and names of the SQL library.
 
 Both are read from folders and files, without a database, and nothing here raises: a shell has no
-    place for errors.
+place for errors.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 
 
 def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Ids of the warehouse's runs, newest first, and `latest`; without those that stand on the line already.
+    """Ids of the warehouse's runs, newest first, and `latest`, but those on the line already.
 
     Args:
         ctx: the command being completed; its group knows `--warehouse` and `$ALAB_WAREHOUSE`.
@@ -29,7 +29,7 @@ def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[st
 
 
 def objects(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Macros, analyses, views and tables whose name begins with `incomplete`, with a line on each."""
+    """Objects of the SQL library whose name begins with `incomplete`, with a line on each."""
     from warehouse.catalog import sqldoc
 
     return [

@@ -4,21 +4,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from warehouse import advice
-from warehouse.assets import asset_dir
+from warehouse import advice, assets
+from warehouse.cli.output import show
 from warehouse.lake.lake import Lake
-from warehouse.query import run as query
 
 #: Towards which emotion does each message move the model, in hundredths of cosine?
-QUESTION = """\
-pivot (select *, left(preview, 32) as message
-       from reference_shift('latest') natural join snapshots where site = 'hidden_out')
-on label using round(100 * first(shift), 2)
-group by message_index, role, message order by message_index"""
+QUESTION = assets.query("demo").strip()
 
 
 def run(lake: Lake, say: Callable[[str], None], progress: Callable[[str, int, int], None]) -> None:
-    """Capture `scenarios/quickstart.yaml` on the embedded model, ask one question of it, and write the report.
+    """Capture `scenarios/quickstart.yaml` on the embedded model, ask one question, write a report.
 
     Args:
         lake: where the run goes; further calls add further runs.
@@ -28,17 +23,15 @@ def run(lake: Lake, say: Callable[[str], None], progress: Callable[[str, int, in
     from warehouse.capture.runs import capture_files
     from warehouse.report.write import write_report
 
-    scenario = asset_dir("scenarios") / "quickstart.yaml"
+    scenario = assets.asset_dir("scenarios") / "quickstart.yaml"
     (run_id,) = capture_files([scenario], lake.warehouse, progress=progress)
     progress("writing the report", 0, 0)
     report, *_ = write_report(lake, [run_id])
-    say(
-        f"captured {run_id}\n\nTowards which emotion does each message move the model?\n\n{QUESTION}\n"
-    )
-    query.run(lake, QUESTION, "table")
-    say(
-        f"\nwarehouse  {advice.short(lake.warehouse)}\nreport     {advice.short(report)}  (open it in a browser)\n"
-    )
+    say(f"captured {run_id}\n\nTowards which emotion does each message move the model?\n")
+    say(f"{QUESTION}\n")
+    show(lake, QUESTION, fmt="table")
+    say(f"\nwarehouse  {advice.short(lake.warehouse)}")
+    say(f"report     {advice.short(report)}  (open it in a browser)\n")
     say("\n  ".join(["Next:", *commands(lake)]))
 
 
@@ -48,7 +41,7 @@ def commands(lake: Lake) -> list[str]:
     lines = [
         f"{alab} sql --list",
         f"{alab} sql \"from intra_run_summary('latest')\"",
-        f"{alab} capture {advice.quoted(asset_dir('scenarios') / 'emotions.yaml')}",
+        f"{alab} capture {advice.quoted(assets.asset_dir('scenarios') / 'emotions.yaml')}",
     ]
     # The one that was installed beside alab: another may be too old to open the file.
     shell = Path(sys.executable).with_name("duckdb")

@@ -1,4 +1,4 @@
-"""Tells on standard error how a capture is going: a bar on a terminal, a line now and then elsewhere."""
+"""Tells on standard error how a capture goes: a bar on a terminal, else a line now and then."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ _WIDTH = 28
 
 
 class Bar:
-    """Call it with (what is happening, how many are done, how many there are); a message where there are none."""
+    """Called with (what is happening, how many are done, of how many); of 0 it is a message."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()

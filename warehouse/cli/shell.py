@@ -1,11 +1,16 @@
-"""What every command of `alab` shares: its options, its standard streams, and how errors are told."""
+"""What every command of `alab` shares: options, standard streams, and how errors are told."""
 
+import functools
 import os
 import sys
+from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 import click
 
+from warehouse.cli import completion
 from warehouse.errors import explain
 
 
@@ -16,12 +21,21 @@ def _keep(ctx: click.Context, option: click.Option, value: object) -> None:
 
 
 #: Options of `alab` itself, which every command takes too.
-WAREHOUSE = {
+WAREHOUSE: dict[str, Any] = {
     "type": click.Path(path_type=Path),
     "metavar": "DIR",
     "help": "Directory of the warehouse.  [default: $ALAB_WAREHOUSE, else ./lab]",
 }
-DEBUG = {"is_flag": True, "help": "Show the traceback of an error."}
+DEBUG: dict[str, Any] = {"is_flag": True, "help": "Show the traceback of an error."}
+#: Types of options.
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+TEXT = click.Choice(["table", "csv", "json", "jsonl", "md"])
+#: What several commands take.
+run_argument = click.argument("run", shell_complete=completion.runs)
+format_option = click.option(
+    "--format", "fmt", type=TEXT, help="[default: table on a terminal, else csv]"
+)
 _SHARED = (
     click.Option(["-w", "--warehouse"], expose_value=False, callback=_keep, **WAREHOUSE),
     click.Option(["--debug"], expose_value=False, callback=_keep, **DEBUG),
@@ -29,16 +43,17 @@ _SHARED = (
 
 
 def _prepare_streams() -> None:
-    """Let a standard stream that was closed give and take nothing, and not be the first file that is opened."""
+    """Let a standard stream that was closed give and take nothing, and be no file of ours."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show
 
 
 class Group(click.Group):
-    """Tells every `AlabError` in one or two lines on standard error, and keeps tracebacks for `--debug`.
+    """Tells errors in one or two lines on standard error, and keeps tracebacks for `--debug`.
 
     Its own options are accepted by each of its commands too.
     """
@@ -74,6 +89,31 @@ class Group(click.Group):
             return super().main(*arguments, **options)
         except OSError as error:  # as help may meet on its way to a full disk
             _tell(error)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-w", "--warehouse", envvar="ALAB_WAREHOUSE", **WAREHOUSE)
+@click.option("--debug", **DEBUG)
+@click.version_option(package_name="alab", prog_name="alab")
+def main(warehouse: Path | None, debug: bool) -> None:
+    """alab: an activation warehouse.
+
+    Run a conversation through a language model, keep every internal tensor, and ask questions of it
+    in SQL.
+    """
+
+
+def pass_lake(command: Callable) -> Callable:
+    """Give a command the lake of the warehouse that the command line or the environment names."""
+
+    @click.pass_context
+    @functools.wraps(command)
+    def with_lake(ctx: click.Context, /, *arguments: Any, **options: Any) -> Any:
+        from warehouse.lake.lake import Lake
+
+        return command(Lake(ctx.find_root().params["warehouse"] or "lab"), *arguments, **options)
+
+    return with_lake
 
 
 def _tell(error: Exception) -> None:

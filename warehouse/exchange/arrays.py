@@ -12,9 +12,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -25,22 +26,15 @@ SUFFIXES = {"npz": ".npz", "npy": "", "safetensors": ".safetensors"}
 
 _SAFETENSORS = {"float16": "F16", "float32": "F32", "float64": "F64"}
 #: Types of safetensors that hold no floating-point numbers, and bytes of each value.
-_OTHERS = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "U16": 2,
-    "I16": 2,
-    "U32": 4,
-    "I32": 4,
-    "U64": 8,
-    "I64": 8,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "F8_E8M0": 1,
-    "C64": 8,
-}
+_OTHERS = (
+    dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1)
+    | dict.fromkeys(("U16", "I16"), 2)
+    | dict.fromkeys(("U32", "I32"), 4)
+    | dict.fromkeys(("U64", "I64", "C64"), 8)
+)
 _MAX_HEADER = 100 << 20
+#: What reading the head of a damaged file raises; NotImplementedError is a RuntimeError.
+_DAMAGE = (OSError, ValueError, TypeError, KeyError, RuntimeError, struct.error, zipfile.BadZipFile)
 #: Bytes of an array that is stored column by column, which has to be read whole.
 _MAX_BY_COLUMN = 1 << 30
 
@@ -94,8 +88,8 @@ class ArrayWriter:
                 file.close()
 
     @contextmanager
-    def array(self, key: str) -> Iterator[BinaryIO]:
-        """A stream for the values of one array, in C order and little endian; each is written once."""
+    def array(self, key: str) -> Iterator[IO[bytes]]:
+        """A stream for one array's values, in C order and little endian; each is written once."""
         spec = self._specs.pop(key)
         if self._file:
             self._file.seek(self._offsets[key])
@@ -114,22 +108,23 @@ class ArrayWriter:
             yield stream
 
 
-def _write_header(file: BinaryIO, specs: dict[str, Spec]) -> dict[str, int]:
+def _write_header(file: IO[bytes], specs: dict[str, Spec]) -> dict[str, int]:
     """Write the header of a safetensors file; gives where the values of each array begin."""
-    header, at = {}, 0
-    for key, spec in specs.items():
-        place = [at, at + spec.nbytes]
-        header[key] = {
+    ends = dict(zip(specs, accumulate(spec.nbytes for spec in specs.values()), strict=True))
+    starts = {key: ends[key] - spec.nbytes for key, spec in specs.items()}
+    header = {
+        key: {
             "dtype": _SAFETENSORS[spec.dtype.name],
             "shape": list(spec.shape),
-            "data_offsets": place,
+            "data_offsets": [starts[key], ends[key]],
         }
-        at += spec.nbytes
+        for key, spec in specs.items()
+    }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     file.write(struct.pack("<Q", len(text)) + text)
-    file.truncate(8 + len(text) + at)
-    return {key: 8 + len(text) + entry["data_offsets"][0] for key, entry in header.items()}
+    file.truncate(8 + len(text) + max(ends.values(), default=0))
+    return {key: 8 + len(text) + start for key, start in starts.items()}
 
 
 class ArrayReader:
@@ -155,17 +150,7 @@ class ArrayReader:
                 self._open_zip()
             else:
                 self._open_safetensors()
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            KeyError,
-            RecursionError,
-            struct.error,
-            zipfile.BadZipFile,
-            NotImplementedError,
-            RuntimeError,
-        ) as error:
+        except _DAMAGE as error:
             raise self._damaged(str(error)) from error
 
     def _damaged(self, why: str) -> AlabError:
@@ -183,7 +168,7 @@ class ArrayReader:
         else:
             self.others[key] = str(spec.dtype)
 
-    def _add_npy(self, key: str, file: BinaryIO, size: int) -> None:
+    def _add_npy(self, key: str, file: IO[bytes], size: int) -> None:
         version = np.lib.format.read_magic(file)
         read = (
             np.lib.format.read_array_header_1_0
@@ -279,7 +264,7 @@ class ArrayReader:
             yield flat[first : first + values]
 
     @contextmanager
-    def _stream(self, key: str) -> Iterator[BinaryIO]:
+    def _stream(self, key: str) -> Iterator[IO[bytes]]:
         if self.path.suffix == ".npz":
             with self._zip.open(f"{key}.npy") as file:
                 file.read(self._starts[key])

@@ -1,95 +1,102 @@
-"""A directory of arrays that is being imported: what is in it, checked before anything is believed."""
+"""A directory of arrays that is being imported, checked before anything in it is believed."""
 
 import json
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from warehouse.errors import AlabError
 from warehouse.exchange.arrays import SUFFIXES, ArrayReader
-from warehouse.exchange.counts import Counts
-from warehouse.exchange.layout import KEYS
-from warehouse.vocabulary import SITES
+from warehouse.exchange.counts import Counts, Place
+from warehouse.vocabulary import site_of
 
 _KEY = re.compile(r"(?:layer_(\d{1,4})/)?(\w+)")
-_COLUMNS = {key: column for column, key in KEYS.items() if column in SITES}
 
 
-class Pass:
+def _place(key: str) -> Place | None:
+    """The (layer or None, site) of an array; None where it is no site.
+
+    >>> _place("layer_03/mlp_act"), _place("logits"), _place("layer_03/attn_weights")
+    ((3, 'mlp_down_in'), (None, 'logits'), (3, 'attention'))
+    """
+    match = _KEY.fullmatch(key)
+    site = match and site_of(match[2])
+    if not match or not site or (match[1] is None) != (site.dataset == "outputs"):
+        return None
+    if site.name == "attention" and match[2] != site.key:  # may be what the heads gave
+        return None
+    return (None if match[1] is None else int(match[1])), site.name
+
+
+class ImportedPass:
     """One forward pass of the directory.
 
     Attributes:
         row: what steps.json says about it.
         path: its file of arrays.
         tokens: tokens that it read.
-        first: position of the first of them.
-        keys: key of each (layer or None, column).
-        widths: width of each (layer or None, column) but attention.
+        end: tokens of the sequence after it; 0 where the pass does not say.
+        keys: key of the array of each (layer or None, site).
+        widths: width of each (layer or None, site) but attention.
         left_out: key of each array that is no site, and why.
+
+    Raises:
+        AlabError: its arrays are not shaped as those of one pass.
     """
 
     def __init__(self, row: dict, path: Path, reader: ArrayReader):
         self.row, self.path = row, path
         self.prompt_id, self.step = int(row.get("prompt_id") or 0), int(row["step"])
-        self.keys: dict[tuple[int | None, str], str] = {}
-        self.widths: dict[tuple[int | None, str], int] = {}
-        self.left_out: dict[str, str] = {
+        self.keys: dict[Place, str] = {}
+        self.widths: dict[Place, int] = {}
+        self.left_out = {
             key: f"it holds {dtype}, not floating-point numbers"
             for key, dtype in reader.others.items()
         }
         tokens, ends = set(), set()
         for key, spec in reader.specs.items():
-            match = _KEY.fullmatch(key)
-            column = match and _COLUMNS.get(match[2], match[2])
-            layer = int(match[1]) if match and match[1] else None
-            attention = layer is not None and column == "attn_weights"
-            if not attention and column not in (
-                ("embeddings", "logits") if layer is None else SITES
-            ):
+            if (place := _place(key)) is None:
                 self.left_out[key] = "alab has no place for it"
                 continue
-            rank = 3 if attention else 2
-            if (
-                len(spec.shape) < rank
-                or any(length != 1 for length in spec.shape[:-rank])
-                or 0 in spec.shape
-            ):
-                expected = "(1, heads, tokens, keys)" if attention else "(1, tokens, width)"
-                raise AlabError(
-                    f"cannot import {path}: {key} is shaped {spec.shape}, expected {expected}"
-                )
-            if (layer, column) in self.keys:
-                where = "" if layer is None else f" of layer {layer}"
-                twice = f"{self.keys[layer, column]} and {key} are both {column}{where}"
-                raise AlabError(
-                    f"cannot import {path}: {twice}", "Leave one of them; nothing was written."
-                )
+            self._add(place, key, spec.shape)
             tokens.add(spec.shape[-2])
-            if attention:
+            if place[1] == "attention":
                 ends.add(spec.shape[-1])
             else:
-                self.widths[layer, column] = spec.shape[-1]
-            self.keys[layer, column] = key
+                self.widths[place] = spec.shape[-1]
         if not self.keys:
-            others = (
-                "; ".join(f"{key}: {why}" for key, why in sorted(self.left_out.items())[:3])
-                or "it is empty"
-            )
-            raise AlabError(
-                f"cannot import {path}: no array in it is a site ({others})", "Nothing was written."
+            others = [f"{key}: {why}" for key, why in sorted(self.left_out.items())[:3]]
+            raise self._refused(
+                f"no array in it is a site ({'; '.join(others) or 'it is empty'})",
+                "Nothing was written.",
             )
         if len(tokens) != 1 or len(ends) > 1:
-            raise AlabError(
-                f"cannot import {path}: its arrays are of {sorted(tokens)} tokens and {sorted(ends)} keys"
+            raise self._refused(
+                f"its arrays are of {sorted(tokens)} tokens and {sorted(ends)} keys"
             )
         (self.tokens,) = tokens
         self.end = int(row.get("seq_len") or next(iter(ends), 0))
         if ends and self.end != next(iter(ends)):
-            raise AlabError(
-                f"cannot import {path}: attention covers {ends} keys of a sequence of {self.end} tokens"
-            )
+            raise self._refused(f"attention covers {ends} keys of a sequence of {self.end} tokens")
+
+    def _add(self, place: Place, key: str, shape: tuple[int, ...]) -> None:
+        """Take an array of a site whose shape is (1, tokens, width) or, of attention, one more."""
+        layer, site = place
+        rank = 3 if site == "attention" else 2
+        if len(shape) < rank or any(length != 1 for length in shape[:-rank]) or 0 in shape:
+            expected = "(1, heads, tokens, keys)" if rank == 3 else "(1, tokens, width)"
+            raise self._refused(f"{key} is shaped {shape}, expected {expected}")
+        if place in self.keys:
+            where = "" if layer is None else f" of layer {layer}"
+            twice = f"{self.keys[place]} and {key} are both {site}{where}"
+            raise self._refused(twice, "Leave one of them; nothing was written.")
+        self.keys[place] = key
+
+    def _refused(self, why: str, hint: str = "") -> AlabError:
+        return AlabError(f"cannot import {self.path}: {why}", hint)
 
     @property
     def kind(self) -> str:
@@ -113,40 +120,55 @@ class Directory:
         self.record: dict = record if isinstance(record, dict) else {}
         #: Folders beside `tensors` that its writer says it has.
         self.folders: list = self.record.get("folders") or []
-        self.passes = [Pass(row, path, self.reader(path)) for row, path in self._pass_files()]
+        self.passes = [ImportedPass(row, path, self.reader(path)) for row, path in self._files()]
         if not self.passes:
             raise self.refused(
                 "it has no file tensors/step_000.npz, .safetensors or folder of .npy files"
             )
-        self.passes.sort(key=lambda p: (p.prompt_id, p.step))
-        end = 0
-        for number, one in enumerate(self.passes):
-            if number and (one.prompt_id, one.step) == (
-                self.passes[number - 1].prompt_id,
-                self.passes[number - 1].step,
-            ):
+        self.passes.sort(key=lambda one: (one.prompt_id, one.step))
+        self._place_passes()
+        self.widths = self._common_widths()
+        self.layers = sorted({layer for layer, _ in self.passes[0].keys if layer is not None})
+        #: Of what is written.
+        self.counts = Counts(self.text("store_dtype") or self._store_dtype())
+
+    def _place_passes(self) -> None:
+        """Number the tokens of passes that do not say where in their sequence they end."""
+        for one, after in pairwise(self.passes):
+            if (one.prompt_id, one.step) == (after.prompt_id, after.step):
                 raise self.refused(f"step {one.step} of prompt {one.prompt_id} is there twice")
+        end = 0
+        for one in self.passes:
             end = end if one.step else 0
             one.end = end = one.end or end + one.tokens
             if one.first < 0:
                 raise self.refused(
                     f"step {one.step} has {one.tokens} tokens in a sequence of {one.end}"
                 )
-        self.widths: dict[tuple[int | None, str], int] = {}
+
+    def _common_widths(self) -> dict[Place, int]:
+        """Width of each site but attention, which all passes share."""
+        widths: dict[Place, int] = {}
         for one in self.passes:
-            for at, width in one.widths.items():
-                if self.widths.setdefault(at, width) != width:
-                    raise self.refused(
-                        f"{one.keys[at]} is {width} wide in step {one.step}, {self.widths[at]} before"
-                    )
-            if one.keys.keys() != self.passes[0].keys.keys():
-                odd = next(iter(one.keys.keys() ^ self.passes[0].keys.keys()))
-                raise self.refused(
-                    f"some passes have {odd[1]} of layer {odd[0]} and others have not"
-                )
-        self.counts: Counts | None = None  # of what is written
-        self.layers = sorted(
-            {layer for one in self.passes for layer, _ in one.keys if layer is not None}
+            for place, width in one.widths.items():
+                if widths.setdefault(place, width) != width:
+                    key, before = one.keys[place], widths[place]
+                    raise self.refused(f"{key} is {width} wide in step {one.step}, {before} before")
+            if odd := one.keys.keys() ^ self.passes[0].keys.keys():
+                layer, site = next(iter(odd))
+                raise self.refused(f"some passes have {site} of layer {layer} and others have not")
+        return widths
+
+    def _store_dtype(self) -> str:
+        """The precision that all arrays are in; float32 where they differ."""
+        specs = self.reader(self.passes[0].path).specs.values()
+        dtypes = {"bfloat16" if spec.is_bfloat16 else spec.dtype.name for spec in specs}
+        return dtypes.pop() if len(dtypes) == 1 and dtypes <= {"float16", "bfloat16"} else "float32"
+
+    def text(self, *keys: str) -> str | None:
+        """What run.json says under the first of some keys that has a string."""
+        return next(
+            (self.record[key] for key in keys if isinstance(self.record.get(key), str)), None
         )
 
     def refused(self, why: str) -> AlabError:
@@ -193,7 +215,7 @@ class Directory:
         paths = (self.inside(base, stem + suffix) for suffix in SUFFIXES.values())
         return next((path for path in paths if path.exists()), None)
 
-    def _pass_files(self) -> Iterator[tuple[dict, Path]]:
+    def _files(self) -> Iterator[tuple[dict, Path]]:
         rows = self.rows("steps.json")
         for number, row in enumerate(rows):
             step = row.get("step", row.get("index", number))
@@ -227,7 +249,7 @@ class Directory:
         return rows
 
     def index(self, folder: str, pattern: str) -> list[dict]:
-        """What a folder of states holds: the rows of its index.json, else what its files are called.
+        """What a folder of states holds: the rows of its index.json, else its files by their names.
 
         Args:
             folder: its name.

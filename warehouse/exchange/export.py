@@ -18,45 +18,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse import advice
-from warehouse.catalog import catalog, runs
-from warehouse.catalog.runs import Run, Selection, names, numbers, sources
+from warehouse.catalog import catalog
+from warehouse.catalog.runs import Run, Selection, names, numbers, open_run, sources
 from warehouse.errors import AlabError
 from warehouse.exchange import layout
 from warehouse.lake.lake import Lake
-from warehouse.lake.schemas import open_parquet
+from warehouse.lake.parquet import open_parquet
 from warehouse.lake.tensors import Source
 
 #: What `export` writes.
 FORMATS = ("npz", "npy", "safetensors", "parquet", "arrow")
 #: Suffixes of single files, whatever is in them.
-ONE_FILE = {f".{name}" for name in FORMATS} | {
-    ".feather",
-    ".ipc",
-    ".pt",
-    ".pth",
-    ".bin",
-    ".pkl",
-    ".pickle",
-    ".h5",
-    ".hdf5",
-    ".mat",
-    ".csv",
-    ".tsv",
-    ".json",
-    ".jsonl",
-    ".yaml",
-    ".txt",
-    ".db",
-    ".duckdb",
-    ".sqlite",
-    ".zip",
-    ".tar",
-    ".gz",
-    ".tgz",
-    ".bz2",
-    ".xz",
-    ".zst",
-}
+_FILES = """
+    feather ipc pt pth bin pkl pickle h5 hdf5 mat csv tsv json jsonl yaml txt db duckdb sqlite
+    zip tar gz tgz bz2 xz zst
+"""
+ONE_FILE = {f".{name}" for name in (*FORMATS, *_FILES.split())}
 
 
 def export(
@@ -90,15 +67,13 @@ def export(
             one file.
     """
     _check_name(lake, out, name, fmt)
-    with catalog.connect(lake) as db:
-        run_id = runs.find_run(db, name)
-        run = Run(lake, run_id, db)
-        wanted = Selection(
+    with open_run(lake, name) as run:
+        selection = Selection(
             names(sites, run.site_names()),
             numbers(layers, run.layers(), "layer"),
             numbers(steps, run.steps(), "step"),
         )
-        out = Path(out or run_id).absolute()
+        out = Path(out or run.run_id).absolute()
         if out.exists() and not force:
             raise AlabError(f"{out} exists", "Name another directory, or replace it with --force.")
         if out.exists() and not _is_export(out):
@@ -111,9 +86,9 @@ def export(
         try:
             draft.mkdir(parents=True)
             if fmt in ("parquet", "arrow"):
-                write_tables(run, draft, fmt, wanted)
+                write_tables(run, draft, fmt, selection)
             else:
-                layout.write(run, draft, fmt, wanted)
+                layout.write(run, draft, fmt, selection)
             if out.exists():
                 shutil.rmtree(out)
             draft.rename(out)
@@ -123,16 +98,17 @@ def export(
 
 
 def _check_name(lake: Lake, out: Path | None, run: str, fmt: str) -> None:
-    """Refuse a directory whose name promises one file, as `x.npz` does: what reads such files would not find one."""
+    """Refuse a directory whose name promises one file, as `x.npz` does: readers would find none."""
     if out is None or (suffix := Path(out).suffix.lower()) not in ONE_FILE:
         return
     fmt = suffix[1:] if suffix[1:] in FORMATS else fmt
     plain = Path(out)
     while plain.suffix.lower() in ONE_FILE:  # x.tar.gz
         plain = plain.with_suffix("")
+    command = f"{advice.alab(lake.warehouse)} export {shlex.quote(run)} --format {fmt}"
     raise AlabError(
         f"an export is a directory of files, and {Path(out).name} is the name of one file",
-        f"{advice.alab(lake.warehouse)} export {shlex.quote(run)} --format {fmt} -o {advice.quoted(plain)}",
+        f"{command} -o {advice.quoted(plain)}",
         2,
     )
 
@@ -144,19 +120,19 @@ def _is_export(path: Path) -> bool:
     return (path / "run.json").is_file() or (path / "metadata").is_dir() or not any(path.iterdir())
 
 
-def write_tables(run: Run, out: Path, fmt: str, wanted: Selection) -> None:
-    """Write one Parquet or Arrow file per dataset and layer, the run's states and lens, and its metadata tables."""
-    for dataset, layer, source in sources(run, wanted):
+def write_tables(run: Run, out: Path, fmt: str, selection: Selection) -> None:
+    """Write a file per dataset and layer, the run's states and lens, and its metadata tables."""
+    for dataset, layer, source in sources(run, selection):
         file = source.open[0]
         columns = [
             field.name
             for field in file.schema_arrow
             if not pa.types.is_nested(field.type)
-            or (field.name in source.columns and wanted.site(field.name))
+            or (field.name in source.columns and selection.site(field.name))
         ]
         if any(column in source.columns for column in columns):
             path = out / dataset / ("part-0" if layer is None else f"layer_{layer:02d}")
-            _write_table(path, fmt, _batches(source, columns, wanted))
+            _write_table(path, fmt, _batches(source, columns, selection))
     for table in catalog.table_names():
         _write_table(
             out / "metadata" / table, fmt, iter(run.lake.metadata(run.run_id, table).to_batches())
@@ -166,12 +142,14 @@ def write_tables(run: Run, out: Path, fmt: str, wanted: Selection) -> None:
             _write_table(out / dataset / f"part-{number}", fmt, pq.ParquetFile(path).iter_batches())
 
 
-def _batches(source: Source, columns: list[str], wanted: Selection) -> Iterator[pa.RecordBatch]:
+def _batches(source: Source, columns: list[str], selection: Selection) -> Iterator[pa.RecordBatch]:
     for file in source.open:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=columns)
-            if wanted.steps is not None:
-                table = table.filter([step in wanted.steps for step in table["step"].to_pylist()])
+            if selection.steps is not None:
+                table = table.filter(
+                    [step in selection.steps for step in table["step"].to_pylist()]
+                )
             yield from table.combine_chunks().to_batches()
 
 

@@ -2,16 +2,16 @@
 
 It is that of scripts which hook a model and save a file for each forward pass:
 
-    run.json                        the run: model, scenario, prompts, messages, tokens, layers, sites, warnings
-    steps.json                      one object per forward pass: what `steps` says, `top_tokens`, and its `file`
-    tensors/step_000.npz            the tensors of a pass, keys such as layer_07/hidden_out
-    conversation_snapshots/index.json, snapshot_00_system.npz    states after each message
-    references/index.json, ref_joy.npz                           states after each reference
-    examples/index.json, example_003_joy.npz                     those that a reference is the mean
-    of, where several states/index.json, initial.npz, final.npz                    the states that
-    comparisons start and end with logit_lens/hidden_out.json      what each layer would say next,
-    as `warehouse.exchange.lens_json` has it
+    run.json                 the run: model, scenario, prompts, messages, tokens, layers, sites, …
+    steps.json               an object per pass: what `steps` says, `top_tokens`, and its `file`
+    tensors/step_000.npz     the tensors of a pass, keys such as layer_07/hidden_out
+    conversation_snapshots/  index.json, snapshot_00_system.npz, …: states after each message
+    references/              index.json, ref_joy.npz, …: states after each reference
+    examples/                index.json, example_003_joy.npz, …: what a reference is the mean of
+    states/                  index.json, initial.npz, final.npz: where comparisons begin and end
+    logit_lens/              hidden_out.json: what each layer would say next
 
+- The logit lens is as `warehouse.exchange.lens_json` has it.
 - `layer_NN/<site>` is shaped (1, tokens, width); `mlp_act` is the lake's `mlp_down_in`.
 - `layer_NN/attn_weights` is shaped (1, heads, tokens, keys): keys = tokens in a prefill, 0 above
   the diagonal.
@@ -26,6 +26,7 @@ It is that of scripts which hook a model and save a file for each forward pass:
 
 import json
 import re
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
@@ -34,10 +35,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from warehouse.catalog.runs import KEYS, Run, Selection, sources
+from warehouse.catalog.runs import Run, Selection, sources
 from warehouse.exchange import lens_json
 from warehouse.exchange.arrays import SUFFIXES, ArrayWriter, Spec
-from warehouse.lake.tensors import Pass, Source, blocks
+from warehouse.lake.tensors import PassId, Source, blocks
+from warehouse.vocabulary import key_of, site_of
 
 #: Tables that `run.json` holds as lists.
 RUN_TABLES = ("prompts", "messages", "tokens", "state_tokens", "layers", "sites", "warnings")
@@ -56,27 +58,24 @@ OPEN_FILES = 64
 _HALF, _SINGLE = np.dtype("<f2"), np.dtype("<f4")
 
 
-def write(run: Run, out: Path, fmt: str, wanted: Selection) -> None:
+def write(run: Run, out: Path, fmt: str, selection: Selection) -> None:
     """Write a run in the format npz, npy or safetensors."""
     (record,) = run.rows("runs")
     small = _HALF if record["store_dtype"] == "float16" else _SINGLE
-    steps = run.rows("steps", "prompt_id, step")
-    top = {
-        at: list(rows)
-        for at, rows in groupby(run.rows("top_tokens", "prompt_id, step, rank"), key=_at)
-    }
+    steps = run.rows("steps")
+    top = {at: list(rows) for at, rows in groupby(run.rows("top_tokens"), key=_at)}
     for row in steps:
         row["top_tokens"] = [
             _without(entry, "prompt_id", "step") for entry in top.get(_at(row), [])
         ]
-    passes = [_at(row) for row in steps if wanted.step(row["step"])]
-    _write_tensors(run, out, fmt, wanted, passes, small)
+    passes = [_at(row) for row in steps if selection.step(row["step"])]
+    _write_tensors(run, out, fmt, selection, passes, small)
     for row in steps:  # a pass of which nothing was wanted has no file
         file = f"tensors/{_folder(row['prompt_id'])}step_{row['step']:03d}{SUFFIXES[fmt]}"
         row["file"] = file if (out / file).exists() else None
     _write_json(out / "steps.json", steps)
-    folders = _write_states(run, out, fmt, wanted, small) + _write_lens(
-        run, out, wanted, record["model_id"]
+    folders = _write_states(run, out, fmt, selection, small) + _write_lens(
+        run, out, selection, record["model_id"]
     )
     parsed = {
         key: json.loads(record[f"{key}_json"] or "null") for key in ("scenario", "env", "tokenizer")
@@ -91,7 +90,7 @@ def write(run: Run, out: Path, fmt: str, wanted: Selection) -> None:
     _write_json(out / "run.json", head | _without(record, "bytes") | parsed | tables)
 
 
-def _at(row: dict) -> Pass:
+def _at(row: dict) -> PassId:
     return row["prompt_id"], row["step"]
 
 
@@ -110,14 +109,16 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _write_tensors(
-    run: Run, out: Path, fmt: str, wanted: Selection, passes: list[Pass], small: np.dtype
+    run: Run, out: Path, fmt: str, selection: Selection, passes: list[PassId], small: np.dtype
 ) -> None:
     outside = {(row["layer"], row["site"]) for row in run.rows("sites") if row["n_out_of_range"]}
     plan = []
-    for _, layer, source in sources(run, wanted):
-        for column in filter(wanted.site, source.columns):
-            key = ("" if layer is None else f"layer_{layer:02d}/") + KEYS.get(column, column)
-            plan.append((key, column, source, _SINGLE if (layer, column) in outside else small))
+    for _, layer, source in sources(run, selection):
+        for column in filter(selection.site, source.columns):
+            site = site_of(column)
+            assert site is not None  # each vector column of these datasets is a site's
+            key = ("" if layer is None else f"layer_{layer:02d}/") + key_of(site)
+            plan.append((key, column, source, _SINGLE if (layer, site.name) in outside else small))
     for start in range(0, len(passes), OPEN_FILES):
         some = passes[start : start + OPEN_FILES]
         specs = {
@@ -145,7 +146,7 @@ def _write_tensors(
                                 stream.write(np.ascontiguousarray(block, dtype).data)
 
 
-def _shape(source: Source, column: str, at: Pass) -> tuple[int, ...]:
+def _shape(source: Source, column: str, at: PassId) -> tuple[int, ...]:
     first, last = source.span[at]
     tokens = last - first + 1
     if (width := source.columns[column]) is not None:
@@ -153,19 +154,21 @@ def _shape(source: Source, column: str, at: Pass) -> tuple[int, ...]:
     return 1, source.count[at] // tokens, tokens, last + 1
 
 
-def _write_lens(run: Run, out: Path, wanted: Selection, model: str) -> list[str]:
+def _write_lens(run: Run, out: Path, selection: Selection, model: str) -> list[str]:
     """Write a JSON file per site of the logit lens; gives their folder where there are any."""
     if not (paths := run.files.get(("logit_lens", None))):
         return []
-    kept = run.db.execute("SELECT _has('models', _weights_key(?))", [run.run_id]).fetchone()[0]
+    has_head = "SELECT 1 WHERE _has('models', _weights_key(?))"
     texts = "SELECT token_id, token FROM unembedding_of(?)"
-    names = dict(run.db.execute(texts, [run.run_id]).fetchall()) if kept else {}
+    names = {}
+    if run.db.execute(has_head, [run.run_id]).fetchone():
+        names = dict(run.db.execute(texts, [run.run_id]).fetchall())
     (out / "logit_lens").mkdir()
     for path in paths:
         rows = [
             row
             for row in lens_json.rows_of(path)
-            if wanted.step(row["step"]) and wanted.layer(row["layer"])
+            if selection.step(row["step"]) and selection.layer(row["layer"])
         ]
         top_k = 1 + max((row["rank"] for row in rows), default=-1)
         about = {"run_id": run.run_id, "model": model, "site": path.stem, "top_k": top_k}
@@ -173,12 +176,14 @@ def _write_lens(run: Run, out: Path, wanted: Selection, model: str) -> list[str]
     return ["logit_lens"]
 
 
-def _write_states(run: Run, out: Path, fmt: str, wanted: Selection, small: np.dtype) -> list[str]:
-    """Write a file per state, and in each folder an index of what its files are; gives the folders."""
+def _write_states(
+    run: Run, out: Path, fmt: str, selection: Selection, small: np.dtype
+) -> list[str]:
+    """Write a file per state, and in each folder an index of its files; gives the folders."""
     snapshots = {(row["prompt_id"], row["message_index"]): row for row in run.rows("snapshots")}
     references = {row["label"]: row for row in run.rows("reference_states")}
     indexes: dict[str, list[dict]] = {}
-    for (prompt_id, state, index, label), vectors in _states(run, wanted):
+    for (prompt_id, state, index, label), vectors in _states(run, selection):
         if not vectors:
             continue
         if state == "snapshot":
@@ -208,7 +213,7 @@ def _write_states(run: Run, out: Path, fmt: str, wanted: Selection, small: np.dt
     return list(indexes)
 
 
-def _states(run: Run, wanted: Selection):
+def _states(run: Run, selection: Selection) -> Iterator[tuple[tuple, dict[str, np.ndarray]]]:
     """Each state of the run as ((prompt_id, state, state_index, label), vectors by key)."""
 
     def rows():
@@ -223,7 +228,7 @@ def _states(run: Run, wanted: Selection):
             {
                 f"layer_{row['layer']:02d}/{row['site']}": vector
                 for row, vector in group
-                if wanted.site(row["site"]) and wanted.layer(row["layer"])
+                if selection.site(row["site"]) and selection.layer(row["layer"])
             },
         )
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 #: What the lens looks at: the residual stream, or the running sum of what the sub-layers add.
-SITES = ("hidden_out", "contributions")
+STREAMS = ("hidden_out", "contributions")
 
 _TOKEN = ("prompt_id", "step", "position", "next_token_id")
 _LAYER = ("layer", "kl", "next_rank", "next_logprob")

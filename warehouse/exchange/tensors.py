@@ -1,4 +1,4 @@
-"""Tensors and states of a run as arrays: what `Warehouse.tensor`, `activations` and `vector` give."""
+"""Tensors and states of a run as arrays: `Warehouse.tensor`, `activations` and `vector`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +11,9 @@ from warehouse.catalog import runs
 from warehouse.catalog.runs import Run, names, numbers
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
-from warehouse.lake.tensors import Pass, Source, blocks
-from warehouse.vocabulary import STATE_SITES
+from warehouse.lake.tensors import PassId, Source, blocks
+from warehouse.vocabulary import OUTPUTS, STATE_SITES, STATES, Site, column_of, site_of
 
-STATES = ("initial", "final", "snapshot", "reference", "example")
-
-#: Which dataset a site is in, where that is not `activations`, and the column, where it has another
-#: name.
-_DATASETS = {"attention": "attention", "embeddings": "outputs", "logits": "outputs"}
-_COLUMNS = {"attention": "weights", "mlp_act": "mlp_down_in"}
 #: What is said of each token of a conversation.
 _TOKEN = {
     "step": pa.int32(),
@@ -31,13 +25,15 @@ _TOKEN = {
     "is_template": pa.bool_(),
     "is_generated": pa.bool_(),
 }
-_STATES = (
-    "SELECT state_index, label, vector FROM states_of(?) WHERE site = ? AND layer = ? AND state = ?"
-)
-_STATES += " AND coalesce(prompt_id, ?) = ? ORDER BY state_index"
+_STATES = """
+    SELECT state_index, label, vector FROM states_of(?) WHERE site = ? AND layer = ? AND state = ?
+    AND coalesce(prompt_id, ?) = ? ORDER BY state_index
+"""
 
 #: One layer, several, or none for a site that has no layers.
 Layers = int | Sequence[int] | None
+#: First and last position of each pass.
+Spans = dict[PassId, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -62,15 +58,15 @@ class Activations:
     tokens: pa.Table
 
     def __repr__(self) -> str:
-        return f"Activations({self.site} of {self.run_id}, prompt {self.prompt_id}: {self.values.shape})"
+        prompt = f"{self.site} of {self.run_id}, prompt {self.prompt_id}"
+        return f"Activations({prompt}: {self.values.shape})"
 
     def table(self) -> pa.Table:
         """The vectors in long form, to join with what SQL says of the tokens.
 
         Returns:
             An Arrow table with a row per layer and token: run_id, prompt_id, layer, what `tokens`
-                has, and `vector`,
-            which has the values of `values` without copying them.
+            has, and `vector`, which has the values of `values` without copying them.
         """
         layers: list[int | None] = list(self.layers) or [None]
         count, width = self.values.shape[-2:]
@@ -81,44 +77,42 @@ class Activations:
             "prompt_id": pa.repeat(pa.scalar(self.prompt_id, pa.int32()), rows),
             "layer": pa.array([layer for layer in layers for _ in range(count)], pa.int32()),
         }
-        told = pa.concat_tables([self.tokens] * len(layers)).combine_chunks()
-        columns |= dict(zip(told.column_names, told.columns, strict=True))
+        tokens = pa.concat_tables([self.tokens] * len(layers)).combine_chunks()
+        columns |= dict(zip(tokens.column_names, tokens.columns, strict=True))
         return pa.table(columns | {"vector": pa.FixedSizeListArray.from_arrays(flat, width)})
 
 
 def tensor(
-    lake: Lake, db: duckdb.DuckDBPyConnection, run: str, site: str, layer: Layers, at: Pass
+    lake: Lake, db: duckdb.DuckDBPyConnection, name: str, site: str, layer: Layers, at: PassId
 ) -> np.ndarray:
     """One site of one forward pass; see `Warehouse.tensor`."""
-    found = _run(lake, db, run, site)
-    column = _COLUMNS.get(site, site)
+    run, kind = _run(lake, db, name, site)
     values = []
-    for _, source in _sources(found, site, layer):
+    for _, source in _sources(run, kind, layer):
         _check_pass(source, at)
-        one = source.tensor(column, at)
-        values.append(one if site == "attention" else one[0])
-    return (
-        values[0]
-        if layer is None or isinstance(layer, int) or site in _without_layers()
-        else np.stack(values)
-    )
+        heads = source.tensor(column_of(kind), at)
+        values.append(heads if site == "attention" else heads[0])
+    if layer is None or isinstance(layer, int) or site in OUTPUTS:
+        return values[0]
+    return np.stack(values)
 
 
 def activations(
-    lake: Lake, db: duckdb.DuckDBPyConnection, run: str, site: str, layers: Layers, prompt: int
+    lake: Lake, db: duckdb.DuckDBPyConnection, name: str, site: str, layers: Layers, prompt: int
 ) -> Activations:
     """One site of a whole conversation; see `Warehouse.activations`."""
-    found = _run(lake, db, run, site)
+    run, kind = _run(lake, db, name, site)
     if site == "attention":
         raise AlabError(
             "attention has as many keys as there are tokens at each pass, which is no one array",
-            f"Ask for one pass: lab.tensor({run!r}, 'attention', layer=0, step=0)",
+            f"Ask for one pass: lab.tensor({name!r}, 'attention', layer=0, step=0)",
         )
-    if layers is None and site not in _without_layers():
-        layers = found.layers()
-    column, values, spans = _COLUMNS.get(site, site), [], {}
-    opened = _sources(found, site, [layers] if isinstance(layers, int) else layers)
-    for _, source in opened:
+    if layers is None and site not in OUTPUTS:
+        layers = run.layers()
+    values: list[np.ndarray] = []
+    spans: Spans = {}
+    sources = _sources(run, kind, [layers] if isinstance(layers, int) else layers)
+    for _, source in sources:
         spans = {at: span for at, span in sorted(source.span.items()) if at[0] == prompt}
         if not spans:
             there = sorted({p for p, _ in source.span})
@@ -126,24 +120,27 @@ def activations(
                 f"there is no prompt {prompt} in this run",
                 f"There are: {', '.join(map(str, there))}",
             )
-        values.append(_conversation(source, column, spans))
-    told = {row["position"]: row for row in found.rows("tokens") if row["prompt_id"] == prompt}
-    rows = [
-        told.get(position, {}) | {"step": step, "position": position}
+        values.append(_conversation(source, column_of(kind), spans))
+    numbered = tuple(n for n, _ in sources if n is not None)
+    stacked = np.stack(values) if numbered else values[0]
+    return Activations(run.run_id, prompt, site, numbered, stacked, _tokens(run, prompt, spans))
+
+
+def _tokens(run: Run, prompt: int, spans: Spans) -> pa.Table:
+    """What is said of each token of some passes."""
+    rows = {row["position"]: row for row in run.rows("tokens") if row["prompt_id"] == prompt}
+    placed = [
+        rows.get(position, {}) | {"step": step, "position": position}
         for (_, step), (first, last) in spans.items()
         for position in range(first, last + 1)
     ]
-    tokens = pa.table(
-        {name: pa.array([row.get(name) for row in rows], kind) for name, kind in _TOKEN.items()}
-    )
-    numbered = tuple(n for n, _ in opened if n is not None)
-    stacked = np.stack(values) if numbered else values[0]
-    return Activations(found.run_id, prompt, site, numbered, stacked, tokens)
+    return pa.Table.from_pylist(placed, pa.schema(_TOKEN))
 
 
-def _conversation(source: Source, column: str, spans: dict[Pass, tuple[int, int]]) -> np.ndarray:
+def _conversation(source: Source, column: str, spans: Spans) -> np.ndarray:
     """The rows of some passes one after the other, (tokens, width)."""
     width = source.columns[column]
+    assert width is not None  # attention, whose rows differ, is refused before
     ends = np.cumsum([last - first + 1 for first, last in spans.values()])
     place = dict(zip(spans, [0, *ends.tolist()], strict=False))
     out = np.empty((int(ends[-1]), width), np.float32)
@@ -155,40 +152,38 @@ def _conversation(source: Source, column: str, spans: dict[Pass, tuple[int, int]
     return out
 
 
-def _without_layers() -> set[str]:
-    return {site for site, dataset in _DATASETS.items() if dataset == "outputs"}
+def _run(lake: Lake, db: duckdb.DuckDBPyConnection, name: str, site: str) -> tuple[Run, Site]:
+    """A run and one of its sites, by their names."""
+    run = Run(lake, runs.find_run(db, name), db)
+    names(site, run.site_names())
+    if (kind := site_of(site)) is None:
+        raise AlabError(f"{site!r} is more than one site", "Ask for one after the other.")
+    return run, kind
 
 
-def _run(lake: Lake, db: duckdb.DuckDBPyConnection, run: str, site: str) -> Run:
-    found = Run(lake, runs.find_run(db, run), db)
-    names(site, found.site_names())
-    return found
-
-
-def _sources(found: Run, site: str, layer: Layers) -> list[tuple[int | None, Source]]:
+def _sources(run: Run, site: Site, layer: Layers) -> list[tuple[int | None, Source]]:
     """The files of a site, layer by layer in the order that was asked for."""
-    if site in _without_layers():
-        layers: list[int | None] = [None]
-    elif layer is None or (not isinstance(layer, int) and not len(layer)):
-        raise AlabError(
-            f"each layer has its own {site}", f"Name one: layer=0 to {found.layers()[-1]}"
-        )
-    else:
-        layers = [layer] if isinstance(layer, int) else [int(n) for n in layer]
-        for n in layers:
-            numbers(str(n), found.layers(), "layer")
-    opened = []
-    for n in layers:
-        source = Source(found.files.get((_DATASETS.get(site, "activations"), n), []))
-        if not source.files or _COLUMNS.get(site, site) not in source.columns:
+    numbered: list[int | None] = [None]
+    if site.dataset != "outputs":
+        if layer is None or (not isinstance(layer, int) and not len(layer)):
             raise AlabError(
-                f"{site} was not captured in layer {n} of this run", "See: alab inspect RUN"
+                f"each layer has its own {site.name}", f"Name one: layer=0 to {run.layers()[-1]}"
             )
-        opened.append((n, source))
-    return opened
+        numbered = [layer] if isinstance(layer, int) else [int(n) for n in layer]
+        for n in numbered:
+            numbers(str(n), run.layers(), "layer")
+    sources = []
+    for n in numbered:
+        source = Source(run.files.get((site.dataset, n), []))
+        if not source.files or column_of(site) not in source.columns:
+            raise AlabError(
+                f"{site.name} was not captured in layer {n} of this run", "See: alab inspect RUN"
+            )
+        sources.append((n, source))
+    return sources
 
 
-def _check_pass(source: Source, at: Pass) -> None:
+def _check_pass(source: Source, at: PassId) -> None:
     if at not in source.span:
         there = [step for prompt, step in sorted(source.span) if prompt == at[0]]
         hint = (
@@ -204,7 +199,6 @@ def vector(
     run: str,
     site: str,
     layer: int,
-    *,
     state: str,
     label: str | None,
     message: int | None,

@@ -1,31 +1,28 @@
 """The lake: where its files are, and publishing by rename.
 
-    <warehouse>/lake/activations/run=<run_id>/steps=<first>-<last>/layer=<NN>/part-<n>.parquet
-    <warehouse>/lake/attention/…      one row per head and query position, the causal half of the weights
-    <warehouse>/lake/outputs/…        embeddings and logits, without the layer folder
-    <warehouse>/lake/states/run=<run_id>/part-0.parquet
-    <warehouse>/lake/logit_lens/run=<run_id>/<site>.parquet
-    <warehouse>/lake/metadata/run=<run_id>/<table>.parquet
-    <warehouse>/lake/models/<weights_hash>/    final norm and unembedding of a model, see `warehouse.lens.head`
-    <warehouse>/lake/.staging/        runs being written
-    <warehouse>/lake/.empty/          one file without rows per dataset, so that views bind in an empty lake
+    lake/activations/run=<run_id>/steps=<first>-<last>/layer=<NN>/part-<n>.parquet
+    lake/attention/…      one row per head and query position, the causal half of the weights
+    lake/outputs/…        embeddings and logits, without the layer folder
+    lake/states/run=<run_id>/part-0.parquet
+    lake/logit_lens/run=<run_id>/<site>.parquet
+    lake/metadata/run=<run_id>/<table>.parquet
+    lake/models/<weights_hash>/    final norm and unembedding of a model: `warehouse.lens.store`
+    lake/.staging/        runs being written
+    lake/.empty/          a file without rows per dataset, so that views bind in an empty lake
 
 A run exists once its metadata folder does; that rename is the last step of publishing.
 """
 
-import contextlib
-import hashlib
-import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
 from warehouse.errors import AlabError
+from warehouse.lake import manifest, store
+from warehouse.lake.staging import StagedRun
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,10 +38,6 @@ TAILS = {
     "norm": "/norm.parquet",
     "unembedding": "/unembedding.parquet",
 }
-
-
-#: Where the table `files` keeps the `digest` of its rows, in its schema's metadata.
-DIGEST = b"alab_digest"
 
 
 class Lake:
@@ -74,17 +67,15 @@ class Lake:
 
     def versions(self) -> dict[str, int]:
         """When each published run's metadata last changed, in nanoseconds, by run id."""
-        folder = self.root / "metadata"
-        found = folder.glob("run=*") if folder.is_dir() else []
-        versions = {}
-        for path in found:
-            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                versions[path.name.removeprefix("run=")] = path.stat().st_mtime_ns
-        return versions
+        runs = {
+            path.name.removeprefix("run="): store.version(path)
+            for path in store.paths(self.root / "metadata", "run=*")
+        }
+        return {run_id: at for run_id, at in runs.items() if at is not None}  # else removed by now
 
     def models(self) -> list[str]:
         """Keys of the models whose final norm and unembedding are kept."""
-        return sorted(path.name for path in (self.root / "models").glob("[!.]*/"))
+        return [path.name for path in store.paths(self.root / "models", "[!.]*/")]
 
     def prepare(self) -> None:
         """Create the folders and the files without rows; does nothing in a lake that has them."""
@@ -96,11 +87,12 @@ class Lake:
             self.staging.mkdir(parents=True, exist_ok=True)
             for dataset, path in empty.items():
                 if not path.exists():
-                    from warehouse.lake import schemas as parquet
+                    from warehouse.lake.parquet import open_parquet
+                    from warehouse.lake.schemas import empty_schema
 
                     unfinished = path.with_suffix(f".{datetime.now(UTC).timestamp()}")
-                    parquet.open_parquet(unfinished, parquet.empty_schema(dataset)).close()
-                    unfinished.replace(path)
+                    open_parquet(unfinished, empty_schema(dataset)).close()
+                    store.move(unfinished, path)
         except OSError as error:
             if all(path.exists() for path in empty.values()):
                 return  # a lake that can only be read, and needs nothing
@@ -109,8 +101,8 @@ class Lake:
                 "Name another directory with --warehouse or $ALAB_WAREHOUSE.",
             ) from error
 
-    def stage(self, name: str, *, run_id: str | None = None) -> "StagedRun":
-        """Begin a run of the scenario `name`, under a new id `<name>_<UTC timestamp>`, or under the one given.
+    def stage(self, name: str, *, run_id: str | None = None) -> StagedRun:
+        """Begin a run of the scenario `name`, as `<name>_<UTC timestamp>` or under the id given.
 
         Raises:
             AlabError: the lake has, or is being given, a run of the id given.
@@ -119,16 +111,14 @@ class Lake:
         stem = run_id or f"{name}_{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         for attempt in range(1, 2 if run_id else 10_000):
             run_id = stem if attempt == 1 else f"{stem}-{attempt}"
-            lock = FileLock(self.staging / f"{run_id}.lock", blocking=False)
             try:
-                lock.acquire()
-                (self.staging / run_id).mkdir()
-            except (Timeout, FileExistsError):
-                lock.release()
+                staged = self._staged(run_id)
+            except TimeoutError:
                 continue
-            if not self.dataset("metadata", run_id).exists():
-                return StagedRun(self, run_id, lock)
-            StagedRun(self, run_id, lock).discard()
+            if not staged.folder.exists() and not self.dataset("metadata", run_id).exists():
+                staged.folder.mkdir()
+                return staged
+            staged.release()
         raise AlabError(
             f"the warehouse already has the run {stem}",
             "Give the new one another: alab import --name",
@@ -141,16 +131,15 @@ class Lake:
             Ids of the runs that were swept.
         """
         swept = []
-        for folder in self.staging.glob("*/"):
-            lock = FileLock(self.staging / f"{folder.name}.lock", blocking=False)
-            with contextlib.suppress(OSError):  # locked, or not ours to delete
-                lock.acquire()
+        for folder in store.paths(self.staging, "*/"):
+            with suppress(OSError):  # locked, or not ours to delete
+                staged = self._staged(folder.name)
                 swept += [folder.name] if folder.exists() else []
-                StagedRun(self, folder.name, lock).discard()
+                staged.discard()
         return swept
 
-    @contextlib.contextmanager
-    def hold(self, run_id: str, *, damaged: bool = False) -> Iterator["StagedRun"]:
+    @contextmanager
+    def hold(self, run_id: str, *, damaged: bool = False) -> Iterator[StagedRun]:
         """Keep other processes from changing a published run meanwhile.
 
         Args:
@@ -162,14 +151,12 @@ class Lake:
             AlabError: another process is changing it, or has removed it, or it is damaged.
         """
         self.prepare()
-        lock = FileLock(self.staging / f"{run_id}.lock", timeout=10)
         try:
-            lock.acquire()
-        except Timeout:
+            staged = self._staged(run_id, wait=10)
+        except TimeoutError:
             raise AlabError(
                 f"another process is changing the run {run_id}", "Try again when it is done."
             ) from None
-        staged = StagedRun(self, run_id, lock)
         staged.folder.mkdir(exist_ok=True)
         try:
             if not self.dataset("metadata", run_id).exists():
@@ -183,66 +170,42 @@ class Lake:
         finally:
             staged.discard()
 
+    def _staged(self, run_id: str, wait: float = 0) -> StagedRun:
+        """A run that nobody else writes; TimeoutError where somebody does."""
+        return StagedRun(self.root, run_id, store.lock(self.staging / f"{run_id}.lock", wait))
+
     def remove(self, run_id: str) -> None:
-        """Delete a run: taking its metadata away, in one rename, makes it a run that was never published."""
-        with self.hold(run_id, damaged=True) as held:
-            home = held.path("metadata")
-            home.parent.mkdir()
-            self.dataset("metadata", run_id).rename(home)
+        """Delete a run: without metadata, which goes in one move, it was never published."""
+        with self.hold(run_id, damaged=True) as staged:
+            store.move(self.dataset("metadata", run_id), staged.path("metadata"))
 
     def drop(self, run_id: str, datasets: Iterable[str]) -> None:
         """Delete some datasets of a run; the others and its metadata stay."""
-        with self.hold(run_id) as held:
+        with self.hold(run_id) as staged:
             files, dropped = self.metadata(run_id, "files"), set(datasets)
-            kept = [dataset not in dropped for dataset in files["dataset"].to_pylist()]
-            held.amend({"files": files.filter(kept), "runs": self.metadata(run_id, "runs")})
+            rest = [dataset not in dropped for dataset in files["dataset"].to_pylist()]
+            staged.amend({"files": files.filter(rest), "runs": self.metadata(run_id, "runs")})
 
     def metadata(self, run_id: str, table: str) -> "pa.Table":
-        """A metadata table of a run, as the lake has it."""
-        from pyarrow.parquet import ParquetFile
-
-        return ParquetFile(self.dataset("metadata", run_id) / f"{table}.parquet").read()
-
-    def file_table(self, run_id: str) -> "pa.Table":
-        """A run's metadata table `files`.
+        """A metadata table of a run.
 
         Raises:
             OSError, ValueError: the table is damaged or not there.
         """
-        table = self.metadata(run_id, "files")
-        known = (table.schema.metadata or {}).get(DIGEST)
-        if known is not None and known != digest(table.to_pylist()):
-            raise ValueError("its rows are not those that were written")
-        return table
+        return manifest.read(self.dataset("metadata", run_id), table)
 
     def sound_files(self, run_id: str) -> "pa.Table | None":
-        """The table `files` of a run whose metadata is as it was written, by checksum; None where it is damaged."""
-        try:
-            table = self.file_table(run_id)
-            sums = {
-                row["path"]: row["sha256"]
-                for row in table.to_pylist()
-                if row["dataset"] == "metadata"
-            }
-            own = all(path.startswith(f"metadata/run={run_id}/") for path in sums)
-            if (
-                own
-                and sums
-                and all(sha256(self.root / path) == known for path, known in sums.items())
-            ):
-                return table
-        except Exception:  # whatever damage makes of a table
-            pass
-        return None
+        """The table `files` of a run whose metadata is as it was written; None where it is not."""
+        return manifest.sound(self.dataset("metadata", run_id))
 
     def files(self, run_id: str) -> Iterator[Path]:
         """Every file of a published run."""
-        for folder in sorted(self.root.glob(f"[!.]*/run={run_id}")):
-            yield from sorted(folder.rglob("*.parquet"))
+        for folder in store.paths(self.root, f"[!.]*/run={run_id}"):
+            yield from store.paths(folder, "**/*.parquet")
 
 
 def _check_place(warehouse: Path) -> None:
-    """Refuse what DuckDB takes for something else in the path of a database, whose links it resolves."""
+    """Refuse a path that DuckDB, which resolves its links, would take for something else."""
     for path in (str(warehouse), os.path.realpath(warehouse)):
         text = path.encode(errors="replace").decode()
         why = next((f"DuckDB reads no path with a {char}" for char in "?\\" if char in path), "")
@@ -251,95 +214,3 @@ def _check_place(warehouse: Path) -> None:
                 f"there can be no warehouse at {text}: {why or 'the path is not text in UTF-8'}",
                 "Name another directory with --warehouse or $ALAB_WAREHOUSE.",
             )
-
-
-class StagedRun:
-    """A run that is being written: invisible until `publish()`, gone after `discard()`.
-
-    Attributes:
-        run_id: id of the run.
-        folder: where its files are written meanwhile, laid out like the lake.
-    """
-
-    def __init__(self, lake: Lake, run_id: str, lock: FileLock):
-        self.lake = lake
-        self.run_id = run_id
-        self.folder = lake.staging / run_id
-        self._lock = lock
-
-    def path(self, dataset: str, *parts: str) -> Path:
-        """Where a file of the run is written meanwhile."""
-        return self.folder.joinpath(dataset, f"run={self.run_id}", *parts)
-
-    def publish(self, metadata: "dict[str, pa.Table]") -> None:
-        """Make the run exist: write its metadata and rename everything into the lake, metadata last.
-
-        Args:
-            metadata: a table per metadata table; `files` is added here.
-        """
-        from warehouse.lake import schemas as parquet
-
-        files = [
-            parquet.file_row(self.run_id, path, self.folder)
-            for path in sorted(self.folder.rglob("*.parquet"))
-        ]
-        parquet.write_metadata(self.path("metadata"), metadata, files)
-        for source in sorted(
-            self.folder.glob(f"*/run={self.run_id}"),
-            key=lambda path: path.parent.name == "metadata",
-        ):
-            target = self.lake.dataset(source.parent.name, self.run_id)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            source.rename(target)
-        self._close()
-
-    def amend(self, metadata: "dict[str, pa.Table]") -> None:
-        """Replace metadata tables of a published run, all of them or none.
-
-        Args:
-            metadata: the new tables, `files` and `runs` among them. Rows of `files` about metadata
-                are renewed. A dataset that `files` does not name is deleted.
-        """
-        from warehouse.lake import schemas as parquet
-
-        home = self.lake.dataset("metadata", self.run_id)
-        draft = self.folder / "draft" / "metadata" / home.name
-        shutil.copytree(home, draft)
-        files = [row for row in metadata["files"].to_pylist() if row["dataset"] != "metadata"]
-        parquet.write_metadata(draft, metadata, files)
-        draft.parent.rename(
-            self.folder / "metadata"
-        )  # from here on, `discard` finishes what is left to do
-
-    def discard(self) -> None:
-        """Leave the run as it was last published or amended, or gone where it never was."""
-        home = self.lake.dataset("metadata", self.run_id)
-        if home.exists():
-            for path in self.path("metadata").glob("*.parquet"):
-                path.replace(home / path.name)
-        published = home.exists()
-        files = self.lake.sound_files(self.run_id) if published else None
-        if files is not None or not published:  # where metadata is damaged, nothing more is lost
-            keep = {"metadata", *files["dataset"].to_pylist()} if published else set()
-            for folder in self.lake.root.glob(f"[!.]*/run={self.run_id}"):
-                if folder.parent.name not in keep:
-                    shutil.rmtree(folder, ignore_errors=True)
-        self._close()
-
-    def _close(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        Path(self._lock.lock_file).unlink(
-            missing_ok=True
-        )  # while it is held, so that nobody else's goes
-        self._lock.release()
-
-
-def digest(rows: list[dict]) -> bytes:
-    """Checksum of the rows of the table `files`, which nothing else vouches for."""
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest().encode()
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

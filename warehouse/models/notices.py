@@ -1,4 +1,4 @@
-"""What transformers says while a model is loaded or runs: heard, not printed, and told by the run."""
+"""What transformers says while a model is loaded or runs: kept for the run's notes, not printed."""
 
 import contextlib
 import logging
@@ -9,63 +9,57 @@ from collections.abc import Iterator
 #: What a message is about that no run needs to tell: speed, what will be removed, and what alab
 #: says better itself.
 _IDLE = re.compile(
-    r"deprecat|will be removed|in a future version|LOAD REPORT|state_dict report|fast(er| path)|slow(er)?\b|"
-    r"Dequantizing the whole model|generation flags? (is|are) not valid|unauthenticated|torch_dtype|"
-    r"gradient.?checkpointing|Found missing adapter keys",
+    r"deprecat|will be removed|in a future version|LOAD REPORT|state_dict report|fast(er| path)|"
+    r"slow(er)?\b|Dequantizing the whole model|generation flags? (is|are) not valid|"
+    r"unauthenticated|torch_dtype|gradient.?checkpointing|Found missing adapter keys",
     re.IGNORECASE,
 )
 _TIED = re.compile(r"specifies to tie (\S+) to (\S+), but both are present")
 
 
-class _Ear(logging.Handler):
-    def __init__(self, heard: list[str]):
+class _Listener(logging.Handler):
+    def __init__(self, messages: list[str]):
         super().__init__(logging.WARNING)
-        self._heard = heard
+        self._messages = messages
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._heard.append(record.getMessage())
+        self._messages.append(record.getMessage())
 
 
 @contextlib.contextmanager
 def listening(*, python_warnings: bool = True) -> Iterator[list[str]]:
-    """Hear what transformers warns of, instead of having it printed.
+    """Collect what transformers warns of, instead of having it printed.
 
     Args:
-        python_warnings: hear Python's own warnings too, by which PEFT speaks; else they go where
-            they went.
+        python_warnings: collect Python's own warnings too, by which PEFT speaks; else they go
+            where they went.
 
     Yields:
         The messages so far, in order; after the block each once, Python's warnings last.
     """
-    heard: list[str] = []
+    messages: list[str] = []
     logger = logging.getLogger("transformers")
     level, handlers, propagate = logger.level, logger.handlers[:], logger.propagate
     once = getattr(logging.Logger, "warning_once", None)
     if once is not None:  # what was said of a model before is to be said of the next one too
         once.cache_clear()
-    with (
-        warnings.catch_warnings(record=True)
-        if python_warnings
-        else contextlib.nullcontext([]) as raised
-    ):
+    raised: list[warnings.WarningMessage] = []
+    with contextlib.ExitStack() as stack:
         if python_warnings:
+            raised = stack.enter_context(warnings.catch_warnings(record=True))
             warnings.simplefilter("always")
-        logger.handlers, logger.propagate = [_Ear(heard)], False
+        logger.handlers, logger.propagate = [_Listener(messages)], False
         logger.setLevel(logging.WARNING)
         try:
-            yield heard
+            yield messages
         finally:
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)
-            heard += [
-                str(warning.message)
-                for warning in raised
-                if issubclass(warning.category, UserWarning)
-            ]
-            heard[:] = dict.fromkeys(heard)
+            messages += [str(w.message) for w in raised if issubclass(w.category, UserWarning)]
+            messages[:] = dict.fromkeys(messages)
 
 
-def notes(heard: list[str], when: str = "on loading") -> list[tuple[str, str]]:
+def notes(messages: list[str], when: str = "on loading") -> list[tuple[str, str]]:
     """What of the messages a run has to tell, as (code, sentence), each once.
 
     >>> notes(["`torch_dtype` is deprecated! Use `dtype` instead!"])
@@ -73,18 +67,15 @@ def notes(heard: list[str], when: str = "on loading") -> list[tuple[str, str]]:
     >>> notes(["Unrecognized keys in `rope`:  {'scale'}"])
     [('library', "on loading, transformers said: Unrecognized keys in `rope`: {'scale'}")]
     """
-    found = []
-    for message in dict.fromkeys(heard):
+    notes = []
+    for message in dict.fromkeys(messages):
         text = " ".join(message.split())
         if tied := _TIED.search(text):
-            names = f"{tied[1]} and {tied[2]}"
-            found.append(
-                (
-                    "tied_weights",
-                    f"the config ties {names}, and the checkpoint has other values for each: "
-                    "each has its own",
-                )
+            sentence = (
+                f"the config ties {tied[1]} and {tied[2]}, and the checkpoint has other values for "
+                "each: each has its own"
             )
+            notes.append(("tied_weights", sentence))
         elif not _IDLE.search(text):
-            found.append(("library", f"{when}, transformers said: {text[:500]}"))
-    return found
+            notes.append(("library", f"{when}, transformers said: {text[:500]}"))
+    return notes

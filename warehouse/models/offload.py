@@ -1,4 +1,4 @@
-"""Parameters that accelerate keeps elsewhere, on the disk or another device, while they are not used."""
+"""Parameters that accelerate keeps on the disk or another device until they are used."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def on_hand(module: nn.Module) -> AbstractContextManager:
-    """A context in which a module's own parameters are on the CPU, if accelerate keeps them elsewhere."""
+    """A context in which a module's own parameters are on the CPU, wherever they lie."""
     if getattr(module, "_hf_hook", None) is None:
         return nullcontext()
     from accelerate.utils import align_module_device
@@ -17,14 +17,14 @@ def on_hand(module: nn.Module) -> AbstractContextManager:
 
 
 def values(module: nn.Module, name: str) -> Tensor | None:
-    """A parameter of a module's own in float32 on the CPU, wherever it lies; None where the module has none.
+    """A module's own parameter in float32 on the CPU, wherever it lies; None where it has none.
 
     Raises:
         RuntimeError: it is nowhere: a parameter without values.
     """
     with on_hand(module):
-        found = getattr(module, name, None)
-        return None if found is None else found.detach().to("cpu", torch.float32)
+        value = getattr(module, name, None)
+        return None if value is None else value.detach().to("cpu", torch.float32)
 
 
 def device_of(model: Any) -> torch.device:

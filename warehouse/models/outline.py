@@ -14,14 +14,13 @@ from torch import nn
 
 from warehouse import scenario
 from warehouse.errors import AlabError, first_line
-from warehouse.models import loading as models
-from warehouse.models import sites
+from warehouse.models import loading, sites
 from warehouse.vocabulary import SITES
 
 _VOCABULARY = 256
 
 
-def describe(model_id: str, gguf_file: str | None = None, *, run_probe: bool = False) -> str:
+def outline(model_id: str, gguf_file: str | None = None, *, run_probe: bool = False) -> str:
     """The module tree of a model with the sites that a capture takes beside each module, as text.
 
     Args:
@@ -38,22 +37,23 @@ def describe(model_id: str, gguf_file: str | None = None, *, run_probe: bool = F
         )
     spec = scenario.Model(id=model_id, gguf_file=gguf_file, dtype="float32", device="cpu")
     if run_probe:
-        model = models.load(spec).model
+        model = loading.load(spec).model
         config, how = model.config.get_text_config(), "its weights"
     else:
         config = _config(spec)
         model, how = stand_in(config), "a stand-in with random weights"
         config = config.get_text_config()
-    found = sites.discover(model, sharing=False)
+    model_sites = sites.discover(model, sharing=False)
     head = (
-        f"{model_id}: {type(model).__name__}, {config.num_hidden_layers} layers × {config.hidden_size}, "
+        f"{model_id}: {type(model).__name__}, "
+        f"{config.num_hidden_layers} layers × {config.hidden_size}, "
         f"{config.num_attention_heads} heads, vocabulary {config.vocab_size}; probed {how}"
     )
-    return "\n\n".join([head, tree(model, found), *_missing(found)])
+    return "\n\n".join([head, _modules(model, model_sites), *_missing(model_sites)])
 
 
 def stand_in(config: Any) -> nn.Module:
-    """A model of a config with random weights, few layers and a small vocabulary; its widths are the true ones."""
+    """A model of a config with random weights, few layers and a small vocabulary; true widths."""
     from transformers import AutoModelForCausalLM
 
     small = copy.deepcopy(config)
@@ -72,39 +72,42 @@ def stand_in(config: Any) -> nn.Module:
     ).eval()
 
 
-def tree(model: nn.Module, found: sites.ModelSites) -> str:
-    """The modules of a model; of its layers the first of each kind, with the sites taken from each."""
-    taken: dict[str, list[str]] = {found.embedding: [f"embeddings ({found.embedding_width})"]}
-    for layer in found.layers:
-        for site in SITES:
-            if port := layer.ports.get(site):
-                more = ", added up" if port.more else ""
-                for module in port.modules:
-                    taken.setdefault(module, []).append(
-                        f"{site} = {port.side}{port.part} ({port.width}{more})"
-                    )
-        if layer.attention:
-            taken.setdefault(layer.attention, []).append("attention weights")
+def _modules(model: Any, model_sites: sites.ModelSites) -> str:
+    """The modules of a model, a line each; of its layers the first of each kind."""
+    paths = [layer.module for layer in model_sites.layers]
+    first_of_kind: dict[tuple, str] = {}
+    for path in paths:
+        first_of_kind.setdefault(_kind(model.get_submodule(path)), path)
+    hidden = tuple(f"{path}." for path in paths if path not in first_of_kind.values())
+    notes = _notes(model_sites)
     head = model.get_output_embeddings()
-    first_of = {}
-    for layer in found.layers:
-        first_of.setdefault(_kind(model.get_submodule(layer.module)), layer.module)
     lines = []
     for path, module in model.named_modules():
-        inside = next(
-            (x.module for x in found.layers if f"{path}.".startswith(f"{x.module}.")), None
-        )
-        if not path or (inside and inside not in first_of.values()):
+        if not path or f"{path}.".startswith(hidden):
             continue
-        weight = getattr(module, "weight", None)
-        shape = (
-            " × ".join(map(str, weight.shape)) if weight is not None and module is not head else ""
-        )
-        notes = taken.get(path, []) + (["logits"] if module is head else [])
+        weight = None if module is head else getattr(module, "weight", None)
+        shape = "" if weight is None else " × ".join(map(str, weight.shape))
         name = "  " * path.count(".") + path.rpartition(".")[2]
-        lines.append((name, f"{type(module).__name__} {shape}".strip(), ", ".join(notes)))
+        taken = notes.get(path, []) + (["logits"] if module is head else [])
+        lines.append((name, f"{type(module).__name__} {shape}".strip(), ", ".join(taken)))
     widths = [max(len(line[i]) for line in lines) for i in (0, 1)]
     return "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in lines)
+
+
+def _notes(model_sites: sites.ModelSites) -> dict[str, list[str]]:
+    """What is taken from each module, by its path."""
+    notes = {model_sites.embedding: [f"embeddings ({model_sites.embedding_width})"]}
+    for layer in model_sites.layers:
+        for site in SITES:
+            if (port := layer.ports.get(site)) is None:
+                continue
+            more = ", added up" if port.more else ""
+            for module in port.modules:
+                note = f"{site} = {port.side}{port.part} ({port.width}{more})"
+                notes.setdefault(module, []).append(note)
+        if layer.attention:
+            notes.setdefault(layer.attention, []).append("attention weights")
+    return notes
 
 
 def _kind(layer: nn.Module) -> tuple:
@@ -112,16 +115,16 @@ def _kind(layer: nn.Module) -> tuple:
     return tuple((name, type(module).__name__) for name, module in layer.named_modules())
 
 
-def _missing(found: sites.ModelSites) -> list[str]:
+def _missing(model_sites: sites.ModelSites) -> list[str]:
     """One line for each site that some layers lack, with the reason."""
-    reasons = {}
-    for layer in found.layers:
+    first_of: dict[tuple[str, str], str] = {}
+    for layer in model_sites.layers:
         for site, reason in layer.reasons.items():
             if site not in layer.ports:
-                reasons.setdefault((site, reason), layer.module)
+                first_of.setdefault((site, reason), layer.module)
     lines = [
         f"no {site}: {reason} (first in {module})"
-        for (site, reason), module in sorted(reasons.items())
+        for (site, reason), module in sorted(first_of.items())
     ]
     return ["\n".join(lines)] if lines else []
 
@@ -129,12 +132,13 @@ def _missing(found: sites.ModelSites) -> list[str]:
 def _config(spec: scenario.Model) -> Any:
     from transformers import AutoConfig
 
-    models.quiet_libraries()
-    source, gguf = models.resolve(spec)
+    loading.quiet_libraries()
+    source, gguf = loading.resolve(spec)
     try:
         return AutoConfig.from_pretrained(source, **({"gguf_file": gguf} if gguf else {}))
     except (OSError, ValueError, KeyError) as error:
         raise AlabError(
             f"cannot read the config of {spec.id}: {first_line(error)}",
-            "Name a directory, a hub id such as owner/model, or package:NAME; a GGUF file with --gguf-file.",
+            "Name a directory, a hub id such as owner/model, or package:NAME; a GGUF file with "
+            "--gguf-file.",
         ) from error

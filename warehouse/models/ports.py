@@ -79,9 +79,10 @@ class ModelSites:
         vocabulary: width of the logits.
         reader: path of the module that reads the last layer's output; None where none reads it as
             it is.
-        trees: whether it was found to read several sequences in one pass.
-        rewinds: whether its key-value cache was found to go back to what two sequences share.
-        decodes: whether a decode step was found to give what reading the same tokens at once gives.
+        trees: whether it was shown to read several sequences as a tree in one pass.
+        rewinds: whether its key-value cache was shown to go back to what two sequences share.
+        decodes: whether a decode step gives what reading the same tokens at once gives.
+        batches: whether it was shown to read several padded sequences in one pass.
     """
 
     layers: list[LayerSites]
@@ -93,3 +94,4 @@ class ModelSites:
     trees: bool = False
     rewinds: bool = False
     decodes: bool = True
+    batches: bool = False

@@ -1,7 +1,7 @@
 """One forward pass over a few tokens that notes what every module takes and gives."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,24 +10,27 @@ from torch import Tensor, nn
 
 from warehouse.errors import AlabError, first_line
 from warehouse.models.offload import device_of
+from warehouse.models.ports import Port
 from warehouse.models.weights import embedding_rows
 
 #: Tokens that a probe reads.
 TOKENS = 8
+#: Stands for a tensor that is not one vector per token; `identical` to nothing.
+NO_ROWS = torch.empty(0)
 
 
 @dataclass
 class Call:
-    """One call of a module during the probe; tensors are (tokens, width) copies.
+    """One call of a module during the probe; tensors are (tokens, width) copies, or `NO_ROWS`.
 
     Attributes:
         path: path of the module in the model.
         module: the module.
         began, ended: when, counted in calls that began or ended; a call inside another lies between
             its two.
-        inputs: its first input, after the hooks on it; None where that is not one vector per token.
-        output: its first output, after the hooks on it; likewise.
-        given, own: the same before the hooks of others on it.
+        inputs: its first input, after the hooks on it.
+        output: its first output, after the hooks on it.
+        bare_input, bare_output: the same before the hooks of others on it.
         weights: whether it returns attention weights.
         changed: sides (`input`, `output`) whose tensor the model changed in place later.
     """
@@ -36,12 +39,27 @@ class Call:
     module: nn.Module
     began: int
     ended: int = -1
-    inputs: Tensor | None = None
-    output: Tensor | None = None
-    given: Tensor | None = None
-    own: Tensor | None = None
+    inputs: Tensor = NO_ROWS
+    output: Tensor = NO_ROWS
+    bare_input: Tensor = NO_ROWS
+    bare_output: Tensor = NO_ROWS
     weights: bool = False
     changed: set[str] = field(default_factory=set)
+
+    @property
+    def reads(self) -> bool:
+        """Whether its first input is one vector per token."""
+        return self.inputs is not NO_ROWS
+
+    @property
+    def gives(self) -> bool:
+        """Whether its first output is one vector per token."""
+        return self.output is not NO_ROWS
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether its module has none inside."""
+        return next(self.module.children(), None) is None
 
     def inside(self, other: "Call") -> bool:
         """Whether it was made during another call."""
@@ -67,8 +85,18 @@ class Trace:
         return [call for call in self.calls if call.module is module]
 
 
+def port_of(call: Call, columns: slice | Tensor | None = None, *, side: str = "output") -> Port:
+    """Where what a call takes or gives passes, the whole of it or some columns."""
+    width = (call.inputs if side == "input" else call.output).shape[1]
+    if isinstance(columns, slice):
+        width = columns.stop - columns.start
+    elif columns is not None:
+        width = len(columns)
+    return Port(call.path, side, width, columns, copy=side in call.changed)
+
+
 def unwrapped(model: Any) -> Any:
-    """The model inside a PEFT wrapper, which `generate` of the wrapper calls by itself; else the model."""
+    """The model inside a PEFT wrapper, whose `generate` calls it by itself; else the model."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -76,16 +104,12 @@ def sample(model: Any, *, count: int = TOKENS, seed: int = 0) -> Tensor:
     """(1, count) ids to probe with; none that stands for an image or ends a sequence."""
     config = model.config.get_text_config()
     values = {**model.config.to_dict(), **config.to_dict()}
-    special = {
-        v
-        for name, v in values.items()
-        if name.endswith(("token_id", "token_index")) and isinstance(v, int)
-    }
+    ids = (v for name, v in values.items() if name.endswith(("token_id", "token_index")))
+    special = {v for v in ids if isinstance(v, int)}
     size = min(config.vocab_size, embedding_rows(model) or config.vocab_size)
     plain = torch.tensor([token for token in range(size) if token not in special] or [0])
-    return plain[
-        torch.randint(0, len(plain), (1, count), generator=torch.Generator().manual_seed(seed))
-    ]
+    draw = torch.Generator().manual_seed(seed)
+    return plain[torch.randint(0, len(plain), (1, count), generator=draw)]
 
 
 def trace(model: Any, tokens: Tensor) -> Trace:
@@ -97,50 +121,53 @@ def trace(model: Any, tokens: Tensor) -> Trace:
     count = tokens.numel()
     heads = getattr(model.config.get_text_config(), "num_attention_heads", 0)
     notes = _Notes(count, heads, device_of(model))
-    handles = []
-    try:
+
+    def handles() -> Iterator[Any]:
         for path, module in model.named_modules():
             if path:
-                handles += notes.watch(path, module)
-        output = run(model, tokens, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for call, side, raw, rows in notes.raw:
-        if not torch.equal(
-            as_rows(raw, count).to(rows.device), rows
-        ):  # tensors of inference mode have no version
+                yield from notes.watch(path, module)
+
+    with hooked(handles):
+        output = forward(model, tokens, use_cache=False)
+    for call, side, raw, rows in notes.raw:  # tensors of inference mode have no version
+        if not torch.equal(as_rows(raw, count).to(rows.device), rows):
             call.changed.add(side)
     return Trace(tokens, notes.calls, output)
 
 
 class _Notes:
-    """Takes down calls as they happen."""
+    """Takes down calls as they happen.
+
+    Args:
+        count: tokens that are read.
+        heads: attention heads of the model.
+        device: where all tensors are compared, also of a model that is spread over several.
+    """
 
     def __init__(self, count: int, heads: int, device: torch.device):
-        self._device = (
-            device  # where all tensors are compared, also of a model that is spread over several
-        )
+        self._count, self._heads, self._device = count, heads, device
         self.calls: list[Call] = []
         self.raw: list[tuple[Call, str, Tensor, Tensor]] = []
-        self._count, self._heads = count, heads
         self._open: list[Call] = []
         self._clock = 0
 
     def watch(self, path: str, module: nn.Module) -> list[Any]:
-        """Put hooks on a module, the last of all and, where others are on it, the first too; gives their handles."""
+        """Put hooks on a module, the last of all and, for what others change, the first too.
+
+        Returns:
+            Their handles.
+        """
 
         def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            self._open.append(
-                Call(path, module, self._tick(), given=self._copy(first_input(args, kwargs)))
-            )
+            value = self._copy(first_input(args, kwargs))
+            self._open.append(Call(path, module, self._tick(), bare_input=value))
 
         def begin(module: nn.Module, args: tuple, kwargs: dict) -> None:
             call = self._open[-1]
             call.inputs = self._rows(call, "input", first_input(args, kwargs))
 
         def own(module: nn.Module, args: tuple, output: Any) -> None:
-            self._open[-1].own = self._copy(output)
+            self._open[-1].bare_output = self._copy(output)
 
         def end(module: nn.Module, args: tuple, output: Any) -> None:
             call = self._open.pop()
@@ -160,18 +187,18 @@ class _Notes:
         self._clock += 1
         return self._clock
 
-    def _rows(self, call: Call, side: str, value: Any) -> Tensor | None:
+    def _rows(self, call: Call, side: str, value: Any) -> Tensor:
         """A copy of a tensor, which is compared with it once the pass is over."""
-        if (copy := self._copy(value)) is not None:
+        if (copy := self._copy(value)) is not NO_ROWS:
             self.raw.append((call, side, first(value), copy))
         return copy
 
-    def _copy(self, value: Any) -> Tensor | None:
+    def _copy(self, value: Any) -> Tensor:
         rows = as_rows(first(value), self._count)
-        return None if rows is None else rows.detach().to(self._device, copy=True)
+        return rows if rows is NO_ROWS else rows.detach().to(self._device, copy=True)
 
 
-def run(model: Any, tokens: Tensor, **options: Any) -> Any:
+def forward(model: Any, tokens: Tensor, **options: Any) -> Any:
     """The output of one pass over ids.
 
     Raises:
@@ -192,14 +219,10 @@ def run(model: Any, tokens: Tensor, **options: Any) -> Any:
 @contextmanager
 def hooked(handles: Callable[[], Iterator[Any]]) -> Iterator[None]:
     """Put hooks on for a while; `handles` yields their handles."""
-    made: list[Any] = []
-    try:
+    with ExitStack() as stack:
         for handle in handles():
-            made.append(handle)
+            stack.callback(handle.remove)
         yield
-    finally:
-        for handle in made:
-            handle.remove()
 
 
 def first(value: Any) -> Any:
@@ -220,38 +243,38 @@ def first_input(args: tuple, kwargs: dict) -> Any:
 
 def with_first_input(args: tuple, kwargs: dict, new: Tensor) -> tuple[tuple, dict]:
     """The inputs of a module with another first one."""
-    given = first_input(args, kwargs)
-    new = new.reshape(given.shape).to(given.device)
+    old = first_input(args, kwargs)
+    new = new.reshape(old.shape).to(old.device)
     if args:
         return (new, *args[1:]), kwargs
     name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
     return args, kwargs | {name: new}
 
 
-def as_rows(value: Any, tokens: int) -> Tensor | None:
-    """A tensor as (tokens, width); None where it has not that form."""
+def as_rows(value: Any, tokens: int) -> Tensor:
+    """A tensor as (tokens, width); `NO_ROWS` where it has not that form."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 2:
-        return None
-    return value.reshape(tokens, -1) if value.numel() == tokens * value.shape[-1] else None
+        return NO_ROWS
+    return value.reshape(tokens, -1) if value.numel() == tokens * value.shape[-1] else NO_ROWS
+
+
+def identical(rows: Tensor, others: Tensor) -> bool:
+    """Whether two are the same rows, bit for bit; `NO_ROWS` is the same as nothing."""
+    return rows is not NO_ROWS and rows.shape == others.shape and torch.equal(rows, others)
 
 
 def alike(rows: Tensor, expected: Tensor) -> Tensor:
-    """Which rows differ from the expected ones by no more than another order of summation explains."""
-    apart, size = (
-        (rows.to(expected.device).float() - expected.float()).norm(dim=-1),
-        expected.float().norm(dim=-1),
-    )
+    """Which rows differ from the expected ones by no more than another order of summation does."""
+    size = expected.float().norm(dim=-1)
+    apart = (rows.to(expected.device).float() - expected.float()).norm(dim=-1)
     return apart <= (1e-4 if torch.finfo(expected.dtype).eps < 1e-6 else 0.05) * size
 
 
 def _has_weights(output: Any, heads: int, count: int) -> bool:
     """Whether a module returns causal attention weights, (1, heads, tokens, tokens)."""
+    shape = (1, heads, count, count)
     for value in output if isinstance(output, tuple | list) else ():
-        if (
-            isinstance(value, Tensor)
-            and value.shape == (1, heads, count, count)
-            and value.is_floating_point()
-        ):
+        if isinstance(value, Tensor) and value.shape == shape and value.is_floating_point():
             table = value.float()
             if (table >= 0).all() and (table.sum(-1) < 1.01).all() and not table.triu(1).any():
                 return True

@@ -1,14 +1,15 @@
-"""Queries, keys and values: separate projections by name and width, fused ones by comparing with the cache."""
+"""Queries, keys and values: projections by name and width, fused ones by what the cache holds."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from warehouse.models import loading as models
-from warehouse.models.ports import LayerSites, Port
-from warehouse.models.probe import Call, hooked, run, sample
+from warehouse.models import limits
+from warehouse.models.ports import LayerSites
+from warehouse.models.probe import Call, forward, hooked, port_of, sample
 from warehouse.models.sublayers import linear_calls
 
 #: Names that models give to separate projections of the attention.
@@ -22,34 +23,33 @@ _FUSED_TOKENS = 24
 
 
 def attention_path(calls: list[Call]) -> str | None:
-    """Path of the attention: the module that returns its weights, else the outermost one called an attention."""
-    for call in calls:
-        if call.weights:
-            return call.path
+    """Path of the attention: what returns its weights, else the outermost module called so."""
     named = [c.path for c in calls if "attention" in type(c.module).__name__.lower()]
-    return min(named, key=len) if named else None
+    outermost = min(named, key=len, default=None)
+    return next((call.path for call in calls if call.weights), outermost)
 
 
 def find_projections(
     model: Any, config: Any, layers: list[LayerSites], calls: list[list[Call]]
 ) -> None:
-    """Find q, k and v in each layer, given the calls of its submodules."""
+    """Find q, k and v in each layer, given the calls of its submodules.
+
+    Three projections with known names are taken as they are; a single one that is wider than what
+    it reads is fused, and taken apart by another pass.
+    """
     fused: dict[int, Call] = {}
     for index, (site, inside) in enumerate(zip(layers, calls, strict=True)):
-        attention = attention_path(inside)
-        linears = [
-            c for c in linear_calls(inside) if attention and c.path.startswith(attention + ".")
-        ]
+        path = attention_path(inside)
+        linears = [c for c in linear_calls(inside) if path and c.path.startswith(path + ".")]
         named = {
-            s: [c for c in linears if c.path.rpartition(".")[2] in names]
-            for s, names in _PROJECTIONS.items()
+            name: [c for c in linears if c.path.rpartition(".")[2] in names]
+            for name, names in _PROJECTIONS.items()
         }
         wider = [c for c in linears if c.output.shape[1] > c.inputs.shape[1]]
         if all(len(matches) == 1 for matches in named.values()):
-            module = next(c.module for c in inside if c.path == attention)
-            _take_separate(
-                site, {name: matches[0] for name, matches in named.items()}, module, config
-            )
+            attention = next(c.module for c in inside if c.path == path)
+            separate = {name: call for name, (call,) in named.items()}
+            _take_separate(site, separate, attention, config)
         elif len(wider) == 1 and not any(named.values()):
             fused[index] = wider[0]
         else:
@@ -59,91 +59,96 @@ def find_projections(
 
 
 def _take_separate(
-    site: LayerSites, named: dict[str, Call], attention: nn.Module, config: Any
+    site: LayerSites, calls: dict[str, Call], attention: nn.Module, config: Any
 ) -> None:
-    """Take three projections as they are; not a query's that has a gate or the like beside the heads."""
+    """Take three projections as they are; a query's only without a gate beside its heads."""
     size = getattr(attention, "head_dim", None) or getattr(config, "head_dim", None)
     heads = config.num_attention_heads
-    for name, call in named.items():
+    for name, call in calls.items():
         width = call.output.shape[1]
         if name == "q" and size and width != heads * size:
             site.reasons["q"] = (
                 f"its projection gives {width} values where {heads} heads of {size} need fewer"
             )
         else:
-            site.ports[name] = Port(call.path, "output", width, copy="output" in call.changed)
+            site.ports[name] = port_of(call)
 
 
 def _split_fused(model: Any, config: Any, layers: list[LayerSites], fused: dict[int, Call]) -> None:
-    """Tell q, k and v apart in fused projections.
+    """Tell q, k and v apart in fused projections, by a pass over single tokens.
 
     At position 0 rotary embeddings turn by no angle, so the cached key and value of a lone token
     are columns of the fused output as it stands, in the model's own order of heads. The columns
     that are neither are the query's.
     """
-    tokens = sample(model, count=_FUSED_TOKENS, seed=1).T
-    outputs: dict[int, Tensor] = {}
-
-    def handles() -> Iterator[Any]:
-        for index, call in fused.items():
-
-            def hook(module: nn.Module, args: tuple, output: Tensor, index: int = index) -> None:
-                outputs[index] = output.detach().reshape(_FUSED_TOKENS, -1).clone()
-
-            yield call.module.register_forward_hook(hook)
-
-    with hooked(handles):
-        cache = models.cache_in(run(model, tokens, use_cache=True))
+    outputs, cache = _single_tokens(model, fused)
     for index, call in fused.items():
         site, output = layers[index], outputs[index]
-        try:
-            layer = cache.layers[index]
-            key, value = (
-                t.transpose(1, 2).reshape(_FUSED_TOKENS, -1) for t in (layer.keys, layer.values)
-            )
-            columns = {"k": _matching_columns(output, key), "v": _matching_columns(output, value)}
-        except (AttributeError, IndexError, TypeError, RuntimeError):
-            columns = {"k": None, "v": None}
-        if columns["k"] is None or columns["v"] is None:
-            site.reasons |= dict.fromkeys("qkv", "the fused projection could not be told apart")
+        key, value = (_matching_columns(output, rows) for rows in _cached(cache, index))
+        if key is None or value is None:
+            reason = "the fused projection could not be told apart"
+            site.reasons |= dict.fromkeys("qkv", reason)
             continue
-        taken = torch.zeros(output.shape[1], dtype=torch.bool)
-        taken[columns["k"]] = taken[columns["v"]] = True
-        columns["q"] = (~taken).nonzero().flatten()
-        if len(columns["q"]) % config.num_attention_heads:
-            site.reasons |= dict.fromkeys(
-                "qkv", "the fused projection has columns that no head explains"
-            )
+        rest = torch.ones(output.shape[1], dtype=torch.bool)
+        rest[key] = rest[value] = False
+        query = rest.nonzero().flatten()
+        if len(query) % config.num_attention_heads:
+            reason = "the fused projection has columns that no head explains"
+            site.reasons |= dict.fromkeys("qkv", reason)
             continue
-        for name, which in columns.items():
-            site.ports[name] = Port(
-                call.path,
-                "output",
-                len(which),
-                _as_slice(which, call.module),
-                copy="output" in call.changed,
-            )
+        for name, columns in {"k": key, "v": value, "q": query}.items():
+            site.ports[name] = port_of(call, _as_slice(columns, output.device))
 
 
-def _matching_columns(output: Tensor, wanted: Tensor) -> Tensor | None:
-    """For each column of `wanted`, the one column of `output` that is equal to it; None where that fails."""
+def _single_tokens(model: Any, fused: dict[int, Call]) -> tuple[dict[int, Tensor], Any]:
+    """What fused projections give for tokens that are each alone, and the cache of that pass."""
+    outputs: dict[int, Tensor] = {}
 
-    def key(column: Tensor) -> bytes:
-        return column.float().cpu().contiguous().numpy().tobytes()
+    def watch(index: int, call: Call) -> Any:
+        def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
+            outputs[index] = output.detach().reshape(_FUSED_TOKENS, -1).clone()
 
-    # Adding zero turns −0.0, which rotary embeddings can produce, into 0.0.
+        return call.module.register_forward_hook(hook)
+
+    def handles() -> Iterator[Any]:
+        yield from (watch(index, call) for index, call in fused.items())
+
+    with hooked(handles):
+        tokens = sample(model, count=_FUSED_TOKENS, seed=1).T
+        cache = limits.cache_in(forward(model, tokens, use_cache=True))
+    return outputs, cache
+
+
+def _cached(cache: Any, index: int) -> list[Tensor | None]:
+    """The keys and the values of a layer, each (tokens, width); None where the cache has none."""
+    with suppress(AttributeError, IndexError, TypeError, RuntimeError):
+        layer = cache.layers[index]
+        tensors = layer.keys, layer.values
+        return [t.transpose(1, 2).reshape(_FUSED_TOKENS, -1) for t in tensors]
+    return [None, None]
+
+
+def _matching_columns(output: Tensor, rows: Tensor | None) -> Tensor | None:
+    """For each column of `rows`, the one column of `output` that is equal to it; None if not so."""
+    if rows is None:
+        return None
     places: dict[bytes, list[int]] = {}
-    for i in range(output.shape[1]):
-        places.setdefault(key(output[:, i] + 0.0), []).append(i)
-    found = [places.get(key(wanted[:, j] + 0.0), []) for j in range(wanted.shape[1])]
-    if any(len(match) != 1 for match in found):
+    for place, column in enumerate(_columns(output)):
+        places.setdefault(column, []).append(place)
+    matches = [places.get(column, []) for column in _columns(rows)]
+    if any(len(match) != 1 for match in matches):
         return None
     # A model may cache a key or value once for each of the query heads that share it.
-    return torch.tensor(list(dict.fromkeys(match[0] for match in found)))
+    return torch.tensor(list(dict.fromkeys(match[0] for match in matches)))
 
 
-def _as_slice(columns: Tensor, module: nn.Module) -> slice | Tensor:
+def _columns(rows: Tensor) -> list[bytes]:
+    """Each column as bytes; adding zero turns −0.0, which rotary embeddings can give, into 0.0."""
+    return [column.tobytes() for column in (rows + 0.0).float().cpu().T.contiguous().numpy()]
+
+
+def _as_slice(columns: Tensor, device: torch.device) -> slice | Tensor:
     first, last = int(columns[0]), int(columns[-1])
     if torch.equal(columns, torch.arange(first, last + 1)):
         return slice(first, last + 1)
-    return columns.to(module.weight.device)
+    return columns.to(device)

@@ -1,4 +1,4 @@
-"""Runs a model over token sequences: a key-value cache that can go back."""
+"""Runs a model over token sequences: one and its key-value cache, trees of them, or batches."""
 
 import inspect
 import math
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from warehouse.errors import AlabError
-from warehouse.models import loading as models
+from warehouse.models import limits
+from warehouse.models.batch import Batch
 from warehouse.models.offload import device_of
-from warehouse.models.probe import alike, as_rows, first, unwrapped
+from warehouse.models.probe import unwrapped
 from warehouse.models.tree import Tree
 from warehouse.models.weights import embedding_rows
 
@@ -21,15 +22,15 @@ TREE_TOKENS = 256
 
 
 class Reader:
-    """A model reading one sequence, with the cache of what it has read.
+    """A model reading a sequence, with the cache of what it has read, or several in a pass.
 
     Attributes:
         ids: tokens read so far.
-        reach: tokens up to which every layer attends to all of them alike, as `models.reach`.
+        reach: tokens up to which every layer attends to all of them alike, as `limits.reach`.
 
     Args:
-        model: a causal language model of transformers; batch size 1.
-        trees: whether it reads trees rightly, as `sharing` found.
+        model: a causal language model of transformers.
+        trees: whether it reads trees rightly, as `sharing.trees_and_rewinds` shows.
         rewinds: whether its cache can go back to what sequences share, likewise.
     """
 
@@ -39,18 +40,15 @@ class Reader:
         self.ids: list[int] = []
         self._trees = trees
         self._rewinds = rewinds
-        self.reach = models.reach(model)
+        self.reach = limits.reach(model)
         self._embedded = embedding_rows(model) or math.inf
         self._cache: Any = None
-        self._regimes: set[tuple[int, ...]] = (
-            set()
-        )  # rotary frequencies that the cache was filled with
-        self._cache_name = models.cache_name(unwrapped(model))
+        self._regimes: set[tuple[int, ...]] = set()  # rotary frequencies the cache was filled with
+        self._cache_name = limits.cache_name(unwrapped(model))
         self._rotary = list(_dynamic_rotary(model))
-        # Logits of one position instead of all, where the model can.
-        self._can_limit_logits = (
-            "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
-        )
+        options = inspect.signature(unwrapped(model).forward).parameters
+        self._can_limit_logits = "logits_to_keep" in options  # to some positions instead of all
+        self._takes_positions = "position_ids" in options
 
     def read(self, ids: list[int], *, all_logits: bool = False) -> Tensor:
         """Read tokens that follow those read so far, in one forward pass.
@@ -60,25 +58,25 @@ class Reader:
         """
         logits = self._forward(ids, logits=0 if all_logits else 1)
         self.ids = self.ids + list(ids)
-        self._regimes.add(models.rotary_regime(self.model, len(self.ids)))
+        self._regimes.add(limits.rotary_regime(self.model, len(self.ids)))
         return logits if all_logits else logits[-1:]
 
     def as_trees(self, sequences: Sequence[list[int]]) -> Iterator[Tree]:
         """Group whole sequences into trees of a pass each, named by their place in the list.
 
         A tree has the tokens past what the cache holds when it is made: read each, with
-            `read_tree`, before asking
-        for the next. Where the model cannot read several sequences in a pass, each is a tree of its
-        own.
+        `read_tree`, before asking for the next. Where the model cannot read several sequences in a
+        tree, each is one of its own.
         """
-        tree, regime = None, ()
+        tree: Tree | None = None
+        regime: tuple[int, ...] = ()
         for name, ids in enumerate(sequences):
-            its = models.rotary_regime(self.model, len(ids))
-            if tree and (its != regime or not self._fits(*tree.grown(ids))):
+            own = limits.rotary_regime(self.model, len(ids))
+            if tree and (own != regime or not self._fits(*tree.grown(ids))):
                 yield tree
                 tree = None
             if tree is None:
-                tree, regime = Tree(self._shareable(ids)), its
+                tree, regime = Tree(self._shareable(ids)), own
             tree.add(name, ids)
         if tree:
             yield tree
@@ -98,22 +96,64 @@ class Reader:
             attention_mask=blocked.to(self._device),
             position_ids=torch.tensor([tree.positions], device=self._device),
         )
-        self._regimes.add(models.rotary_regime(self.model, max(tree.positions) + 1))
+        self._regimes.add(limits.rotary_regime(self.model, max(tree.positions) + 1))
         self.ids = self.ids + tree.tokens
         self.rewind(tree.trunk + stem)
+
+    def read_batch(self, batch: Batch, *, all_logits: bool = False) -> Tensor:
+        """Read whole sequences in one pass; what was read before is forgotten, no cache is kept.
+
+        Whether the model does that rightly, `sharing.batches` shows.
+
+        Returns:
+            (rows, vocabulary) logits of the tokens that the batch records if `all_logits`, else
+            (sequences, vocabulary) of each sequence's last.
+
+        Raises:
+            AlabError: a token cannot be read, or the model turns the keys of the longer sequences
+                by other angles than those of the shorter.
+        """
+        self.rewind(0)
+        lengths = [len(ids) for ids in batch.sequences]
+        self._check_ids(max(map(max, batch.sequences)))
+        if len({limits.rotary_regime(self.model, length) for length in lengths}) > 1:
+            raise AlabError(
+                f"sequences of {min(lengths)} to {max(lengths)} tokens cannot be read in one pass: "
+                f"{type(self.model).__name__} scales its rotary embeddings by the longest",
+                "Read those on either side of the length that it was trained with apart.",
+            )
+        self._forget_length()
+        rows = batch.rows if all_logits else batch.ends
+        rows = torch.arange(len(lengths) * batch.width) if rows is None else rows
+        places, columns = (rows % batch.width).unique(return_inverse=True)
+        options: dict[str, Any] = {}
+        if self._can_limit_logits and len(places) < batch.width:
+            options["logits_to_keep"] = places.to(self._device)
+        if self._takes_positions:
+            positions = torch.arange(batch.width, device=self._device)
+            options["position_ids"] = positions.expand(len(lengths), -1)
+        logits = self.model(
+            batch.ids.to(self._device),
+            attention_mask=batch.mask.to(self._device),
+            use_cache=False,
+            **options,
+        ).logits
+        # A model may take the option and give all of them.
+        columns = columns if logits.shape[1] == len(places) else rows % batch.width
+        return logits[rows // batch.width, columns]
 
     def _shareable(self, ids: list[int]) -> list[int]:
         """The tokens whose keys and values a sequence may use, as far as it begins with them."""
         if not self._rewinds or max(len(ids), len(self.ids)) > self.reach:
             return []
-        if not self._regimes <= {models.rotary_regime(self.model, len(ids))}:
+        if not self._regimes <= {limits.rotary_regime(self.model, len(ids))}:
             return []
         return self.ids if _can_crop(self._cache) else []
 
     def _fits(self, trunk: int, tokens: int) -> bool:
-        """Whether a tree can be read in a pass, over no more than the model attends to alike, or at all."""
+        """Whether a tree can be read in a pass, over no more than the model attends to alike."""
         can = self._trees and (self._cache is None or _can_crop(self._cache))
-        most = min(self.reach - 1, models.context_length(self.model) or math.inf)
+        most = min(self.reach - 1, limits.context_length(self.model) or math.inf)
         return can and tokens <= TREE_TOKENS and trunk + tokens <= most
 
     def rewind(self, length: int) -> None:
@@ -127,37 +167,44 @@ class Reader:
             self.ids, self._cache, self._regimes = [], None, set()
 
     def _forward(self, ids: list[int], logits: int, **options: Any) -> Tensor:
-        """One forward pass; gives (tokens, vocabulary) of the last `logits` tokens at least, 0 for all."""
-        if max(ids) >= self._embedded:  # a tokenizer with more tokens, or a head that is padded
-            raise AlabError(
-                f"token {max(ids)} cannot be read: the model embeds {self._embedded} tokens",
-                "The tokenizer is not the model's, or the model chose a token that only pads its head.",
-            )
+        """One forward pass; gives the logits of the last so many tokens at least, 0 for all."""
+        self._check_ids(max(ids))
         if logits and self._can_limit_logits:
             options["logits_to_keep"] = logits
-        if (
-            self._cache is None
-        ):  # dynamic scaling remembers the longest sequence until it sees a short one
-            nothing = torch.zeros(1, 1, dtype=torch.long, device=self._device)
-            for module, kind in self._rotary:
-                module(nothing[..., None].to(self.model.dtype), nothing, **kind)
+        if self._cache is None:
+            self._forget_length()
         output = self.model(
             torch.tensor([ids], device=self._device),
             use_cache=True,
             **{self._cache_name: self._cache},
             **options,
         )
-        self._cache = models.cache_in(output)
+        self._cache = limits.cache_in(output)
         if self._cache is None:
             raise AlabError(
-                f"{type(self.model).__name__} gives no key-value cache of the kind that transformers passes on",
+                f"{type(self.model).__name__} gives no key-value cache of the kind "
+                "that transformers passes on",
                 "It cannot be captured token by token.",
             )
         return output.logits[0]
 
+    def _check_ids(self, largest: int) -> None:
+        if largest >= self._embedded:  # a tokenizer with more tokens, or a head that is padded
+            raise AlabError(
+                f"token {largest} cannot be read: the model embeds {self._embedded} tokens",
+                "The tokenizer is not the model's, or the model chose a token that only pads its "
+                "head.",
+            )
+
+    def _forget_length(self) -> None:
+        """Show dynamic rotary embeddings a short sequence: they remember the longest until then."""
+        nothing = torch.zeros(1, 1, dtype=torch.long, device=self._device)
+        for module, kind in self._rotary:
+            module(nothing[..., None].to(self.model.dtype), nothing, **kind)
+
 
 def _dynamic_rotary(model: nn.Module) -> Iterator[tuple[nn.Module, dict[str, str]]]:
-    """Rotary embeddings whose frequencies grow with the sequence, and how each is told for which kind of layer."""
+    """Rotary embeddings that scale with the sequence, each with the layers that it is asked for."""
     for module in model.modules():
         kinds = getattr(module, "rope_type", None)
         for layer_type, kind in (kinds if isinstance(kinds, dict) else {None: kinds}).items():
@@ -166,7 +213,7 @@ def _dynamic_rotary(model: nn.Module) -> Iterator[tuple[nn.Module, dict[str, str
 
 
 def _can_crop(cache: Any) -> bool:
-    """Whether a cache can forget its newest tokens: not a recurrent state, nor a window that has moved on."""
+    """Whether a cache can forget its newest tokens: no recurrent state, no window that moved on."""
     layers = getattr(cache, "layers", None)
     if not layers or not hasattr(cache, "crop"):
         return False
@@ -176,69 +223,3 @@ def _can_crop(cache: Any) -> bool:
         if getattr(layer, "is_sliding", False) and layer.get_seq_length() >= layer.sliding_window:
             return False
     return True
-
-
-def sharing(
-    model: Any, layer: nn.Module, tokens: list[int], plain: Tensor | None
-) -> tuple[bool, bool]:
-    """Whether a model reads trees rightly, and whether its cache goes back rightly; costs two short passes or four.
-
-    A tree needs a mask and positions that are not those of one sequence: alibi has no such
-        positions, some kinds of
-    attention have no such mask. Where a model ignores either, some token's state moves by far more
-    than rounding.
-
-    Args:
-        model: a causal language model of transformers.
-        layer: its last decoder layer.
-        tokens: tokens of a plain pass.
-        plain: what the layer gave for them, (tokens, width).
-    """
-    shared, rest = tokens[:2], tokens[2:]
-    others = (
-        [*shared, *rest[::-1]],
-        [*shared, *rest[3:], *rest[:3]],
-    )  # one in the cache, one in the tree
-    outputs: list[Tensor | None] = []
-    handle = layer.register_forward_hook(
-        lambda module, args, output: outputs.append(as_rows(first(output), first(output).shape[-2]))
-    )
-
-    def right(sequences: list[list[int]], trees: bool) -> bool:
-        try:
-            reader = Reader(model, trees=trees)
-            reader.read(others[0])
-            tree = next(reader.as_trees(sequences))
-            reader.read_tree(tree)
-            moved = (outputs[-1][-len(rest) :] - plain[2:]).norm(dim=1) / plain[2:].norm(dim=1)
-        except Exception:  # whatever the model's own code does with what it does not expect
-            return False
-        alike = bool(
-            (moved.float() < (1e-5 if torch.finfo(model.dtype).eps < 1e-6 else 0.05)).all()
-        )
-        return alike and len(tree.ends) == len(sequences) and tree.trunk == len(shared)
-
-    try:
-        with torch.no_grad():
-            trees = right([others[1], tokens], trees=True)
-            return trees, trees or right([tokens], trees=False)
-    finally:
-        handle.remove()
-
-
-def decodes(model: Any, tokens: list[int], logits: Tensor) -> bool:
-    """Whether a decode step over the cache gives what reading the same tokens at once gave.
-
-    Args:
-        model: a causal language model of transformers.
-        tokens: some tokens.
-        logits: (tokens, vocabulary) of one pass over them.
-    """
-    reader = Reader(model)
-    try:
-        with torch.no_grad():
-            reader.read(tokens[:-1])
-            step = reader.read(tokens[-1:])
-    except AlabError:  # no cache, which is said where one is needed
-        return True
-    return bool(alike(step, logits[-1:]).all())

@@ -20,96 +20,71 @@ SCENARIOS = frozenset(
 
 #: What of it has no say in which token is chosen: ids that are used elsewhere, and how `generate`
 #: goes about it.
-SILENT = frozenset(
-    {
-        "eos_token_id",
-        "pad_token_id",
-        "bos_token_id",
-        "decoder_start_token_id",
-        "renormalize_logits",
-        "use_cache",
-        "cache_implementation",
-        "cache_config",
-        "max_cache_len",
-        "low_memory",
-        "prefill_chunk_size",
-        "compile_config",
-        "disable_compile",
-        "output_attentions",
-        "output_hidden_states",
-        "output_scores",
-        "output_logits",
-        "return_dict_in_generate",
-        "return_legacy_cache",
-        "transformers_version",
-        "_from_model_config",
-    }
-)
+SILENT = frozenset({
+    "eos_token_id", "pad_token_id", "bos_token_id", "decoder_start_token_id",
+    "renormalize_logits", "use_cache", "cache_implementation", "cache_config", "max_cache_len",
+    "low_memory", "prefill_chunk_size", "compile_config", "disable_compile", "output_attentions",
+    "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate",
+    "return_legacy_cache", "transformers_version", "_from_model_config",
+})  # fmt: skip
 
 #: Parts for which 1 asks for nothing; for all of them nothing, 0 and false do.
-_ONE_IS_NONE = frozenset(
-    {
-        "num_beams",
-        "num_beam_groups",
-        "num_return_sequences",
-        "length_penalty",
-        "repetition_penalty",
-        "encoder_repetition_penalty",
-        "typical_p",
-        "guidance_scale",
-    }
-)
-
+_ONE_IS_NONE = frozenset({
+    "num_beams", "num_beam_groups", "num_return_sequences", "length_penalty",
+    "repetition_penalty", "encoder_repetition_penalty", "typical_p", "guidance_scale",
+})  # fmt: skip
 
 #: Parts that are about the tokens that end a reply, and ask for nothing where there are none.
 _ABOUT_ENDS = frozenset({"min_length", "min_new_tokens", "exponential_decay_length_penalty"})
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a reply is generated.
+class _Reply:
+    """What bounds a reply.
 
     Attributes:
         prompt: tokens of the prompt.
         most: tokens of prompt and reply at the most.
         begin: length of the sequence at which the reply begins in earnest.
-        ends: tokens that end a reply; None where there are none.
+        ends: tokens that end a reply; empty where there are none.
         device: where the scores are.
     """
 
     prompt: int
     most: int
     begin: int
-    ends: Tensor | None
+    ends: Tensor
     device: str
 
 
 #: What is applied, in the order in which `generate` does, and the public processor of transformers
 #: that does it.
-_PARTS: dict[str, Callable[[Any, _Place], Callable]] = {
-    "sequence_bias": lambda value, at: transformers.SequenceBiasLogitsProcessor(value),
-    "repetition_penalty": lambda value, at: transformers.RepetitionPenaltyLogitsProcessor(value),
-    "no_repeat_ngram_size": lambda value, at: transformers.NoRepeatNGramLogitsProcessor(value),
-    "bad_words_ids": lambda value, at: transformers.NoBadWordsLogitsProcessor(value, at.ends),
-    "min_length": lambda value, at: transformers.MinLengthLogitsProcessor(
-        value, at.ends, at.device
+_PARTS: dict[str, Callable[[Any, _Reply], Callable]] = {
+    "sequence_bias": lambda value, _: transformers.SequenceBiasLogitsProcessor(value),
+    "repetition_penalty": lambda value, _: transformers.RepetitionPenaltyLogitsProcessor(value),
+    "no_repeat_ngram_size": lambda value, _: transformers.NoRepeatNGramLogitsProcessor(value),
+    "bad_words_ids": lambda value, reply: transformers.NoBadWordsLogitsProcessor(
+        value, reply.ends if len(reply.ends) else None
     ),
-    "min_new_tokens": lambda value, at: transformers.MinNewTokensLengthLogitsProcessor(
-        at.prompt, value, at.ends, at.device
+    "min_length": lambda value, reply: transformers.MinLengthLogitsProcessor(
+        value, reply.ends, reply.device
     ),
-    "forced_bos_token_id": lambda value, at: transformers.ForcedBOSTokenLogitsProcessor(value),
-    "forced_eos_token_id": lambda value, at: transformers.ForcedEOSTokenLogitsProcessor(
-        at.most, value, at.device
+    "min_new_tokens": lambda value, reply: transformers.MinNewTokensLengthLogitsProcessor(
+        reply.prompt, value, reply.ends, reply.device
     ),
-    "remove_invalid_values": lambda value, at: transformers.InfNanRemoveLogitsProcessor(),
-    "exponential_decay_length_penalty": lambda value, at: (
-        transformers.ExponentialDecayLengthPenalty(tuple(value), at.ends, at.prompt)
+    "forced_bos_token_id": lambda value, _: transformers.ForcedBOSTokenLogitsProcessor(value),
+    "forced_eos_token_id": lambda value, reply: transformers.ForcedEOSTokenLogitsProcessor(
+        reply.most, value, reply.device
     ),
-    "suppress_tokens": lambda value, at: transformers.SuppressTokensLogitsProcessor(
-        value, at.device
+    "remove_invalid_values": lambda *_: transformers.InfNanRemoveLogitsProcessor(),
+    "exponential_decay_length_penalty": lambda value, reply: (
+        transformers.ExponentialDecayLengthPenalty(tuple(value), reply.ends, reply.prompt)
     ),
-    "begin_suppress_tokens": lambda value, at: transformers.SuppressTokensAtBeginLogitsProcessor(
-        value, at.begin, at.device
+    "suppress_tokens": lambda value, reply: transformers.SuppressTokensLogitsProcessor(
+        value, reply.device
+    ),
+    "begin_suppress_tokens": lambda value, reply: transformers.SuppressTokensAtBeginLogitsProcessor(
+        value, reply.begin, reply.device
     ),
 }
 
@@ -151,12 +126,10 @@ class Sampler:
         for process in self._processors:
             try:
                 scores = process(read, scores)
-            except (
-                Exception
-            ) as error:  # whatever transformers objects to, such as an id beyond the vocabulary
+            except Exception as error:  # of transformers, such as an id beyond the vocabulary
                 raise AlabError(
-                    f"what the model's generation_config asks for cannot be done: {type(process).__name__}: "
-                    f"{first_line(error)}",
+                    "what the model's generation_config asks for cannot be done: "
+                    f"{type(process).__name__}: {first_line(error)}",
                     "Correct the model's generation_config.json.",
                 ) from error
         return scores[0]
@@ -180,7 +153,7 @@ class Sampler:
 
 
 def processors(model: Any, prompt: int, new: int, eos: set[int]) -> list[Callable]:
-    """The processors that a model's `generation_config` asks for, in the order in which `generate` applies them.
+    """The processors that a `generation_config` asks for, in the order of `generate`.
 
     Args:
         model: a causal language model of transformers.
@@ -191,37 +164,36 @@ def processors(model: Any, prompt: int, new: int, eos: set[int]) -> list[Callabl
     Raises:
         AlabError: transformers refuses what the config says.
     """
-    parts = asked(model)
-    ends = torch.tensor(sorted(eos), device=device_of(model)) if eos else None
+    parts, device = requests(model), device_of(model)
+    ends = torch.tensor(sorted(eos), dtype=torch.int64, device=device)
     begin = prompt if prompt > 1 or "forced_bos_token_id" not in parts else prompt + 1
-    at = _Place(prompt, prompt + new, begin, ends, str(device_of(model)))
-    made = []
+    reply = _Reply(prompt, prompt + new, begin, ends, str(device))
+    if "min_new_tokens" in parts:
+        parts.pop("min_length", None)  # whose place it takes
+    chain: list[Callable] = []
     for name, make in _PARTS.items():
-        if name not in parts or (ends is None and name in _ABOUT_ENDS):
+        if name not in parts or (not eos and name in _ABOUT_ENDS):
             continue
-        if name == "min_length" and "min_new_tokens" in parts:
-            continue  # which takes its place
         try:
-            made.append(make(parts[name], at))
+            chain.append(make(parts[name], reply))
         except Exception as error:  # whatever transformers objects to
             raise AlabError(
-                f"the model's generation_config has {name}: {parts[name]!r}, which transformers refuses: "
-                f"{first_line(error)}",
+                f"the model's generation_config has {name}: {parts[name]!r}, which transformers "
+                f"refuses: {first_line(error)}",
                 "Correct the model's generation_config.json.",
             ) from error
-    return made
+    return chain
 
 
-def asked(model: Any) -> dict[str, Any]:
-    """What a model's `generation_config` asks for in choosing tokens, but for what is the scenario's."""
+def requests(model: Any) -> dict[str, Any]:
+    """What a `generation_config` asks for in choosing tokens, but for what the scenario says."""
     config = getattr(model, "generation_config", None)
     if config is None:
         return {}
     usual = transformers.GenerationConfig().to_dict()
-    said = config.to_dict().items()
     return {
         name: getattr(config, name, value)
-        for name, value in said
+        for name, value in config.to_dict().items()
         if name not in SCENARIOS | SILENT
         and value != usual.get(name)
         and not _asks_nothing(name, value)
@@ -229,30 +201,17 @@ def asked(model: Any) -> dict[str, Any]:
 
 
 def notes(model: Any) -> list[tuple[str, str]]:
-    """What the reader of a run should know of the model's `generation_config`, as (code, sentence)."""
-    parts = asked(model)
-    done, left = (
-        ", ".join(
-            f"{name}: {value}" for name, value in parts.items() if (name in _PARTS) == applied
-        )
-        for applied in (True, False)
-    )
-    found = []
-    if done:
-        found.append(
-            (
-                "generation_config",
-                f"tokens were chosen as the model's generation_config asks ({done}); logits and probabilities are raw",
-            )
-        )
-    if left:
-        found.append(
-            (
-                "generation_config_ignored",
-                f"the model's generation_config asks for what alab does not do: {left}",
-            )
-        )
-    return found
+    """What the reader of a run should know of a `generation_config`, as (code, sentence)."""
+    lists: dict[bool, list[str]] = {True: [], False: []}
+    for name, value in requests(model).items():
+        lists[name in _PARTS].append(f"{name}: {value}")
+    sentences = {
+        "generation_config": "tokens were chosen as the model's generation_config asks "
+        f"({', '.join(lists[True])}); logits and probabilities are raw",
+        "generation_config_ignored": "the model's generation_config asks for what alab does not "
+        f"do: {', '.join(lists[False])}",
+    }
+    return [note for note, parts in zip(sentences.items(), lists.values(), strict=True) if parts]
 
 
 def _asks_nothing(name: str, value: Any) -> bool:

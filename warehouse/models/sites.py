@@ -9,26 +9,35 @@ cannot be shown to be right is left out, with a reason.
 
 from typing import Any
 
-from warehouse.models import reader as generate
-from warehouse.models.passes import check_free, check_plain
+from warehouse.models import sharing as together
 from warehouse.models.ports import LayerSites, ModelSites, Port
-from warehouse.models.probe import sample, trace, unwrapped
+from warehouse.models.probe import Trace, sample, trace, unwrapped
 from warehouse.models.projections import find_projections
-from warehouse.models.stack import check_causal, check_kind, decoder_layers, find_stack, refused
+from warehouse.models.reader import Reader
+from warehouse.models.refusals import check_free, check_plain
+from warehouse.models.stack import (
+    Stack,
+    check_causal,
+    check_kind,
+    decoder_layers,
+    find_stack,
+    refused,
+)
 from warehouse.models.sublayers import find_contributions, find_mlp
 from warehouse.vocabulary import SITES
 
 __all__ = ["LayerSites", "ModelSites", "Port", "decoder_layers", "discover"]
 
 
-def discover(model: Any, *, sharing: bool = True) -> ModelSites:
+def discover(model: Any, *, sharing: bool = True, batches: bool = False) -> ModelSites:
     """Find every site of a model that runs on its device.
 
     Costs six passes over a few tokens, and another where projections are fused.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one.
-        sharing: whether to find out what its sequences can share, for two to four passes more.
+        sharing: whether to find out what its sequences can share, for one to three passes more.
+        batches: whether to find out if it reads batches rightly, for two passes more.
 
     Raises:
         AlabError: the model is not one that can be captured; the message says why.
@@ -36,40 +45,45 @@ def discover(model: Any, *, sharing: bool = True) -> ModelSites:
     check_kind(model)
     check_plain(model)
     check_free(unwrapped(model))
-    config = model.config.get_text_config()
-    if not getattr(config, "num_attention_heads", 0):
+    if not getattr(model.config.get_text_config(), "num_attention_heads", 0):
         raise refused(model, "it has no attention")
-    seen = trace(model, sample(model))
-    stack = find_stack(model, seen)
-    check_causal(model, seen, stack)
+    probe = trace(model, sample(model))
+    stack = find_stack(model, probe)
+    check_causal(model, probe, stack)
+    layers = _layers(model, probe, stack)
+    last, tokens = stack.layers[-1], probe.tokens[0].tolist()
+    reader, plain = Reader(model, trees=True), (tokens, last.output)
+    decodes = together.decodes(reader, tokens, stack.logits)
+    trees = rewinds = False
+    if sharing:
+        trees, rewinds = together.trees_and_rewinds(reader, last.module, *plain)
+    return ModelSites(
+        layers=layers,
+        embedding=stack.embedding.path,
+        embedding_width=stack.embedding.output.shape[1],
+        hidden_size=last.output.shape[1],
+        vocabulary=stack.logits.shape[1],
+        reader=stack.reader.path if stack.reader else None,
+        trees=trees,
+        rewinds=rewinds,
+        decodes=decodes,
+        batches=batches and together.batches(reader, last.module, *plain),
+    )
+
+
+def _layers(model: Any, probe: Trace, stack: Stack) -> list[LayerSites]:
+    """The sites of each layer: the residual stream, then the MLP, then the attention's."""
     layers = [LayerSites(call.path) for call in stack.layers]
-    inside = [[call for call in seen.calls if call.inside(end)] for end in stack.layers]
-    find_contributions(model, seen, stack, layers)
+    inside = [[call for call in probe.calls if call.inside(layer)] for layer in stack.layers]
+    find_contributions(model, probe, stack, layers)
     for site, calls in zip(layers, inside, strict=True):
+        find_mlp(site, calls)
         site.attention = next((call.path for call in calls if call.weights), None)
         if site.attention is None:
             site.reasons["attention"] = "no module of the layer returned attention weights"
-        find_mlp(site, calls)
-    find_projections(model, config, layers, inside)
+    find_projections(model, model.config.get_text_config(), layers, inside)
     for site in layers:
         for name in SITES:
             if name not in site.ports:
                 site.reasons.setdefault(name, "the model has no such tensor")
-    last = stack.layers[-1]
-    trees, rewinds = (
-        generate.sharing(model, last.module, seen.tokens[0].tolist(), last.output)
-        if sharing
-        else (False, False)
-    )
-    decodes = generate.decodes(model, seen.tokens[0].tolist(), stack.logits)
-    return ModelSites(
-        layers,
-        stack.embedding.path,
-        stack.embedding.output.shape[1],
-        last.output.shape[1],
-        stack.logits.shape[1],
-        stack.reader and stack.reader.path,
-        trees,
-        rewinds,
-        decodes,
-    )
+    return layers

@@ -7,7 +7,7 @@ run of such bytes is read as UTF-8.
 
 import codecs
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 #: A token that is one byte, in SentencePiece's spelling.
@@ -25,17 +25,24 @@ def _byte_letters() -> dict[str, int]:
 
     Those that can be seen in Latin-1 are themselves; the others follow from U+0100 on.
     """
-    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(0x100) if byte not in seen]
-    return {chr(byte): byte for byte in seen} | {
-        chr(0x100 + n): byte for n, byte in enumerate(others)
-    }
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in visible]
+    letters = {chr(byte): byte for byte in visible}
+    return letters | {chr(0x100 + n): byte for n, byte in enumerate(others)}
 
 
 _LETTERS = _byte_letters()
-codecs.register_error(
-    "alab", lambda e: ("".join(f"<0x{byte:02X}>" for byte in e.object[e.start : e.end]), e.end)
-)
+
+
+def _spell_bytes(error: UnicodeError) -> tuple[str, int]:
+    """What stands for bytes that are no text; where reading goes on."""
+    assert isinstance(error, UnicodeDecodeError)  # `_ERRORS` is for decoding
+    return "".join(f"<0x{b:02X}>" for b in error.object[error.start : error.end]), error.end
+
+
+#: Name under which Python's codecs have that.
+_ERRORS = "alab"
+codecs.register_error(_ERRORS, _spell_bytes)
 
 
 def joined(texts: Sequence[str]) -> str:
@@ -44,12 +51,11 @@ def joined(texts: Sequence[str]) -> str:
     >>> joined(["I", " ", "<0xE2>", "<0x99><0xA5>", " you"])
     'I ♥ you'
     """
-    return _BYTES.sub(
-        lambda run: bytes.fromhex(run[0].replace("<0x", "").replace(">", "")).decode(
-            "utf-8", "alab"
-        ),
-        "".join(texts),
-    )
+
+    def read(match: re.Match) -> str:
+        return bytes.fromhex(re.sub("<0x|>", "", match[0])).decode("utf-8", _ERRORS)
+
+    return _BYTES.sub(read, "".join(texts))
 
 
 class Spelling:
@@ -75,10 +81,10 @@ class Spelling:
         self._kind = self._kind_of_pieces()
 
     def text(self, token_id: int) -> str:
-        """What one id writes, a leading space included; bytes that are no text alone as `<0xE2>`."""
+        """What one id writes, a leading space included; bytes that are no text as `<0xE2>`."""
         raw = self.raw(token_id)
         if raw is not None:
-            return raw.decode("utf-8", "alab")
+            return raw.decode("utf-8", _ERRORS)
         text = self._tokenizer.decode(
             [token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
@@ -122,7 +128,7 @@ class Spelling:
         return list(zip([0, *ends[:-1]], ends, strict=False))
 
     def texts(self, text: str, ids: Sequence[int], ranges: Sequence[tuple[int, int]]) -> list[str]:
-        """Text of each token of a text; they join to it, whatever the tokenizer made of white space.
+        """Text of each token of a text; they join to it, whatever became of its white space.
 
         Args:
             text: what was tokenised.
@@ -132,18 +138,16 @@ class Spelling:
         """
         raws = self._bytes_of_text(text, ids)
         if raws is not None:
-            return [raw.decode("utf-8", "alab") for raw in raws]
+            return [raw.decode("utf-8", _ERRORS) for raw in raws]
         texts: list[str] = []
         end = 0
         for group in _sharing(ranges):
             start, end = end, max(end, *(ranges[i][1] for i in group))
             if group[-1] == len(ids) - 1:
                 end = len(text)
-            texts += (
-                [text[start:end]]
-                if len(group) == 1
-                else self._shared(text[start:end], [ids[i] for i in group])
-            )
+            shared = text[start:end]
+            alone = len(group) == 1
+            texts += [shared] if alone else self._shared(shared, [ids[i] for i in group])
         return texts
 
     def _shared(self, text: str, ids: list[int]) -> list[str]:
@@ -151,12 +155,12 @@ class Spelling:
         raws = self._bytes_of_text(text, ids)
         if raws is None:  # one character that the tokenizer rewrote as several
             return [""] * (len(ids) - 1) + [text]
-        return [raw.decode("utf-8", "alab") for raw in raws]
+        return [raw.decode("utf-8", _ERRORS) for raw in raws]
 
     def _bytes_of_text(self, text: str, ids: Sequence[int]) -> list[bytes] | None:
-        """The bytes of each token, where together they are those of the text; a space before it is left out."""
-        raws = [self.raw(token_id) for token_id in ids]
-        if None in raws:
+        """The bytes of each token, where together they are the text's; a space before it aside."""
+        raws = _all_known(map(self.raw, ids))
+        if raws is None:
             return None
         written, data = b"".join(raws), text.encode()
         if written == b" " + data:
@@ -173,13 +177,21 @@ class Spelling:
             except Exception:  # whatever the tokenizer's own code does
                 return None
             for kind in ("letters", "spaces"):
-                raws = [_bytes_of(piece, kind) for piece in pieces]
-                if (
-                    None not in raws
-                    and b"".join(raws).decode("utf-8", "replace").removeprefix(" ") == probe
-                ):
+                raws = _all_known(_bytes_of(piece, kind) for piece in pieces)
+                text = b"".join(raws or []).decode("utf-8", "replace")
+                if text.removeprefix(" ") == probe:
                     return kind
         return None
+
+
+def _all_known(raws: Iterable[bytes | None]) -> list[bytes] | None:
+    """The bytes of some tokens; None where those of any are unknown."""
+    known = []
+    for raw in raws:
+        if raw is None:
+            return None
+        known.append(raw)
+    return known
 
 
 def _bytes_of(piece: Any, kind: str | None) -> bytes | None:
@@ -187,11 +199,8 @@ def _bytes_of(piece: Any, kind: str | None) -> bytes | None:
     if not isinstance(piece, str):
         return None
     if kind == "letters":
-        return (
-            bytes(_LETTERS[letter] for letter in piece)
-            if all(letter in _LETTERS for letter in piece)
-            else None
-        )
+        known = all(letter in _LETTERS for letter in piece)
+        return bytes(_LETTERS[letter] for letter in piece) if known else None
     if kind == "spaces":
         byte = _BYTE.fullmatch(piece)
         return bytes([int(byte[1], 16)]) if byte else piece.replace(_SPACE, " ").encode()

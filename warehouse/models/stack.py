@@ -1,8 +1,8 @@
-"""Which modules are the decoder's layers, and whether the model is one that can be captured: told by numbers.
+"""Which modules are the decoder's layers, and whether the model is one that can be captured.
 
 The layers are the list of modules of which each reads what the one before gave, and through whose
 last output alone the head's input comes, whatever a config says and however many towers stand
-beside them.
+beside them. All of it is told by numbers.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from warehouse.errors import AlabError
-from warehouse.models import loading as models
+from warehouse.models import limits
 from warehouse.models.probe import (
     Call,
     Trace,
@@ -22,8 +22,9 @@ from warehouse.models.probe import (
     as_rows,
     first,
     first_input,
+    forward,
     hooked,
-    run,
+    identical,
     sample,
     trace,
     unwrapped,
@@ -50,23 +51,21 @@ class Stack:
     reader: Call | None
 
 
-def find_stack(model: Any, seen: Trace) -> Stack:
-    """Find the layers, the embedding and the head in what a probe saw.
+def find_stack(model: Any, trace: Trace) -> Stack:
+    """Find the layers, the embedding and the head in the trace of a pass, by another pass.
 
     Raises:
         AlabError: the model is not one that can be captured; the message says what is missing.
     """
-    logits = _logits(model, seen)
-    head = _head(model, seen, logits)
-    layers, _ = _layers(model, seen, head)
-    embedding = seen.of(model.get_input_embeddings())
-    if len(embedding) != 1 or embedding[0].output is None:
+    logits = _logits(model, trace)
+    head = _head(model, trace, logits)
+    layers = _layers(model, trace, head)
+    embedding = trace.of(model.get_input_embeddings())
+    if len(embedding) != 1 or not embedding[0].gives:
         raise refused(model, "its token embedding does not give one vector for each token")
     last = layers[-1]
-    readers = (c for c in sorted(seen.calls, key=lambda call: call.began) if c.began > last.ended)
-    reader = next(
-        (c for c in readers if c.given is not None and torch.equal(c.given, last.output)), None
-    )
+    later = sorted((c for c in trace.calls if c.began > last.ended), key=lambda call: call.began)
+    reader = next((call for call in later if identical(call.bare_input, last.output)), None)
     return Stack(layers, embedding[0], head, logits, reader)
 
 
@@ -79,14 +78,13 @@ def refused(model: Any, why: str) -> AlabError:
 
 
 def decoder_layers(model: Any) -> list[tuple[str, nn.Module]]:
-    """Paths and modules of the decoder layers, in order, by one pass over a few tokens.
+    """Paths and modules of the decoder layers, in order, by two passes over a few tokens.
 
     Raises:
         AlabError: as `find_stack`.
     """
-    return [
-        (call.path, call.module) for call in find_stack(model, trace(model, sample(model))).layers
-    ]
+    stack = find_stack(model, trace(model, sample(model)))
+    return [(call.path, call.module) for call in stack.layers]
 
 
 def check_kind(model: Any) -> None:
@@ -102,21 +100,20 @@ def check_kind(model: Any) -> None:
         )
     if getattr(model.config, "is_encoder_decoder", False):
         raise refused(model, "it is an encoder with a decoder")
-    try:
-        embedding = model.get_input_embeddings()
-    except (AttributeError, NotImplementedError):
-        embedding = None
+    embedding = None
+    with suppress(AttributeError, NotImplementedError):
+        embedding = getattr(model, "get_input_embeddings", lambda: None)()
     if embedding is None:
         raise refused(model, "it has no token embedding")
 
 
-def check_causal(model: Any, seen: Trace, stack: Stack) -> None:
-    """Make sure, by another pass, that a later token changes no earlier state, and that the cache holds the tokens.
+def check_causal(model: Any, trace: Trace, stack: Stack) -> None:
+    """Make sure, by another pass, that no later token changes an earlier state.
 
     Raises:
-        AlabError: it does, or the model puts tokens of its own before those it is given.
+        AlabError: one does, or the model puts tokens of its own before those it is given.
     """
-    tokens = seen.tokens.clone()
+    tokens = trace.tokens.clone()
     tokens[0, -1] = tokens[0, 0] if tokens[0, -1] != tokens[0, 0] else tokens[0, 1]
     outputs: dict[int, Tensor] = {}
 
@@ -129,33 +126,41 @@ def check_causal(model: Any, seen: Trace, stack: Stack) -> None:
             )
 
     with hooked(handles):
-        output = run(model, tokens, use_cache=True)
+        output = forward(model, tokens, use_cache=True)
     pairs = [(outputs[index], call.output) for index, call in enumerate(stack.layers)]
     for value, expected in [*pairs, (output.logits, stack.logits)]:
         rows = as_rows(value, tokens.numel())
-        if rows is None or not alike(rows, expected)[:-1].all():
+        if not rows.numel() or not alike(rows, expected)[:-1].all():
             raise refused(model, "a later token changes what it computes for earlier ones")
+    _check_cache(model, output, tokens.numel())
+
+
+def _check_cache(model: Any, output: Any, count: int) -> None:
+    """Refuse a cache that holds more than the tokens that were read."""
     length = 0
     with suppress(AttributeError, ValueError):  # no cache, or one of recurrent states alone
-        length = models.cache_in(output).get_seq_length()
-    if length > tokens.numel():
+        length = limits.cache_in(output).get_seq_length()
+    if length > count:
         raise refused(
             model,
-            f"its cache holds {length} tokens after {tokens.numel()} were read (virtual tokens of an adapter?)",
+            f"its cache holds {length} tokens after {count} were read "
+            "(virtual tokens of an adapter?)",
         )
 
 
-def _logits(model: Any, seen: Trace) -> Tensor:
+def _logits(model: Any, trace: Trace) -> Tensor:
     """The (tokens, vocabulary) logits."""
-    logits, count = getattr(seen.output, "logits", None), seen.tokens.numel()
+    logits, count = getattr(trace.output, "logits", None), trace.tokens.numel()
     if not isinstance(logits, Tensor):
         raise refused(model, "it gives no logits")
     if logits.ndim != 3 or logits.shape[:2] != (1, count):
         raise refused(model, f"its logits are shaped {tuple(logits.shape)} for {count} tokens")
     if logits.isnan().any():
         raise AlabError(
-            f"{type(model).__name__} cannot be captured: its logits are not numbers (NaN) already for a few tokens",
-            "Its weights may be damaged, or its numbers too large for its dtype: try model.dtype: float32.",
+            f"{type(model).__name__} cannot be captured: its logits are not numbers (NaN) already "
+            "for a few tokens",
+            "Its weights may be damaged, or its numbers too large for its dtype: "
+            "try model.dtype: float32.",
         )
     vocabulary = model.config.get_text_config().vocab_size
     if logits.shape[-1] < vocabulary:
@@ -165,52 +170,48 @@ def _logits(model: Any, seen: Trace) -> Tensor:
     return logits[0].detach()
 
 
-def _head(model: Any, seen: Trace, logits: Tensor) -> Call:
-    """The call whose output the logits are, up to a factor or a cap: a map that keeps their order."""
-    named = (
-        unwrapped(model).get_output_embeddings()
-        if hasattr(model, "get_output_embeddings")
-        else None
-    )
-    calls = [c for c in seen.calls if c.output is not None and c.output.shape == logits.shape]
-    calls = [c for c in calls if c.inputs is not None and _same_order(c.output, logits)]
-    own = [c for c in calls if c.module is named]
+def _head(model: Any, trace: Trace, logits: Tensor) -> Call:
+    """The call whose output the logits are, but for a factor or a cap: a map that keeps order."""
+    named = getattr(unwrapped(model), "get_output_embeddings", lambda: None)()
+    shaped = (c for c in trace.calls if c.reads and c.output.shape == logits.shape)
+    calls = [call for call in shaped if _same_order(call.output, logits)]
     if not calls:
         raise refused(model, "no module of it gives the logits: it has no language-model head")
-    return own[-1] if own else calls[-1]
+    return next((call for call in reversed(calls) if call.module is named), calls[-1])
 
 
 def _same_order(output: Tensor, logits: Tensor) -> bool:
-    """Whether logits rise wherever an output does; those that the model never says (the least number) aside."""
+    """Whether logits rise wherever an output does.
+
+    Those that the model never says (the least number) are left aside.
+    """
     output, logits = output.float(), logits.float()
-    said = logits > torch.finfo(logits.dtype).min / 2
-    order = output.masked_fill(~said, -torch.inf).argsort(-1)
-    values = logits.masked_fill(~said, -torch.inf).gather(-1, order)
-    size = logits.masked_fill(~said, 0.0).abs().amax()
-    steps = values.diff(dim=-1)
+    unsaid = logits <= torch.finfo(logits.dtype).min / 2
+    order = output.masked_fill(unsaid, -torch.inf).argsort(-1)
+    steps = logits.masked_fill(unsaid, -torch.inf).gather(-1, order).diff(dim=-1)
+    size = logits.masked_fill(unsaid, 0.0).abs().amax()
     return bool(size > 0) and not bool((steps < -1e-3 * size).any())
 
 
-def _layers(model: Any, seen: Trace, head: Call) -> tuple[list[Call], str]:
-    """The calls of the decoder layers and the path of their list.
+def _layers(model: Any, trace: Trace, head: Call) -> list[Call]:
+    """The calls of the decoder layers.
 
     Of several lists that qualify it is the outermost: layers may be lists of parts themselves.
+    Where none does, the error is about the longest.
     """
-    reasons: list[tuple[int, str]] = []
     lists = [
-        (path, m)
-        for path, m in model.named_modules()
-        if isinstance(m, nn.ModuleList | nn.Sequential) and len(m)
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module)
     ]
+    reasons: list[tuple[int, str]] = []
     for path, modules in sorted(lists, key=lambda item: item[0].count(".")):
-        calls = [seen.of(module) for module in modules]
+        calls = [trace.of(module) for module in modules]
         if not any(calls) or max(call.ended for of in calls for call in of) > head.began:
             continue  # a tower that a text does not reach, or a part of the head
-        reason = _broken(path, calls)
-        if reason is None and not _all_comes_through(model, seen, head, last := calls[-1][0]):
-            reason = f"the head's input does not come through {last.path} alone"
+        reason = _broken(path, calls) or _bypassed(model, trace, head, calls[-1][0])
         if reason is None:
-            return [of[0] for of in calls], path
+            return [call for (call,) in calls]
         reasons.append((-len(calls), reason))
     raise refused(model, min(reasons)[1] if reasons else "it has no list of decoder layers")
 
@@ -221,27 +222,33 @@ def _broken(path: str, calls: list[list[Call]]) -> str | None:
         if len(of) != 1:
             times = "does not run" if not of else f"runs {len(of)} times"
             return f"{path}.{index} {times} in a pass over text"
-        if of[0].inputs is None or of[0].output is None:
+        if not (of[0].reads and of[0].gives):
             return f"what {path}.{index} reads or gives is not one vector for each token"
-        if index and not torch.equal(of[0].given, calls[index - 1][0].output):
+        if index and not identical(of[0].bare_input, calls[index - 1][0].output):
             return f"{path}.{index} does not read what {path}.{index - 1} gives"
     return None
 
 
-def _all_comes_through(model: Any, seen: Trace, head: Call, last: Call) -> bool:
-    """Whether the head's input moves along when the last layer's outputs are given to the wrong tokens."""
-    found: list[Tensor] = []
+def _bypassed(model: Any, trace: Trace, head: Call, last: Call) -> str | None:
+    """Why the last layer's output is not all that the head's input is made of; None where it is.
+
+    The last layer's outputs are given to the wrong tokens, by another pass: what is made of them
+    alone moves along.
+    """
+    inputs: list[Tensor] = []
 
     def handles() -> Iterator[Any]:
         yield last.module.register_forward_hook(
             lambda module, args, output: with_first(output, last.output.roll(1, 0))
         )
         yield head.module.register_forward_pre_hook(
-            lambda module, args, kwargs: found.append(first_input(args, kwargs).detach().clone()),
+            lambda module, args, kwargs: inputs.append(first_input(args, kwargs).detach().clone()),
             with_kwargs=True,
         )
 
     with hooked(handles):
-        run(model, seen.tokens, use_cache=False)
-    rows = as_rows(found[-1], seen.tokens.numel()) if found else None
-    return rows is not None and bool(alike(rows, head.inputs.roll(1, 0)).all())
+        forward(model, trace.tokens, use_cache=False)
+    rows = as_rows(inputs[-1] if inputs else None, trace.tokens.numel())
+    if rows.numel() and alike(rows, head.inputs.roll(1, 0)).all():
+        return None
+    return f"the head's input does not come through {last.path} alone"

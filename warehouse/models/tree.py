@@ -2,9 +2,9 @@
 
 A pass over a few tokens costs nearly what one over many does, since it reads every weight.
 Sequences that begin alike meet in a tree: each token follows its parent, sees its ancestors alone,
-    and stands as deep as in its own sequence.
-That is *tree attention* (SpecInfer, arXiv 2305.09781); a causal model that takes its mask and
-positions from outside gives a token in a tree what it gives it alone.
+and stands as deep as in its own sequence. That is *tree attention* (SpecInfer, arXiv 2305.09781); a
+causal model that takes its mask and positions from outside gives a token in a tree what it gives it
+alone.
 """
 
 from collections.abc import Sequence
@@ -34,13 +34,12 @@ class Tree:
         self.positions: list[int] = []
         self.ends: dict[int, int] = {}
         self.trunk = 0
-        self._parents: list[
-            int
-        ] = []  # of the tokens; −1 − n for the first of a branch, which sees n of the cache
+        #: Of the tokens; −1 − n for the first of a branch, which sees n tokens of the cache.
+        self._parents: list[int] = []
         self._children: dict[tuple[int, int], int] = {}
 
     def add(self, name: int, ids: Sequence[int]) -> None:
-        """Grow the tree by a sequence; its last token is read again where the cache has all of it."""
+        """Grow by a sequence; its last token is read again where the cache has all of it."""
         shared, node, rest = self._follow(ids)
         self.trunk = max(self.trunk, shared)
         for position, token in enumerate(rest, len(ids) - len(rest)):
@@ -57,7 +56,7 @@ class Tree:
         return max(self.trunk, shared), len(self.tokens) + len(rest)
 
     def _follow(self, ids: Sequence[int]) -> tuple[int, int, Sequence[int]]:
-        """How much of a sequence the cache has, the tree's node up to which it is known, and what comes after."""
+        """What of a sequence the cache has, the node up to which it is known, and what is not."""
         shared = min(common_length(self._cached, ids), len(ids) - 1)
         node, at = -1 - shared, shared
         while at < len(ids) and (node, ids[at]) in self._children:
@@ -70,7 +69,7 @@ class Tree:
         return max(0, min(forks, default=len(self.tokens)))
 
     def mask(self) -> Tensor:
-        """Which of the trunk and then of the tree each token sees: (tokens, trunk + tokens) booleans."""
+        """What each token sees of trunk and tree: (tokens, trunk + tokens) booleans."""
         sees = torch.zeros(len(self.tokens), self.trunk + len(self.tokens), dtype=torch.bool)
         for index, parent in enumerate(self._parents):
             if parent < 0:

@@ -1,7 +1,7 @@
-"""Whether a model that was loaded is the one that its files describe: the loading report, and the ids of tokens."""
+"""Whether a model is the one that its files describe: the loading report, and the ids of tokens."""
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -19,12 +19,11 @@ def listed(names: Iterable[str]) -> str:
     >>> listed(f"layers.{n}" for n in (10, 2, 0, 1, 3))
     'layers.0, layers.1, layers.2, layers.3 and 1 more'
     """
-    ordered = sorted(
-        names,
-        key=lambda name: [
-            int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)
-        ],
-    )
+
+    def parts(name: str) -> list[int | str]:
+        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+    ordered = sorted(names, key=parts)
     more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
     return ", ".join(ordered[:_SHOWN]) + more
 
@@ -47,38 +46,36 @@ def check(model: nn.Module, report: dict[str, Any], source: str) -> list[tuple[s
     unexpected = report["unexpected_keys"]
     mismatched = {name: shapes for name, *shapes in report["mismatched_keys"]}
     missing = _not_loaded(model, report) - mismatched.keys()
-    missing |= {
-        name
-        for name, value in model.named_parameters()
-        if value.is_meta and not _offloaded(model, name)
-    }
+    nowhere = (name for name, value in model.named_parameters() if value.is_meta)
+    missing |= {name for name in nowhere if not _offloaded(model, name)}
     total = len(set(model.state_dict()))
-    left_over = (
-        f"; {len(unexpected)} that it has fit nowhere: {listed(unexpected)}" if unexpected else ""
-    )
     if missing:
+        others = f"; {len(unexpected)} that it has fit nowhere: {listed(unexpected)}"
         raise AlabError(
-            f"model.id: {source} lacks {len(missing)} of the {total} weights of {type(model).__name__}: "
-            f"{listed(missing)}{left_over}",
+            f"model.id: {source} lacks {len(missing)} of the {total} weights of "
+            f"{type(model).__name__}: {listed(missing)}{others if unexpected else ''}",
             _why(missing, unexpected, total),
         )
     if mismatched:
         name = min(mismatched)
         its, own = (" × ".join(map(str, shape)) for shape in mismatched[name])
         raise AlabError(
-            f"model.id: {len(mismatched)} of the weights in {source} have another shape than its config says: "
-            f"{listed(mismatched)} ({name} is {its}, not {own})",
+            f"model.id: {len(mismatched)} of the weights in {source} have another shape than its "
+            f"config says: {listed(mismatched)} ({name} is {its}, not {own})",
             "Its config.json and its weights are not of the same model.",
         )
-    if not unexpected:
+    return left_out(unexpected, "the checkpoint", model)
+
+
+def left_out(names: Collection[str], source: str, model: nn.Module) -> list[tuple[str, str]]:
+    """A note about weights that have no place in a model; none where there are none."""
+    if not names:
         return []
-    return [
-        (
-            "unexpected_weights",
-            f"{len(unexpected)} weights of the checkpoint fit nowhere in "
-            f"{type(model).__name__} and were left out: {listed(unexpected)}",
-        )
-    ]
+    sentence = (
+        f"{len(names)} weights of {source} fit nowhere in {type(model).__name__} and were left "
+        f"out: {listed(names)}"
+    )
+    return [("unexpected_weights", sentence)]
 
 
 def _why(missing: Collection[str], unexpected: Collection[str], total: int) -> str:
@@ -86,15 +83,24 @@ def _why(missing: Collection[str], unexpected: Collection[str], total: int) -> s
         for own in missing:
             if name != own and name.endswith(f".{own}"):
                 prefix = name.removesuffix(own)
-                return f"Its names begin with {prefix!r}, as of a model that was wrapped: rename them in the checkpoint."
+                return (
+                    f"Its names begin with {prefix!r}, as of a model that was wrapped: rename them "
+                    "in the checkpoint."
+                )
     if any("score" in name or "classifier" in name for name in unexpected):
-        return "It is a classifier, made from a language model without its head. Name the language model."
+        return (
+            "It is a classifier, made from a language model without its head. "
+            "Name the language model."
+        )
     if len(missing) == total:
-        return "None of its weights are of this architecture; compare its config.json with where it is from."
+        return (
+            "None of its weights are of this architecture; compare its config.json with where it "
+            "is from."
+        )
     return "They would be random numbers. Get the whole checkpoint, or correct its config.json."
 
 
-def strictly(load: Callable[[], tuple[Any, dict[str, Any]]]) -> tuple[Any, dict[str, Any]]:
+def load_strictly(kind: Any, source: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
     """Load a model with a report that keeps quiet about nothing that matters.
 
     A model class may tell transformers not to report some missing weights
@@ -103,26 +109,37 @@ def strictly(load: Callable[[], tuple[Any, dict[str, Any]]]) -> tuple[Any, dict[
     reported.
 
     Args:
-        load: gives the model and what `from_pretrained` says about it.
+        kind: class of transformers to load with.
+        source: directory or hub id.
+        options: of its `from_pretrained`.
+
+    Returns:
+        The model and its loading report.
     """
+
+    def load() -> Any:
+        return kind.from_pretrained(
+            source, **options, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+
+    name = "_keys_to_ignore_on_load_missing"
     model, report = load()
-    patterns = getattr(model, "_keys_to_ignore_on_load_missing", None)
+    patterns = getattr(model, name, None)
     if not patterns:
         return model, report
     quiet = re.compile("|".join(f"({pattern})" for pattern in patterns))
     if all(_is_constant(value) for name, value in model.state_dict().items() if quiet.search(name)):
         return model, report
-    name = "_keys_to_ignore_on_load_missing"
-    quiet_ones = {type(module): getattr(type(module), name, None) for module in model.modules()}
-    quiet_ones = {made: kept for made, kept in quiet_ones.items() if kept}
+    rules = {type(module): getattr(type(module), name, None) for module in model.modules()}
+    rules = {owner: rule for owner, rule in rules.items() if rule}
     del model
-    for made in quiet_ones:
-        setattr(made, name, None)
+    for owner in rules:
+        setattr(owner, name, None)
     try:
         return load()
     finally:
-        for made, kept in quiet_ones.items():
-            setattr(made, name, kept)
+        for owner, rule in rules.items():
+            setattr(owner, name, rule)
 
 
 def _not_loaded(model: nn.Module, report: dict[str, Any]) -> set[str]:
@@ -137,7 +154,7 @@ def _is_constant(value: torch.Tensor) -> bool:
 
 
 def _computed(model: nn.Module, names: set[str]) -> set[str]:
-    """Those of some buffers whose values are what the model's code computes when it is made anew."""
+    """Those of some buffers that the model's code computes when it is made anew."""
     from accelerate import init_empty_weights
 
     try:
@@ -170,13 +187,11 @@ def vocabulary_notes(tokenizer: Any, model: Any) -> list[tuple[str, str]]:
         return []
     names = ", ".join(f"{token!r} ({i})" for i, token in beyond[:_SHOWN])
     more = f" and {len(beyond) - _SHOWN} more" if len(beyond) > _SHOWN else ""
-    return [
-        (
-            "vocabulary",
-            f"the tokenizer has {len(beyond)} tokens beyond the model's {rows} embeddings: "
-            f"{names}{more}; text with these is refused",
-        )
-    ]
+    sentence = (
+        f"the tokenizer has {len(beyond)} tokens beyond the model's {rows} embeddings: "
+        f"{names}{more}; text with these is refused"
+    )
+    return [("vocabulary", sentence)]
 
 
 def check_ids(ids: Iterable[int], model: Any, where: str) -> None:
@@ -186,10 +201,12 @@ def check_ids(ids: Iterable[int], model: Any, where: str) -> None:
         AlabError: with exit code 2; names the prompt and the id.
     """
     rows = embedding_rows(model)
-    beyond = sorted({i for i in ids if not 0 <= i < rows}) if rows else []
-    if beyond:
+    if not rows:
+        return
+    if beyond := sorted({i for i in ids if not 0 <= i < rows}):
         raise AlabError(
-            f"{where}: the tokenizer gives the token {beyond[0]}; the model has embeddings of 0 to {rows - 1}",
+            f"{where}: the tokenizer gives the token {beyond[0]}; the model has embeddings of "
+            f"0 to {rows - 1}",
             "The tokenizer is not of this model, or tokens were added to it alone.",
             2,
         )
@@ -198,6 +215,6 @@ def check_ids(ids: Iterable[int], model: Any, where: str) -> None:
 def embedding_rows(model: Any) -> int | None:
     """How many tokens the model has embeddings of; None where that cannot be told."""
     table = getattr(model, "get_input_embeddings", lambda: None)()
-    count = getattr(table, "num_embeddings", None)
-    shape = getattr(getattr(table, "weight", None), "shape", ())
-    return count or (shape[0] if len(shape) == 2 else None)
+    weight = getattr(table, "weight", None)
+    rows = len(weight) if weight is not None and weight.ndim == 2 else None
+    return getattr(table, "num_embeddings", None) or rows

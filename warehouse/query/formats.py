@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import html
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -55,7 +56,7 @@ def _record(names: list[str], row: tuple) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: NaN and infinity are null, dates are ISO 8601, anything unknown is text."""
+    """A value as JSON has it: NaN and infinity null, dates ISO 8601, anything unknown text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | int):
@@ -99,10 +100,21 @@ def cell(value: Any, width: int | None = CELL_WIDTH) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
-        dots = [f"… {len(value)} values"] if len(value) > LIST_VALUES + 2 else []
-        return f"[{', '.join([cell(item) for item in (value[:LIST_VALUES] if dots else value)] + dots)}]"
+        cut = len(value) > LIST_VALUES + 2
+        items = [cell(item) for item in (value[:LIST_VALUES] if cut else value)]
+        return f"[{', '.join([*items, *[f'… {len(value)} values'] * cut])}]"
     text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(value))
     return text if width is None or len(text) <= width else text[: width - 1] + "…"
+
+
+def html_table(names: list[str], rows: Iterable[tuple]) -> str:
+    """Rows as an HTML table, for notebooks."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{html.escape(cell(value))}</td>' for value in row)}</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 #: What writes each format: column names, rows, and the stream that they go to.

@@ -1,15 +1,14 @@
-"""What to tell of a query that fails, or that names what is not there: which names there are, and what to do next."""
+"""What to tell of a query that fails, or that names what is not there, and what to do next."""
 
 import difflib
 import functools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from string import Template
 
 import duckdb
 
+from warehouse.assets import query
 from warehouse.catalog import catalog, library, sqldoc
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
@@ -32,9 +31,6 @@ _HOMES = {
     "message": ("snapshots", "message_index"),
     "model": ("runs", "model_id"),
 }
-_KNOWN = Template(
-    "SELECT DISTINCT $column FROM $table WHERE run_id IN (SELECT unnest(?)) AND $column IS NOT NULL ORDER BY $column"
-)
 #: Columns whose values are such names. An argument of an analysis may have a longer name, such as
 #: `positive_label`.
 _COLUMNS = {
@@ -59,22 +55,17 @@ _ALIASES = {"site": {"mlp_act"}}
 
 
 @contextmanager
-def explained(
-    lake: Lake, db: duckdb.DuckDBPyConnection, on: Callable, output: Path | None = None
-) -> Iterator[None]:
+def explained(lake: Lake, db: duckdb.DuckDBPyConnection, on: Callable) -> Iterator[None]:
     """Turn DuckDB's errors into one line of what is wrong and one of what to do next.
 
     Args:
         lake: the warehouse's lake.
         db: the catalog.
         on: calls what asks it.
-        output: the file that is written; errors about it pass.
     """
     try:
         yield
     except duckdb.Error as error:
-        if output and str(output) in str(error):
-            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         line = next((line for line in lines if line.startswith("LINE ")), "")
         ambiguous = re.search(r"'.*' could be any of \d+ runs: .*", lines[0])
@@ -143,8 +134,10 @@ def about(db: duckdb.DuckDBPyConnection, sql: str, empty: bool) -> list[str]:
     for kind, value, is_column in names:
         if kind == "run" and isinstance(value, str):
             run_id = value if is_column or value in runs else _resolved(db, value)
-            meant += [run_id] if run_id in runs else []
-            hints += [] if run_id in runs else [_about_run(db, value, is_column, runs)]
+            if run_id is not None and run_id in runs:
+                meant.append(run_id)
+            else:
+                hints.append(_about_run(db, value, is_column, runs))
     for kind, value, _ in names:
         hints += _about_name(db, kind, value, meant or runs, bool(meant)) if kind != "run" else []
     return list(dict.fromkeys(hints))
@@ -153,15 +146,17 @@ def about(db: duckdb.DuckDBPyConnection, sql: str, empty: bool) -> list[str]:
 def _resolved(db: duckdb.DuckDBPyConnection, name: str) -> str | None:
     """The id of the run that a name in SQL stands for; None where it is that of several."""
     try:
-        return db.execute("SELECT resolve_run(?::VARCHAR)", [name]).fetchone()[0]
+        row = db.execute("SELECT resolve_run(?::VARCHAR)", [name]).fetchone()
     except duckdb.Error:
         return None
+    return row[0] if row else None
 
 
 def _about_run(db: duckdb.DuckDBPyConnection, name: str, is_column: bool, runs: list[str]) -> str:
     longer = [run_id for run_id in runs if name and run_id.startswith(name)]
     if is_column and _resolved(db, name) in runs:
-        return f"a column has whole run ids, none is {name!r}; write resolve_run({library.literal(name)})"
+        call = f"resolve_run({library.literal(name)})"
+        return f"a column has whole run ids, none is {name!r}; write {call}"
     return f"there is no run {name!r}; the newest are: {', '.join((longer or runs)[:5])}"
 
 
@@ -170,10 +165,8 @@ def _about_name(
 ) -> list[str]:
     """Nothing where some run has the name, else a hint."""
     table, column = _HOMES[kind]
-    known = [
-        row[0]
-        for row in db.execute(_KNOWN.substitute(table=table, column=column), [runs]).fetchall()
-    ]
+    rows = db.execute(query("names"), {"table": table, "column": column, "runs": runs}).fetchall()
+    known = [row[0] for row in rows if row[0] is not None]
     if value in known or value in _ALIASES.get(kind, ()):
         return []
     where = f" in {runs[0]}" if few and len(runs) == 1 else ""
@@ -243,12 +236,15 @@ def _in_call(
         kind = _ARGUMENT.search(name)
         values = [_value(token) for token in inside if token not in ("[", "]", ",")]
         if kind and None not in values:
-            yield from ((kind[1].rstrip("s"), value, False) for value in values)
+            yield from (
+                (kind[1].rstrip("s"), value, False) for value in values if value is not None
+            )
 
 
 def _split(tokens: list[str], start: int) -> Iterator[tuple[str, list[str]]]:
     """The arguments of a call, each with its name where it is given one."""
-    depth, part = 0, []
+    depth = 0
+    part: list[str] = []
     for token in tokens[start:]:
         if depth == 0 and token in (",", ")"):
             named = len(part) > 2 and part[1] in (":=", "=>")
@@ -263,22 +259,18 @@ def _split(tokens: list[str], start: int) -> Iterator[tuple[str, list[str]]]:
 
 def _compared(tokens: list[str], at: int) -> list[str | float]:
     """Literals that a column is compared with."""
-    sign, *rest = [*tokens[at + 1 : at + 3], "", ""][:2]
+    sign, after = [*tokens[at + 1 : at + 3], "", ""][:2]
     if sign in _COMPARISONS:
-        found = [_value(rest[0])]
-    elif sign.lower() == "in" and rest[0] in ("(", "["):
+        values = [_value(after)]
+    elif sign.lower() == "in" and after in ("(", "["):
         end = next((i for i in range(at + 3, len(tokens)) if tokens[i] in (")", "]")), len(tokens))
-        found = [_value(token) for token in tokens[at + 3 : end] if token != ","]
+        values = [_value(token) for token in tokens[at + 3 : end] if token != ","]
     else:
-        before = (
-            at - 2 if at > 1 and tokens[at - 1] == "." else at
-        )  # a column may stand after its table
-        found = (
-            [_value(tokens[before - 2])]
-            if before > 1 and tokens[before - 1] in _COMPARISONS
-            else []
-        )
-    return [value for value in found if value is not None]
+        # A column may stand after its table.
+        before = at - 2 if at > 1 and tokens[at - 1] == "." else at
+        is_compared = before > 1 and tokens[before - 1] in _COMPARISONS
+        values = [_value(tokens[before - 2])] if is_compared else []
+    return [value for value in values if value is not None]
 
 
 def _value(token: str) -> str | float | None:

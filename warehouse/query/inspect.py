@@ -3,17 +3,23 @@
 import json
 from io import StringIO
 
-import duckdb
-
-from warehouse.catalog import catalog, runs
+from warehouse.assets import query
+from warehouse.catalog.runs import Run, open_run
 from warehouse.lake.lake import Lake
 from warehouse.query import formats
 
-#: The tables of the page; each is an analysis of `sql/analyses/runs.sql` by the name `run_<title>`.
-SECTIONS = ("prompts", "steps", "sites", "files", "warnings")
+#: The tables of the page, each an analysis of `sql/analyses/runs.sql`.
+SECTIONS = {
+    "prompts": "FROM run_prompts($run)",
+    "steps": "FROM run_steps($run)",
+    "sites": "FROM run_sites($run)",
+    "files": "FROM run_files($run)",
+    "warnings": "FROM run_warnings($run)",
+}
 
-_RUN = "SELECT * FROM runs WHERE run_id = ?"
-_WORST = "SELECT layer, residual_error FROM layers WHERE run_id = ? ORDER BY residual_error DESC NULLS LAST LIMIT 1"
+
+#: Names of columns, and rows.
+Rows = tuple[list[str], list[tuple]]
 
 
 def inspect(lake: Lake, name: str, fmt: str = "table") -> str:
@@ -27,48 +33,40 @@ def inspect(lake: Lake, name: str, fmt: str = "table") -> str:
     Raises:
         AlabError: there is no such run.
     """
-    with catalog.connect(lake) as db:
-        run_id = runs.find_run(db, name)
-        cursor = db.execute(_RUN, [run_id])
-        run = dict(
-            zip((column[0] for column in cursor.description), cursor.fetchone(), strict=True)
-        )
-        if fmt == "json":
-            return json.dumps(_record(db, run), indent=2, ensure_ascii=False)
-        parts = ["\n".join(f"{key:<12} {value}" for key, value in _head(db, run).items())]
-        for section in SECTIONS[:-1]:
-            names, rows = _section(db, section, run_id)
+    with open_run(lake, name) as run:
+        facts = {"run_id": run.run_id} | run.rows("runs")[0]
+        sections = {section: _section(run, section) for section in SECTIONS}
+        worst = run.db.execute(query("worst_layer"), {"run": run.run_id}).fetchone()
+    if fmt == "json":
+        return json.dumps(_record(facts, sections), indent=2, ensure_ascii=False)
+    parts = ["\n".join(f"{key:<12} {value}" for key, value in _head(facts, worst).items())]
+    _, warnings = sections.pop("warnings")
+    for section, (columns, rows) in sections.items():
+        if rows:
             stream = StringIO()
-            formats.FORMATS["table"](names, rows, stream)
-            if rows:
-                parts.append(
-                    f"{section.upper()}  (alab sql \"from run_{section}('{run_id}')\")\n{stream.getvalue()}"
-                )
-        if warnings := _section(db, "warnings", run_id)[1]:
-            parts.append(
-                "\n".join(["WARNINGS", *(f"{code}: {message}" for _, _, code, message in warnings)])
-            )
+            formats.FORMATS["table"](columns, rows, stream)
+            title = f"{section.upper()}  (alab sql \"from run_{section}('{facts['run_id']}')\")"
+            parts.append(f"{title}\n{stream.getvalue()}")
+    if warnings:
+        parts.append("\n".join(["WARNINGS", *(f"{code}: {text}" for _, _, code, text in warnings)]))
     return "\n\n".join(part.rstrip() for part in parts)
 
 
-def _section(
-    db: duckdb.DuckDBPyConnection, section: str, run_id: str
-) -> tuple[list[str], list[tuple]]:
-    cursor = db.execute(f"FROM run_{section}(?)", [run_id])
+def _section(run: Run, section: str) -> Rows:
+    cursor = run.db.execute(SECTIONS[section], {"run": run.run_id})
     return [column[0] for column in cursor.description], cursor.fetchall()
 
 
-def _record(db: duckdb.DuckDBPyConnection, run: dict) -> dict:
-    record = {key: formats.plain(value) for key, value in run.items()}
+def _record(facts: dict, sections: dict[str, Rows]) -> dict:
+    record = {key: formats.plain(value) for key, value in facts.items()}
     for key in ("scenario_json", "env_json", "tokenizer_json"):
         record[key.removesuffix("_json")] = json.loads(record.pop(key))
-    for section in SECTIONS:
-        names, rows = _section(db, section, run["run_id"])
-        record[section] = [dict(zip(names, map(formats.plain, row), strict=True)) for row in rows]
+    for section, (columns, rows) in sections.items():
+        record[section] = [dict(zip(columns, map(formats.plain, row), strict=True)) for row in rows]
     return record
 
 
-def _head(db: duckdb.DuckDBPyConnection, run: dict) -> dict[str, str]:
+def _head(run: dict, worst: tuple[int, float] | None) -> dict[str, str]:
     tokenizer = json.loads(run["tokenizer_json"] or "{}")
     tokenizer.pop("chat_template", None)
     environment = json.loads(run["env_json"] or "{}")
@@ -78,7 +76,8 @@ def _head(db: duckdb.DuckDBPyConnection, run: dict) -> dict[str, str]:
         "model": f"{run['model_id']} ({run['arch']})",
         "shape": f"{run['num_layers']} layers × {run['hidden_size']}, {run['num_heads']} heads "
         f"({run['num_kv_heads']} key-value) × {run['head_dim']}, vocabulary {run['vocab_size']}",
-        "precision": f"computed in {run['dtype']} on {run['device']}, stored as {run['store_dtype']}",
+        "precision": f"computed in {run['dtype']} on {run['device']}, "
+        f"stored as {run['store_dtype']}",
         "seed": run["seed"],
         "tokenizer": ", ".join(
             f"{key} {formats.cell(value)}" for key, value in tokenizer.items() if value
@@ -87,7 +86,7 @@ def _head(db: duckdb.DuckDBPyConnection, run: dict) -> dict[str, str]:
         "created": f"{run['created_at']:%Y-%m-%d %H:%M:%S} UTC, took "
         f"{(run['finished_at'] - run['created_at']).total_seconds():.1f} s",
     }
-    layer, error = db.execute(_WORST, [run["run_id"]]).fetchone() or (None, None)
+    layer, error = worst or (None, None)
     if error is not None:
         head["residual"] = (
             f"adds up within {error:.1e} of a token's largest value; worst in layer {layer}"

@@ -1,4 +1,4 @@
-"""Recognises statements that write, so that `alab sql` can say what to do instead before anything runs.
+"""Recognises statements that write, so that `alab sql` can say at once what to do instead.
 
 This is for the message. It cannot be for safety: SQL has too many ways to write, and new ones come;
 what holds is that the thread of a query has no right to (`warehouse.query.landlock`).
@@ -11,7 +11,10 @@ import duckdb
 from warehouse.errors import AlabError
 
 OUTPUT = "alab sql only reads. To write the rows to a file: alab sql QUERY -o FILE"
-OWN = "alab sql only reads. To keep tables or views of your own, open alab.duckdb in the DuckDB shell."
+OWN = (
+    "alab sql only reads. "
+    "To keep tables or views of your own, open alab.duckdb in the DuckDB shell."
+)
 
 #: Settings that decide where DuckDB writes, what it loads, or what it may do.
 _SETTING = (

@@ -1,4 +1,4 @@
-"""What a report says first: rows of the analyses in `sql/analyses/findings.sql`, sorted for a template's sentences.
+"""What a report says first: rows of `sql/analyses/findings.sql`, sorted for a template's sentences.
 
 No number is computed here. What counts as clear, or as about as far, is decided here, once, and the
 page says it.
@@ -7,7 +7,9 @@ page says it.
 import difflib
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable
+
+from warehouse.report.tables import Row, Tables
 
 #: A lead in this share of the layers is clear.
 CLEAR = 2 / 3
@@ -30,8 +32,8 @@ RELATED = 0.55
 ALIKE = 1.25
 
 
-def conversation(card: dict) -> dict:
-    """What was found in one conversation.
+def conversation(card: Row) -> Row:
+    """What can be said of one conversation.
 
     Args:
         card: a conversation with its rows `leaning`, `separating`, `reply` and `caveats`.
@@ -42,26 +44,24 @@ def conversation(card: dict) -> dict:
         `reply`, a row or None; `further`, how the reply's move compares with those before it;
         `caveats`, a row or None by code.
     """
-    rows = card["leaning"]
-    turned = (
-        bool(rows) and rows[0]["states"] == 2
-    )  # of two states one mirrors the other: the reply tells of both
-    if turned:
-        rows = [row for row in rows if row["is_generated"]]
+    states, reply = card["leaning"], card["reply"]
+    # Of two states one mirrors the other: the reply tells of both.
+    mirror = bool(states) and states[0]["states"] == 2
+    if mirror:
+        states = [row for row in states if row["is_generated"]]
     leading, close = defaultdict(list), defaultdict(list)
-    for row in filter(is_clear, rows):
+    for row in filter(is_clear, states):
         leading[row["label"]].append(row)
-    unclear = [row for row in rows if not is_clear(row)]
+    unclear = [row for row in states if not is_clear(row)]
     widest = sorted(unclear, key=lambda row: -row["margin"])[:3]
     for row in widest if len(unclear) > FEW else unclear:
         close[row["label"], row["second"]].append(row)
-    reply = card["reply"]
     return {
-        "turned": turned,
+        "mirror": mirror,
         "leading": dict(leading),
         "close": list(close.items()),
         "close_count": len(unclear),
-        "count": len(rows),
+        "count": len(states),
         "separating": card["separating"],
         "reply": reply,
         "further": further(reply["cosine"], reply["cosine_before"]) if reply else None,
@@ -69,58 +69,25 @@ def conversation(card: dict) -> dict:
     }
 
 
-def is_clear(row: dict) -> bool:
-    """Whether the first reference of a row of `leaning_layers` leads in most layers, and with other examples too.
+def is_clear(row: Row) -> bool:
+    """Whether a row's first reference leads in most layers, and with other examples too.
 
-    Where labels have several examples, `sure` has the interval of the margin.
+    The row is one of `leaning_layers`; where labels have several examples, `sure` has the interval
+    of the margin.
     """
     sure = row.get("sure")
     return row["layers_led"] >= CLEAR * row["layers"] and (sure is None or sure["margin_low"] > 0)
 
 
 def further(cosine: float | None, before: float | None) -> str | None:
-    """How one move compares with others: `further`, `less far`, `about as far`, or None where there is no telling."""
+    """How one move compares with others: `further`, `less far`, `about as far` or None."""
     if cosine is None or before is None or before >= 1 or cosine >= 1:
         return None
     ratio = (1 - cosine) / (1 - before)
     return "further" if ratio > ALIKE else "less far" if ratio < 1 / ALIKE else "about as far"
 
 
-def span(values: Iterable[float], form: str = "{}") -> str:
-    """One value, or the least and the largest: `3`, `3 to 5`."""
-    texts = list(dict.fromkeys(form.format(value) for value in sorted(values)))
-    return texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"
-
-
-def listing(parts: Iterable[str]) -> str:
-    """Parts as a sentence has them.
-
-    >>> listing(["a"]), listing(["a", "b", "c"])
-    ('a', 'a, b and c')
-    """
-    *most, last = parts
-    return f"{', '.join(most)} and {last}" if most else last
-
-
-def named(rows: list[dict]) -> str:
-    """The messages of some rows, as a sentence names them.
-
-    >>> named([{"message_index": 1, "is_generated": False}, {"message_index": 4, "is_generated": True}])
-    'message 1 and the reply'
-    """
-    numbers = [str(row["message_index"]) for row in rows if not row["is_generated"]]
-    parts = [f"message{'s' if len(numbers) > 1 else ''} {listing(numbers)}"] if numbers else []
-    return " and ".join(
-        [*parts, *(["the reply"] if any(row["is_generated"] for row in rows) else [])]
-    )
-
-
-def place(row: dict) -> str:
-    """The message after which a state was taken."""
-    return "the reply" if row["is_generated"] else f"message {row['message_index']} ({row['role']})"
-
-
-def differences(variants: list[dict], names: dict[str, str]) -> list[dict]:
+def differences(variants: list[Row], names: dict[str, str]) -> list[Row]:
     """What the conversations of some runs have in common and where they part, message by message.
 
     Args:
@@ -132,45 +99,48 @@ def differences(variants: list[dict], names: dict[str, str]) -> list[dict]:
         `runs` and `words`, pieces of text as (whether it is in the first wording too, text). A
         message that all runs share has one wording.
     """
-    places = defaultdict(list)
+    messages = defaultdict(list)
     for row in variants:
-        places[row["prompt_id"], row["message_index"]].append(row)
-    found = []
-    for (prompt_id, index), rows in places.items():
-        first = rows[0]
-        found.append(
-            {
-                "prompt_id": prompt_id,
-                "message_index": index,
-                "is_generated": first["is_generated"],
-                "role": first["role"] if len({row["role"] for row in rows}) == 1 else "differs",
-                "same": len(rows) == 1 and not first["missing"],
-                "missing": first["missing"],
-                "wordings": [
-                    {
-                        "runs": [names[one] for one in row["run_ids"]],
-                        "role": row["role"],
-                        "words": marked(first["content"], row["content"])
-                        if row is not first
-                        else marked(rows[1]["content"], row["content"])
-                        if len(rows) == 2
-                        else [(True, row["content"])],
-                    }
-                    for row in rows
-                ],
-            }
-        )
-    return found
+        messages[row["prompt_id"], row["message_index"]].append(row)
+    return [_difference(rows, names) for rows in messages.values()]
 
 
-def marked(other: str, text: str) -> list[tuple[bool, str]]:
-    """The text in pieces: whether each stands in the other text too, word by word; one piece where little does."""
+def _difference(rows: list[Row], names: dict[str, str]) -> Row:
+    """One message and its wordings: a row for each."""
+    first = rows[0]
+    wordings = [
+        {
+            "runs": [names[run_id] for run_id in row["run_ids"]],
+            "role": row["role"],
+            "words": _words(row, rows),
+        }
+        for row in rows
+    ]
+    same_role = len({row["role"] for row in rows}) == 1
+    return {
+        **{key: first[key] for key in ("prompt_id", "message_index", "is_generated", "missing")},
+        "role": first["role"] if same_role else "differs",
+        "same": len(rows) == 1 and not first["missing"],
+        "wordings": wordings,
+    }
+
+
+def _words(row: Row, rows: list[Row]) -> list[tuple[bool, str]]:
+    """A wording with marks against the first one, which has some where there are two."""
+    first = rows[0]
+    if row is not first:
+        return marks(first["content"], row["content"])
+    return marks(rows[1]["content"], row["content"]) if len(rows) == 2 else [(True, row["content"])]
+
+
+def marks(other: str | None, text: str | None) -> list[tuple[bool, str]]:
+    """The text in pieces, each with whether it is in the other text too; one where little is."""
     a, b = (re.findall(r"\s+|\w+|[^\w\s]", one or "") for one in (other, text))
     if len(a) + len(b) > 4000:  # comparing takes the square of the length
         return [(True, text or "")]
     match = difflib.SequenceMatcher(None, a, b, autojunk=False)
     if match.ratio() < RELATED:
-        return [(True, text)]
+        return [(True, text or "")]
     return [
         (kind == "equal", "".join(b[low:high]))
         for kind, _, _, low, high in match.get_opcodes()
@@ -179,82 +149,91 @@ def marked(other: str, text: str) -> list[tuple[bool, str]]:
 
 
 def overall(
-    tables, runs: list[dict], prompts: list[dict], found: dict, pairs: dict | None, site: str
-) -> dict:
-    """What was found in several conversations together, and in several runs.
+    tables: Tables,
+    runs: list[Row],
+    prompts: list[Row],
+    results: dict[str, list[Row]],
+    pairs: Row | None,
+    site: str,
+) -> Row:
+    """What can be said of several conversations together, and of several runs.
 
     Args:
         tables: the page's tables, with `reply_summary_rows` and `before_reply_rows` in their
             connection.
         runs: the runs, with their short names.
         prompts: every conversation.
-        found: rows about every conversation, as `comparison.fill_runs` gives them.
+        results: rows about every conversation, as `tables.fill_runs` gives them.
         pairs: the comparison between runs; None for one run.
         site: site that the findings are about.
     """
-    ids = [run["run_id"] for run in runs]
     names = {run["run_id"]: run["name"] for run in runs}
+    ids, title, pairs = list(names), _titles(names, prompts), pairs or {}
     tables.share("conversations")
-    values = {"runs": ids, "site": site}
-    tables.add("conversation_counts", "conversation_counts", **values)
-    shift = tables.add("conversation_shift", "conversation_shift", **values)
-    leaning = tables.rows("conversation_leaning", **values)
-    several = {row["run_id"] for row in prompts if row["prompt_id"]}
-
-    def name(run_id: str, prompt_id: int) -> str:
-        number = f"conversation {prompt_id}" if run_id in several else ""
-        return (
-            " · ".join(part for part in (names[run_id] if len(runs) > 1 else "", number) if part)
-            or names[run_id]
-        )
-
-    labels = defaultdict(list)
+    tables.add("conversation_counts", "conversation_counts", runs=ids, site=site)
+    shift = tables.add("conversation_shift", "conversation_shift", runs=ids, site=site)
+    leaning = tables.rows("conversation_leaning", runs=ids, site=site)
+    clear = defaultdict(list)
     for row in leaning:
-        row["name"] = name(row["run_id"], row["prompt_id"])
+        row["name"] = title(row["run_id"], row["prompt_id"])
         if row["clear"]:
-            labels[row["label"]].append(row)
-    counts = sorted(labels.items(), key=lambda item: (-len(item[1]), item[0]))
-    replies = next(iter(tables.rows("reply_totals")), None)
-    if replies:
-        replies |= {
-            "least_name": name(**replies["least_of"]),
-            "further": further(replies["cosine"], replies["cosine_before"]),
-        }
-    caveats = defaultdict(lambda: {"count": 0, "total": 0, "runs": 0})
-    for row in found["caveats"]:
-        own = caveats[row["code"]]
-        own |= {
-            "count": own["count"] + row["count"],
-            "total": own["total"] + row["total"],
-            "runs": own["runs"] + 1,
-        }
+            clear[row["label"]].append(row)
     variants = tables.rows("message_variants", runs=ids) if len(runs) > 1 else []
     return {
         "leaning": leaning,
-        "leading": counts,
-        "n_clear": sum(len(rows) for _, rows in counts),
+        "leading": sorted(clear.items(), key=lambda item: (-len(item[1]), item[0])),
+        "n_clear": sum(len(rows) for rows in clear.values()),
         "strongest": max(leaning, key=lambda row: row["hundredths"], default=None),
         "shift": shift.num_rows > 0 and len(leaning) > 0,
-        "separating": found["separating"],
-        "replies": replies,
-        "caveats": dict.fromkeys(CAVEATS) | caveats,
-        "pairs": (pairs or {}).get("found") or [],
+        "separating": results["separating"],
+        "replies": _replies(tables, title),
+        "caveats": dict.fromkeys(CAVEATS) | _caveats(results["caveats"]),
+        "pairs": pairs.get("findings") or [],
         "names": names,
-        "steps": tables.rows("pair_steps", site=site) if (pairs or {}).get("by_message") else [],
+        "steps": tables.rows("pair_steps", site=site) if pairs.get("by_message") else [],
         "differences": differences(variants, names),
         "settings": _settings(tables, ids, names),
     }
 
 
-def _settings(tables, ids: list[str], names: dict[str, str]) -> list[dict]:
+def _titles(names: dict[str, str], prompts: list[Row]) -> Callable[[str, int], str]:
+    """What a conversation is called: the run, its number or both, whichever tell it apart."""
+    several = {row["run_id"] for row in prompts if row["prompt_id"]}
+
+    def title(run_id: str, prompt_id: int) -> str:
+        number = [f"conversation {prompt_id}"] if run_id in several else []
+        run = [names[run_id]] if len(names) > 1 or not number else []
+        return " · ".join(run + number)
+
+    return title
+
+
+def _replies(tables: Tables, title: Callable[[str, int], str]) -> Row | None:
+    """How far all replies moved their states, and the conversation whose reply moved it most."""
+    row = next(iter(tables.rows("reply_totals")), None)
+    return row and row | {
+        "least_name": title(row["least_of"]["run_id"], row["least_of"]["prompt_id"]),
+        "further": further(row["cosine"], row["cosine_before"]),
+    }
+
+
+def _caveats(rows: list[Row]) -> Row:
+    """The caveats of all runs by code: how many of how many, in how many runs."""
+    totals: Row = {}
+    for row in rows:
+        total = totals.setdefault(row["code"], {"count": 0, "total": 0, "runs": 0})
+        total["count"] += row["count"]
+        total["total"] += row["total"]
+        total["runs"] += 1
+    return totals
+
+
+def _settings(tables: Tables, ids: list[str], names: dict[str, str]) -> list[Row]:
     """The settings in which runs differ, each with its values and the runs that have them."""
-    if len(ids) < 2:
-        return []
-    settings: dict[str, dict] = {}
-    for row in tables.rows("run_settings", runs=ids):
-        settings.setdefault(row["setting"], {}).setdefault(row["value"], []).append(
-            names[row["run_id"]]
-        )
+    settings: dict[str, dict[str, list[str]]] = {}
+    for row in tables.rows("run_settings", runs=ids) if len(ids) > 1 else ():
+        runs = settings.setdefault(row["setting"], {}).setdefault(row["value"], [])
+        runs.append(names[row["run_id"]])
     return [
         {"setting": setting, "values": list(values.items())} for setting, values in settings.items()
     ]

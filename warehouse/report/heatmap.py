@@ -7,22 +7,19 @@ the values.
 
 import difflib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from warehouse.catalog import catalog, runs
-from warehouse.catalog.runs import Run, Selection, names, numbers, sources
+from warehouse.catalog.runs import Run, Selection, names, numbers, open_run, sources
 from warehouse.errors import AlabError
 from warehouse.extras import needing
 from warehouse.lake.lake import Lake
-from warehouse.lake.tensors import Pass
-
-NORMALIZE = ("per_image", "signed", "global", "none")
-REDUCE = ("signed", "abs")
+from warehouse.lake.tensors import PassId
 
 #: Colour of NaN and infinity, which have no place on a scale.
 _BAD = (128, 128, 128)
@@ -42,7 +39,7 @@ class Picture:
     """
 
     layer: int | None
-    at: Pass
+    at: PassId
     head: int | None
     first: int
     values: np.ndarray
@@ -96,8 +93,7 @@ def heatmaps(
         AlabError: no such run, source, layer, step or colormap, or a source without heads.
     """
     colours = colormap(cmap)
-    with catalog.connect(lake) as db:
-        run = Run(lake, runs.find_run(db, name), db)
+    with open_run(lake, name) as run:
         chosen = Selection(
             names(source, run.site_names()),
             numbers(layers, run.layers(), "layer"),
@@ -105,23 +101,12 @@ def heatmaps(
         )
         heads = _heads(run, source) if per_head else 0
         tokens = _tokens(run) if axes else {}
-
-        def pictures() -> Iterator[Picture]:
-            for picture in _pictures(run, chosen, heads):
-                picture.values = np.abs(picture.values) if reduce == "abs" else picture.values
-                yield picture
-
+        pictures = partial(_pictures, run, chosen, heads, absolute=reduce == "abs")
         positive = source == "attention" or reduce == "abs"
-        fixed = {"none": (0.0 if positive else -1.0, 1.0), "global": None}.get(normalize)
-        if normalize == "global":
-            ends = [limits(picture.values) for picture in pictures()]
-            fixed = (
-                min((low for low, _ in ends), default=0.0),
-                max((high for _, high in ends), default=1.0),
-            )
-        folder, written = Path(out or "heatmaps") / source, []
+        shared = _shared_ends(normalize, pictures, positive)
+        folder, files = Path(out or "heatmaps") / source, []
         for picture in pictures():
-            low, high = fixed or limits(picture.values)
+            low, high = shared or limits(picture.values)
             if normalize == "signed":
                 low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
             path = folder / picture.name
@@ -130,8 +115,20 @@ def heatmaps(
                 _draw(path, picture, source, tokens.get(picture.at[0], {}), (low, high), cmap)
             else:
                 write_png(path, picture.values, low, high, colours)
-            written.append(path)
-    return written
+            files.append(path)
+    return files
+
+
+def _shared_ends(
+    normalize: str, pictures: Callable[[], Iterator[Picture]], positive: bool
+) -> tuple[float, float] | None:
+    """The ends of the colormap that all pictures share; None where each has its own."""
+    if normalize == "none":
+        return (0.0 if positive else -1.0), 1.0
+    if normalize != "global":
+        return None
+    ends = [limits(picture.values) for picture in pictures()]
+    return min((low for low, _ in ends), default=0.0), max((high for _, high in ends), default=1.0)
 
 
 def colormap(name: str) -> np.ndarray:
@@ -184,19 +181,14 @@ def write_png(path: Path, values: np.ndarray, low: float, high: float, colours: 
         scaled[~finite] = _COLOURS
     image = Image.fromarray(scaled.astype(np.uint8))
     image.putpalette(np.vstack([colours, [_BAD]]).astype(np.uint8).tobytes())
-    # Runs are all there is to find in such pictures: looking for more took four times as long and
-    # found nothing.
+    # There are runs of a colour and nothing else: looking for more took four times as long.
     image.save(path, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
 
 
 def _heads(run: Run, source: str) -> int:
     (row,) = run.rows("runs")
-    count = {
-        "attention": row["num_heads"],
-        "q": row["num_heads"],
-        "k": row["num_kv_heads"],
-        "v": row["num_kv_heads"],
-    }
+    count = dict.fromkeys(("attention", "q"), row["num_heads"])
+    count |= dict.fromkeys(("k", "v"), row["num_kv_heads"])
     if source not in count:
         raise AlabError(f"{source} has no heads", "These have: attention, q, k, v")
     return count[source] or 1
@@ -204,26 +196,22 @@ def _heads(run: Run, source: str) -> int:
 
 def _tokens(run: Run) -> dict[int, dict[int, str]]:
     """Text of each token by prompt and position."""
-    found: dict[int, dict[int, str]] = {}
+    texts: dict[int, dict[int, str]] = {}
     for row in run.rows("tokens"):
-        found.setdefault(row["prompt_id"], {})[row["position"]] = row["token"]
-    return found
+        texts.setdefault(row["prompt_id"], {})[row["position"]] = row["token"]
+    return texts
 
 
-def _pictures(run: Run, chosen: Selection, heads: int) -> Iterator[Picture]:
-    """The pictures of the chosen site, layer by layer; `heads` is 0 where they are not told apart."""
+def _pictures(run: Run, chosen: Selection, heads: int, absolute: bool) -> Iterator[Picture]:
+    """The pictures of a site, layer by layer; `heads` is 0 where they are not told apart."""
     for _, layer, source in sources(run, chosen):
         for column in filter(chosen.site, source.columns):
             for at in (at for at in source.span if chosen.step(at[1])):
-                values = source.tensor(column, at)
-                first = source.span[at][0]
-                if not heads:
-                    yield Picture(layer, at, None, first, values.mean(0))
-                    continue
-                if column != "weights":
+                values, first = source.tensor(column, at), source.span[at][0]
+                if heads and column != "weights":
                     values = values[0].reshape(values.shape[1], heads, -1).swapaxes(0, 1)
-                for head, part in enumerate(values):
-                    yield Picture(layer, at, head, first, part)
+                for head, part in enumerate(values) if heads else [(None, values.mean(0))]:
+                    yield Picture(layer, at, head, first, np.abs(part) if absolute else part)
 
 
 def _draw(
@@ -236,6 +224,7 @@ def _draw(
 ) -> None:
     """Draw a picture with axes, token labels and a colour bar."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     rows, columns = picture.values.shape
@@ -243,15 +232,11 @@ def _draw(
     figure = Figure(figsize=(11, min(12, max(3, 0.16 * rows + 1.5))), layout="constrained")
     FigureCanvasAgg(figure)
     plot = figure.add_subplot()
-    drawn = plot.imshow(
-        picture.values,
-        cmap=cmap,
-        vmin=scale[0],
-        vmax=scale[1],
-        aspect="auto",
-        interpolation="nearest",
+    norm = Normalize(*scale)
+    image = plot.imshow(
+        picture.values, cmap=cmap, norm=norm, aspect="auto", interpolation="nearest"
     )
-    figure.colorbar(drawn, ax=plot, aspect=40, pad=0.02)
+    figure.colorbar(image, ax=plot, aspect=40, pad=0.02)
     _label(plot.yaxis, picture.first, rows, tokens, 105)
     plot.set_ylabel("token")
     plot.set_xlabel("key token" if keys else "dimension")

@@ -1,4 +1,4 @@
-"""One HTML page: Jinja templates, packed tables, Vega-Lite files and the JavaScript that draws them."""
+"""One HTML page: Jinja templates, packed tables, Vega-Lite files and the script that draws them."""
 
 import base64
 import gzip
@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -15,8 +17,10 @@ import orjson
 import pyarrow as pa
 
 from warehouse.assets import asset_dir
-from warehouse.report import findings
 
+#: Sites, roles in the order of their colours; a role has the hue of its messages on the page.
+SITE_COLOURS = ("hidden_in", "hidden_out", "attn_out", "mlp_down_out")
+ROLES = ("user", "tool", "assistant", "developer", "system")
 #: Characters that a browser drops, or that would change the direction of what stands around them.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
@@ -24,7 +28,7 @@ _UNSEEN = re.compile(
 
 
 def visible(text: str) -> str:
-    """The text with control characters, direction marks and lone surrogates as something a reader can see."""
+    """The text with control characters, direction marks and lone surrogates made visible."""
 
     def show(match: re.Match) -> str:
         code = ord(match[0])
@@ -36,14 +40,14 @@ def visible(text: str) -> str:
 
 
 def token_text(token: str) -> str:
-    """A token with its white space visible, since a leading space is part of it, as `reports/tokens.js` shows it."""
+    """A token with its white space visible, as `reports/tokens.js` shows it."""
     for space, sign in ((" ", "␣"), ("\r", "␍"), ("\n", "⏎"), ("\t", "⇥")):
         token = token.replace(space, sign)
     return token or "∅"
 
 
 def significant(values: np.ndarray, digits: int = 5) -> np.ndarray:
-    """Float64 values rounded to so many significant digits: short in JSON, and exact enough to draw and copy."""
+    """Float64 values rounded to so many significant digits: short in JSON, exact enough to draw."""
     with np.errstate(divide="ignore", invalid="ignore"):
         places = digits - 1 - np.floor(np.log10(np.abs(values)))
         scale = 10.0 ** np.where(np.isfinite(places), np.clip(places, -300, 300), 0)
@@ -71,10 +75,7 @@ def _column(column: pa.ChunkedArray) -> np.ndarray | list | dict:
         if isinstance(coded, pa.ChunkedArray):
             coded = coded.combine_chunks()
         codes = coded.indices.fill_null(-1).to_numpy()
-        return {
-            "values": [visible(value) for value in coded.dictionary.to_pylist()],
-            "codes": codes,
-        }
+        return {"values": list(map(visible, coded.dictionary.to_pylist())), "codes": codes}
     if pa.types.is_integer(column.type) and not column.null_count:
         return column.to_numpy()
     return column.to_pylist()
@@ -87,6 +88,45 @@ def number(value: float | int | None) -> str:
     if isinstance(value, int):
         return str(value)
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.1f}"
+
+
+def extent(values: Iterable[float], form: str = "{}") -> str:
+    """One value, or the least and the largest: `3`, `3 to 5`."""
+    texts = list(dict.fromkeys(form.format(value) for value in sorted(values)))
+    return texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"
+
+
+def listing(parts: Iterable[str]) -> str:
+    """Parts as a sentence has them.
+
+    >>> listing(["a"]), listing(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    *most, last = parts
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def message_names(rows: list[dict[str, Any]]) -> str:
+    """The messages of some rows, as a sentence names them.
+
+    >>> message_names([{"message_index": k, "is_generated": k == 4} for k in (1, 4)])
+    'message 1 and the reply'
+    """
+    numbers = [str(row["message_index"]) for row in rows if not row["is_generated"]]
+    parts = [f"message{'s' if len(numbers) > 1 else ''} {listing(numbers)}"] if numbers else []
+    if len(numbers) < len(rows):
+        parts.append("the reply")
+    return " and ".join(parts)
+
+
+def message_name(row: dict[str, Any]) -> str:
+    """The message after which a state was taken."""
+    return "the reply" if row["is_generated"] else f"message {row['message_index']} ({row['role']})"
+
+
+def times(value: float, by: float) -> float:
+    """A product, for templates that map a filter over many."""
+    return value * by
 
 
 def vega() -> str:
@@ -127,8 +167,19 @@ def measures() -> dict[str, dict]:
     return json.loads((asset_dir("reports") / "measures.json").read_text(encoding="utf-8"))
 
 
+def scales(labels: Iterable[str]) -> dict[str, list[str]]:
+    """What has a colour of its own, the same in every chart: values by field, in their order."""
+    return {
+        "label": sorted(labels),
+        "site": list(SITE_COLOURS),
+        "role": list(ROLES),
+        "state": ["initial", "final"],
+        "how": ["clearly", "narrowly"],
+    }
+
+
 def script() -> str:
-    """The page's one script: the library and our own files in one function, so that no name leaks."""
+    """The page's one script: the library and our own files in one function: no name leaks."""
     own = [path.read_text(encoding="utf-8") for path in sorted(asset_dir("reports").glob("*.js"))]
     body = "\n".join([vega(), *own])
     whole = f"(() => {{\nconst alab = {{}};\n{body}\n}})();"
@@ -149,15 +200,8 @@ def render(context: dict) -> str:
         lstrip_blocks=True,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
-    env.filters |= {
-        "num": number,
-        "listing": findings.listing,
-        "named": findings.named,
-        "span": findings.span,
-        "place": findings.place,
-        "seen": token_text,
-        "times": lambda value, by: value * by,
-    }
+    filters = (listing, message_names, extent, message_name, token_text, times)
+    env.filters |= {"num": number} | {one.__name__: one for one in filters}
     env.globals["charts"] = context["registry"]["charts"]
     code = script()
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()

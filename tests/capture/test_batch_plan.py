@@ -1,0 +1,55 @@
+"""The batch plan: every prompt once, like lengths together, the same on every machine."""
+
+import random
+
+import pytest
+
+from warehouse.capture import batches
+from warehouse.capture.batches import make_batches, shard_of
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+@pytest.mark.parametrize("count", [1, 63, 1000])
+def test_every_prompt_is_read_once(count, size):
+    rng = random.Random(count)
+    lengths = [rng.randint(1, 40) for _ in range(count)]
+    ids = [f"row {n}" for n in range(count)]
+    wanted = sorted(rng.sample(range(count), max(1, count // 2)))
+    plan = make_batches(lengths, ids, wanted, size, shard=100)
+    assert sorted(p for batch in plan for p in batch.prompts) == wanted
+    for number, shard in enumerate(plan.shards):
+        read = [p for batch in shard for p in batch.prompts]
+        assert [lengths[p] for p in read] == sorted(lengths[p] for p in read)
+        assert all(shard_of(ids[p], len(plan.shards)) == number for p in read)
+        for place, batch in enumerate(shard):
+            assert (batch.shard, batch.number) == (number, place)
+            assert batch.padded == max(lengths[p] for p in batch.prompts)
+            assert len(batch.prompts) <= size
+
+
+def test_long_prompts_make_small_batches(monkeypatch):
+    monkeypatch.setattr(batches, "BATCH_TOKENS", 100)
+    plan = make_batches([10] * 9 + [60] * 3 + [300], list(map(str, range(13))), range(13), 64)
+    assert [batch.shape for batch in plan] == [(9, 10), (1, 60), (1, 60), (1, 60), (1, 300)]
+
+
+def test_a_plan_depends_on_what_is_read_alone():
+    lengths, ids = [5 + n % 7 for n in range(40)], [f"row {n}" for n in range(40)]
+    plan = make_batches(lengths, ids, range(40), 4, shard=20)
+    assert plan.digest == make_batches(lengths, ids, range(40), 4, shard=20).digest
+    others = [
+        make_batches([6, *lengths[1:]], ids, range(40), 4, shard=20),
+        make_batches(lengths, [f"other {n}" for n in range(40)], range(40), 4, shard=20),
+        make_batches(lengths, ids, range(40), 5, shard=20),
+        make_batches(lengths, ids, range(40), 4, shard=10),
+        make_batches(lengths, ids, range(39), 4, shard=20),
+    ]
+    assert plan.digest not in [other.digest for other in others]
+
+
+def test_shards_are_of_like_size_and_known_everywhere():
+    counts = [0] * 8
+    for n in range(8000):
+        counts[shard_of(f"row-{n}", 8)] += 1
+    assert min(counts) > 900 and max(counts) < 1100
+    assert [shard_of(name, 7) for name in ("a", "b", "é", "")] == [4, 0, 3, 1]

@@ -1,0 +1,102 @@
+"""Where the rows of a query go: standard output or a file, as text or as Parquet."""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+import click
+
+from warehouse.atomic import writing
+from warehouse.errors import AlabError
+from warehouse.lake.lake import Lake
+from warehouse.query import run as query
+from warehouse.query.formats import FORMATS
+
+
+def show(
+    lake: Lake,
+    sql: str,
+    params: Mapping[str, Any] | None = None,
+    *,
+    fmt: str | None = None,
+    output: Path | None = None,
+) -> None:
+    """Print what a query gives, or write it to a file, and hints on standard error.
+
+    Args:
+        lake: the warehouse's lake.
+        sql: one or more statements; the rows of the last one are shown.
+        params: values of `$name` in the query.
+        fmt: table, csv, json, jsonl, md or parquet; None goes by the output's suffix, else a table
+            on a terminal and CSV anywhere else.
+        output: file to write; None is standard output.
+
+    Raises:
+        AlabError: the query does not run, or writes, or the output cannot be written.
+    """
+    suffix = output.suffix.removeprefix(".") if output else ""
+    usual = "table" if output is None and sys.stdout.isatty() else "csv"
+    fmt = fmt or (suffix if suffix in (*FORMATS, "parquet") else usual)
+    if fmt == "parquet" and output is None and sys.stdout.isatty():
+        raise AlabError("Parquet is not for a terminal", "Name a file: -o FILE", 2)
+    try:
+        if fmt == "parquet":
+            with _file(lake, output) as path:
+                hints = query.save(lake, sql, path, params)
+        else:
+            with query.ask(lake, sql, params) as result:
+                with _stream(output) as stream:
+                    FORMATS[fmt](result.columns, result.rows, stream)
+                hints = result.hints()
+    except query.NoRowsError as error:
+        hints = [error.message]
+    for hint in hints:
+        click.echo(f"hint: {hint}", err=True)
+
+
+@contextmanager
+def _stream(output: Path | None) -> Iterator[TextIO]:
+    """Where text goes."""
+    if output is None:
+        yield sys.stdout
+        return
+    with writing(output, "-o") as draft, draft.open("w", encoding="utf-8", newline="") as stream:
+        yield stream
+
+
+@contextmanager
+def _file(lake: Lake, output: Path | None) -> Iterator[Path]:
+    """Where DuckDB writes a file, in a folder of its own; it goes to its place when it is whole."""
+    if output is None:
+        with query.scratch(lake) as folder:
+            yield (path := folder / "rows")
+            _copy(path, sys.stdout.buffer)
+        return
+    with writing(output, "-o") as draft:
+        if draft.exists():  # a device or a pipe has no folder for files of ours
+            with query.scratch(lake) as folder:
+                yield (path := folder / "rows")
+                with draft.open("wb") as target:
+                    _copy(path, target)
+        else:
+            with _folder_beside(draft) as name:
+                yield (path := Path(name) / "rows")
+                path.replace(draft)
+
+
+def _copy(path: Path, target: BinaryIO) -> None:
+    with path.open("rb") as file:
+        shutil.copyfileobj(file, target)
+
+
+def _folder_beside(draft: Path) -> tempfile.TemporaryDirectory:
+    """A folder on the disk of what becomes a file; without one that file cannot be written."""
+    try:
+        return tempfile.TemporaryDirectory(dir=draft.parent, prefix=".alab-")
+    except OSError as error:
+        error.filename = str(draft)
+        raise

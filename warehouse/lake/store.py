@@ -1,0 +1,115 @@
+"""What a lake asks of the place where it lies. Local folders are the only such place today.
+
+Rooms above may open what the lake names, to read it, and ask whether it is there. Whatever makes a
+file part of the lake or takes it away, and whatever else is asked of files, goes through these
+functions. Another kind of place, an object store, has to provide the same ones over addresses of
+its own, where folders need not be made:
+
+- `paths`, `size`, `version`: what is there; a version differs as soon as something in a run's
+  metadata folder was replaced.
+- `create`, `append`, `copy`: a file that is written from its beginning to its end, below `.staging`
+  or under a name that begins with a dot, where no query looks.
+- `move`: the file or folder is under its new name whole, or not at all. A folder can't be
+  renamed in an object store: there data has to go under its last name first, and one object, the
+  table `files`, makes the run exist; `version` and `Lake.run_ids` must then ask for that object.
+- `lock`, `unlock`: one holder among all processes and machines; a holder that dies lets go.
+- `free`: how much more can be written. `delete`: a file or a folder with all that is in it.
+"""
+
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock
+
+#: Buffers that one call may write, on Linux and macOS.
+_BUFFERS = 1024
+
+
+def paths(folder: Path, pattern: str) -> list[Path]:
+    """What lies below a folder, if it is there, under names like the pattern, sorted."""
+    return sorted(folder.glob(pattern))
+
+
+def size(path: Path) -> int:
+    """Size of a file, bytes."""
+    return path.stat().st_size
+
+
+def version(folder: Path) -> int | None:
+    """When a folder last changed, in nanoseconds; None where it is gone."""
+    try:
+        return folder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def free(place: Path) -> int:
+    """Bytes that can still be written at a place, there already or not."""
+    return shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
+
+
+def create(path: Path) -> BinaryIO:
+    """A new file to append to, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("wb", buffering=0)
+
+
+def append(file: BinaryIO, buffers: Iterable[bytes]) -> int:
+    """Write buffers one behind the other, in as few calls as can be; gives their size."""
+    views, size = deque(memoryview(buffer) for buffer in buffers), 0
+    while views:
+        if hasattr(os, "writev"):
+            written = os.writev(file.fileno(), list(islice(views, _BUFFERS)))
+        else:
+            written = file.write(views[0])
+        size += written
+        while views and written >= len(views[0]):
+            written -= len(views.popleft())
+        if written:
+            views[0] = views[0][written:]
+    return size
+
+
+def copy(folder: Path, to: Path) -> None:
+    """Copy a folder; those above the new one are made."""
+    shutil.copytree(folder, to)
+
+
+def move(source: Path, target: Path) -> None:
+    """Give a file or folder the name that makes it part of the lake; a file there is replaced."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.replace(target)
+
+
+def delete(path: Path) -> None:
+    """Delete a file or a folder, as far as that can be done; nothing where there is none."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def lock(path: Path, wait: float = 0) -> FileLock:
+    """Lock a name for this process alone.
+
+    Args:
+        path: the name, which nothing else has.
+        wait: seconds to wait for another holder.
+
+    Raises:
+        TimeoutError: another process holds it.
+    """
+    own = FileLock(path, timeout=wait)
+    own.acquire()
+    return own
+
+
+def unlock(own: FileLock) -> None:
+    """Let go of a name; its file goes while it is still ours, so that nobody else's does."""
+    Path(own.lock_file).unlink(missing_ok=True)
+    own.release()

@@ -1,0 +1,102 @@
+"""Several token sequences side by side in one pass, padded on the right.
+
+A causal model gives a token what it gives it in its sequence alone, since padding comes after it.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+class Batch:
+    """Whole sequences that one pass reads, and which of their tokens are recorded.
+
+    Attributes:
+        sequences: tokens of each.
+        width: tokens of the longest: the pass reads (sequences, width) ids.
+        spans: (sequence, first position, count) of consecutive tokens that are recorded; the rows
+            of what is recorded are these, one after the other.
+        rows: where these tokens are in tensors flattened to (sequences × width, …); None where
+            they are all there are.
+
+    Args:
+        sequences: tokens of each; none is empty.
+        places: positions to record of each sequence, rising; all where left out.
+    """
+
+    def __init__(
+        self, sequences: Sequence[list[int]], places: Sequence[Sequence[int]] | None = None
+    ):
+        self.sequences = sequences
+        self.width = max(map(len, sequences))
+        self.spans = [
+            (number, *span)
+            for number, ids in enumerate(sequences)
+            for span in _consecutive(range(len(ids)) if places is None else places[number])
+        ]
+        self.rows = self._rows(self.spans)
+
+    @cached_property
+    def tokens(self) -> Tensor | None:
+        """Where all tokens that are no padding are, as `rows`."""
+        return self._rows([(number, 0, len(ids)) for number, ids in enumerate(self.sequences)])
+
+    @cached_property
+    def ends(self) -> Tensor:
+        """Where the last token of each sequence is, as `rows`."""
+        lengths = torch.tensor([len(ids) for ids in self.sequences])
+        return torch.arange(len(lengths)) * self.width + lengths - 1
+
+    @property
+    def ids(self) -> Tensor:
+        """(sequences, width) ids; a sequence's last token is its padding: the model can read it."""
+        return torch.tensor([ids + ids[-1:] * (self.width - len(ids)) for ids in self.sequences])
+
+    @property
+    def mask(self) -> Tensor:
+        """(sequences, width): 1 for a token, 0 for padding."""
+        lengths = torch.tensor([len(ids) for ids in self.sequences])
+        return (torch.arange(self.width) < lengths[:, None]).long()
+
+    def pick(self, values: Tensor) -> Tensor:
+        """The recorded rows of (sequences × width, …) values, as a copy where they are not all."""
+        return values if self.rows is None else values[self.rows.to(values.device)]
+
+    def pick_attention(self, weights: Tensor) -> Tensor:
+        """(heads, rows, keys) weights of the recorded tokens, of (sequences, heads, width, width).
+
+        Keys that no recorded token sees are left out, and so is all padding of one token alone.
+        """
+        if self.rows is None and len(self.sequences) == 1:
+            return weights[0]
+        rows = torch.arange(len(weights) * self.width) if self.rows is None else self.rows
+        rows = rows.to(weights.device)
+        keys = max(first + count for _, first, count in self.spans)
+        picked = weights[rows // self.width, :, rows % self.width, :keys]
+        return picked.transpose(0, 1)
+
+    def _rows(self, spans: list[tuple[int, int, int]]) -> Tensor | None:
+        if sum(count for _, _, count in spans) == len(self.sequences) * self.width:
+            return None
+        starts = ((number * self.width + first, count) for number, first, count in spans)
+        rows = [row for start, count in starts for row in range(start, start + count)]
+        return torch.tensor(rows, dtype=torch.long)
+
+
+def _consecutive(places: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(first, count) of the runs of rising places."""
+    if len(places) and places[-1] - places[0] == len(places) - 1:
+        yield places[0], len(places)
+        return
+    first = count = 0
+    for place in places:
+        if count and place == first + count:
+            count += 1
+        else:
+            if count:
+                yield first, count
+            first, count = place, 1
+    if count:
+        yield first, count

@@ -1,0 +1,65 @@
+"""Scenario files: those that arguments mean, read and refused with the file's name and line."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from warehouse.errors import AlabError
+from warehouse.scenario import Scenario, parse
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would keep the last without a word."""
+
+    # The stubs say that an anchor is a dict; it is the name after `&`.
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in keys:
+                problem = f"the key {key.value!r} is there twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            keys.add((key.tag, key.value))
+        return node
+
+
+def read_file(path: Path | str) -> Scenario:
+    """Read and check a scenario file.
+
+    Raises:
+        AlabError: with exit code 2; names the file and the key that is wrong.
+    """
+    path = Path(path)
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError:
+        what, hint = f"there is no scenario file {path}", "Ready-made ones: alab demo"
+        raise AlabError(what, hint, 2) from None
+    except OSError as error:
+        raise AlabError(f"cannot read {path}: {error.strerror}", exit_code=2) from error
+    except UnicodeDecodeError as error:
+        raise AlabError(f"{path} is not UTF-8 text (byte {error.start})", exit_code=2) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise AlabError(f"{path}{where}: not valid YAML: {problem}", exit_code=2) from error
+    except RecursionError as error:  # a thousand brackets
+        raise AlabError(f"{path}: not valid YAML: nested too deeply", exit_code=2) from error
+    except ValueError as error:  # such as the 40th of a month
+        raise AlabError(f"{path}: not valid YAML: {error}", exit_code=2) from error
+    return parse(data, str(path))
+
+
+def files_of(paths: Iterable[Path | str]) -> list[Path]:
+    """The scenario files that arguments mean: files as they are, directories with all they hold."""
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            files.append(path)
+        elif inside := sorted([*path.glob("*.yaml"), *path.glob("*.yml")]):
+            files += inside
+        else:
+            raise AlabError(f"there are no scenario files (*.yaml) in {path}", exit_code=2)
+    return files
