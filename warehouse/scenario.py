@@ -300,7 +300,7 @@ class Scenario(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _usual_of_a_dataset(cls, data: Any) -> Any:
-        """A dataset is read only, at each prompt's last token, without attention, unless it is said otherwise."""
+        """A dataset is read only, at each prompt's last token, without attention, by default."""
         prompt = data.get("prompt") if isinstance(data, dict) else None
         if not (isinstance(prompt, dict) and prompt.get("dataset") is not None):
             return data

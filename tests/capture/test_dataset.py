@@ -178,11 +178,14 @@ def test_what_is_refused(tmp_path):
     assert "nested type" in refusal(query="select *, [age] as ages from source")
     assert "called run_id" in refusal(query="select *, 1 as run_id from source")
     assert "called Prompt_Id" in refusal(query="select *, 1 as Prompt_Id from source")
-    assert "no source" in str(pytest.raises(AlabError, Dataset, request()).value)
+    with pytest.raises(AlabError, match="no source"):
+        Dataset(request())
 
 
 def refusal_of_source(source: str) -> str:
-    return str(pytest.raises(AlabError, Dataset, request(source=source)).value)
+    with pytest.raises(AlabError) as error:
+        Dataset(request(source=source))
+    return str(error.value)
 
 
 @pytest.mark.parametrize(

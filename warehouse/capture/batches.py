@@ -17,7 +17,7 @@ BATCH_TOKENS = 1 << 13
 
 
 @dataclass(frozen=True)
-class Batch:
+class PlannedBatch:
     """Prompts that are read in one pass.
 
     Attributes:
@@ -34,7 +34,7 @@ class Batch:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Prompts and tokens of the pass: passes of one shape compute a prompt with the same bits."""
+        """Prompts and tokens of the pass: passes of one shape give a prompt the same bits."""
         return len(self.prompts), self.padded
 
 
@@ -48,9 +48,9 @@ class BatchPlan:
     """
 
     size: int
-    shards: tuple[tuple[Batch, ...], ...]
+    shards: tuple[tuple[PlannedBatch, ...], ...]
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[PlannedBatch]:
         return (batch for shard in self.shards for batch in shard)
 
     @property
@@ -97,7 +97,9 @@ def shard_of(row_id: str, count: int) -> int:
     return int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8]) % count
 
 
-def _cut(shard: int, prompts: list[int], lengths: Sequence[int], size: int) -> Iterator[Batch]:
+def _cut(
+    shard: int, prompts: list[int], lengths: Sequence[int], size: int
+) -> Iterator[PlannedBatch]:
     """Cut the prompts of a shard, which rise in length, into batches."""
     number, first = 0, 0
     while first < len(prompts):
@@ -106,5 +108,5 @@ def _cut(shard: int, prompts: list[int], lengths: Sequence[int], size: int) -> I
             if (last + 1 - first) * lengths[prompts[last]] > BATCH_TOKENS:
                 break
             last += 1
-        yield Batch(shard, number, tuple(prompts[first:last]), lengths[prompts[last - 1]])
+        yield PlannedBatch(shard, number, tuple(prompts[first:last]), lengths[prompts[last - 1]])
         number, first = number + 1, last

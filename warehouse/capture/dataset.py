@@ -5,7 +5,6 @@ the user's. That query sees the relation `source` alone: files, extensions and s
 its reach. Templates are Jinja's, sandboxed; the values of a row are data, never template.
 """
 
-import glob
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -130,7 +129,7 @@ class Dataset:
 
 
 class _Templates:
-    """The templates of a dataset, as they are and with marks around what a field is filled in as."""
+    """The templates of a dataset, as they are and with marks around what a field becomes."""
 
     def __init__(self, request: "scenario.Dataset"):
         self._environment = ImmutableSandboxedEnvironment(
@@ -296,9 +295,8 @@ def _files(source: str | None) -> list[Path]:
     path = Path(source).expanduser()
     if path.is_file():
         return [path]
-    paths = sorted(
-        Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()
-    )
+    start = Path(path.anchor or ".")
+    paths = sorted(p for p in start.glob(str(path.relative_to(path.anchor))) if p.is_file())
     if not paths:
         raise _refused(
             f"source: there is no file {source}", "It is vega:NAME, a file, or a glob of files."
