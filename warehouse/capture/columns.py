@@ -9,7 +9,7 @@ from torch import Tensor
 from warehouse.capture.pieces import Piece, positions_of
 from warehouse.capture.rowgroups import AttentionGroup, RowGroup
 from warehouse.lake.parts import Parts
-from warehouse.lake.staging import StagedRun
+from warehouse.lake.staging import Shard, StagedRun
 
 
 class Scratch:
@@ -39,7 +39,7 @@ class Files:
         widths: per layer (None for embeddings and logits) the width of each site that will come.
     """
 
-    def __init__(self, staged: StagedRun, widths: dict[int | None, dict[str, int]]):
+    def __init__(self, staged: StagedRun | Shard, widths: dict[int | None, dict[str, int]]):
         self._staged = staged
         self._widths = widths
         self._parts: dict[tuple[str, int | None], Parts] = {}

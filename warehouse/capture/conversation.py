@@ -69,7 +69,7 @@ def capture(
     report = progress or (lambda *_: None)
     runs: list[tuple[Lake, str]] = []
     for (spec, eager), group in groupby(
-        pairs, key=lambda pair: (pair[0].model, pair[0].capture.attention_weights)
+        pairs, key=lambda pair: (pair[0].model, pair[0].capture.keeps("attention"))
     ):
         report(f"loading {spec.id}", 0, 0)
         loaded = loading.load(spec, attention_weights=eager)
@@ -302,14 +302,14 @@ class _Conversations:
         # One token's pass with eager attention gave the same bits with one thread less in every
         # family that was tried (1,536 wide, float32 and bfloat16); the faster kinds of attention do
         # not.
-        same = step and options.attention_weights and device_of(self.model).type == "cpu"
+        same = step and options.keeps("attention") and device_of(self.model).type == "cpu"
         with self.run.recorder.recording(sink), leave_a_core() if same else nullcontext():
-            logits = self.reader.read(ids, all_logits=options.logits)
+            logits = self.reader.read(ids, all_logits=options.keeps("logits"))
         outputs = LayerTensors(-1, {})
-        if options.hidden_states:
+        if options.keeps("embeddings"):
             assert self.run.recorder.embeddings is not None  # a pass was made
             outputs.sites["embeddings"] = self.run.recorder.embeddings
-        if options.logits:
+        if options.keeps("logits"):
             outputs.sites["logits"] = logits
         self.run.put(pieces, outputs)
         self._tick("reading the prompt" if step == 0 else "generating")

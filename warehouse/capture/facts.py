@@ -118,12 +118,14 @@ def _layer_row(layer: int, sites: ModelSites, stats: Stats) -> dict[str, Any]:
         "residual_error": stats.residual.get(layer),
         "continuity_error": stats.continuity.get(layer),
         "changed": stats.changed.get(layer),
+        "batch_error": stats.batch.get(layer),
     }
 
 
 def _site_rows(plan: Plan, stats: Stats, unsound: dict[int, str]) -> list[dict]:
     options, sites = plan.scenario.capture, plan.sites
     flags = {site.name: site.flag for site in TABLE}
+    unnamed = "capture.sites is off for it: it is not named there"
     rows: list[dict] = []
 
     def add(
@@ -144,15 +146,15 @@ def _site_rows(plan: Plan, stats: Stats, unsound: dict[int, str]) -> list[dict]:
             port = layer.ports.get(site) if site in plan.stored else None
             reason = None if port else layer.reasons.get(site)
             if site not in plan.stored:
-                reason = f"capture.{flags[site]} is off"
+                reason = f"capture.{flags[site]} is off" if options.sites is None else unnamed
             elif port and site in CONTRIBUTIONS and n in unsound:
                 port, reason = None, unsound[n]
             add(n, site, str(port) if port else None, port.width if port else None, reason)
-        if options.attention_weights:
+        if options.keeps("attention"):
             add(n, "attention", layer.attention, None, layer.reasons.get("attention"))
-    if options.hidden_states:
+    if options.keeps("embeddings"):
         add(None, "embeddings", sites.embedding, sites.embedding_width)
-    if options.logits:
+    if options.keeps("logits"):
         add(None, "logits", "the model's output", sites.vocabulary)
     return rows
 

@@ -5,9 +5,9 @@ there are others, a block's own output is taken before them too, and every tenso
 since they may change it in place.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +38,14 @@ class LayerTensors:
         sites: a (rows, width) tensor per captured site, and of `BLOCK_OUT` where that may differ
             from hidden_out.
         attention: (heads, rows, keys) weights, or None.
+        means: of a batch, a (sequences, width) float32 tensor per site whose mean over each
+            sequence's tokens is asked for.
     """
 
     layer: int
     sites: dict[str, Tensor]
     attention: Tensor | None = None
+    means: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -94,6 +97,7 @@ class Recorder:
         self._hooks = OurHooks()
         self._sink: Callable[[LayerTensors], None] | None = None
         self._batch: Batch | None = None  # None: a pass is over one sequence, all of it recorded
+        self._means: Set[tuple[int, str]] = frozenset()
         self._current: LayerTensors | None = None
         self._tokens = 0  # that the pass reads, with padding
         self._done: set[int] = set()  # layers of the pass
@@ -120,7 +124,10 @@ class Recorder:
 
     @contextmanager
     def recording(
-        self, sink: Callable[[LayerTensors], None], batch: Batch | None = None
+        self,
+        sink: Callable[[LayerTensors], None],
+        batch: Batch | None = None,
+        means: Set[tuple[int, str]] = frozenset(),
     ) -> Iterator[None]:
         """Call `sink` for each layer as soon as it has finished, for every pass made inside.
 
@@ -128,12 +135,13 @@ class Recorder:
             sink: takes the tensors.
             batch: what the pass reads, and which rows of it are recorded: these are picked as a
                 layer runs, before anything is copied. Where left out, passes are over one sequence.
+            means: (layer, site) whose means over the tokens of each sequence of a batch are taken.
 
         Raises:
             AlabError: the model does not run each layer once, over the tokens that it was given, in
                 a pass.
         """
-        self._sink, self._batch = sink, batch
+        self._sink, self._batch, self._means = sink, batch, means
         try:
             yield
         finally:
@@ -225,6 +233,7 @@ class Recorder:
         after = self._own(_rows(output), leave)
         if "hidden_out" in self._sites:
             self._current.sites["hidden_out"] = self._picked("hidden_out", after)
+            self._take_mean("hidden_out", after)
         for site in inner - self._current.sites.keys():
             self.absent[layer, site] = self.absent.get((layer, site), 0) + 1
         tensors, self._current = self._current, None
@@ -306,6 +315,15 @@ class Recorder:
         sites = self._current.sites
         tensor = self._own(self._picked(site, _rows(value)), port)
         sites[site] = sites[site] + tensor if site in sites and port.more else tensor
+        if self._means:
+            self._take_mean(site, self._own(_rows(value), port))
+
+    def _take_mean(self, site: str, rows: Tensor) -> None:
+        """Add the mean over each sequence's tokens of a site, where it is asked for."""
+        assert self._current is not None
+        if self._batch is not None and (self._current.layer, site) in self._means:
+            means, more = self._current.means, self._batch.means(rows)
+            means[site] = means[site] + more if site in means else more
 
     def _picked(self, site: str, rows: Tensor) -> Tensor:
         """The recorded ones of a pass's rows: all of one sequence, or those that a batch names."""

@@ -12,7 +12,7 @@ from warehouse.models.chat import Chat, Rendered
 from warehouse.models.loading import Loaded
 from warehouse.models.ports import ModelSites
 from warehouse.scenario import Prompt, Scenario
-from warehouse.vocabulary import SITES, STATE_SITES, TABLE
+from warehouse.vocabulary import SITES, STATE_SITES
 
 #: Bytes that a stored value takes on disk, measured on real activations, rounded up.
 _BYTES_PER_VALUE = {"float16": 1.8, "bfloat16": 1.45, "float32": 3.6}
@@ -120,7 +120,7 @@ class Plan:
     @property
     def states(self) -> bool:
         """Whether to keep last-token states."""
-        return self.scenario.capture.states
+        return self.scenario.capture.states and self.scenario.dataset is None
 
     @property
     def recorded(self) -> set[str]:
@@ -139,8 +139,8 @@ class Plan:
             }
             for n in self.layers
         }
-        widths[None] = {"embeddings": self.sites.embedding_width} if options.hidden_states else {}
-        widths[None] |= {"logits": self.sites.vocabulary} if options.logits else {}
+        widths[None] = {"embeddings": self.sites.embedding_width} if options.keeps("embeddings") else {}
+        widths[None] |= {"logits": self.sites.vocabulary} if options.keeps("logits") else {}
         return widths
 
 
@@ -163,7 +163,7 @@ def make_plan(scenario: Scenario, loaded: Loaded, sites: ModelSites) -> Plan:
     if not options.states:
         message = "capture.states is off: the run has no states"
         warnings.append({"code": "no_states", "message": message})
-    stored = {site.name for site in TABLE if site.name in SITES and getattr(options, site.flag)}
+    stored = set(filter(options.keeps, SITES))
     return Plan(scenario, loaded, sites, prompts, references, layers, stored, warnings)
 
 
@@ -315,7 +315,7 @@ def estimate_bytes(plan: Plan) -> int:
     """Bytes that a run will take on disk, about."""
     options, prompts, layers = plan.scenario.capture, plan.prompts, len(plan.layers)
     values = prompts.tokens * sum(sum(widths.values()) for widths in plan.widths.values())
-    if options.attention_weights:
+    if options.keeps("attention"):
         config = plan.loaded.model.config.get_text_config()
         values += prompts.pairs * config.num_attention_heads * layers
     if plan.states:

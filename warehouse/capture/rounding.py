@@ -26,6 +26,7 @@ class Stats:
         changed: per layer, the largest `change`.
         continuity: per layer, the largest difference to what was read of it next.
         absent: per (layer, site), passes in which the model did not compute it.
+        batch: per layer, the largest difference of a prompt read in a batch to the same read alone.
     """
 
     sites: dict[tuple[int | None, str], SiteStats] = field(default_factory=dict)
@@ -33,10 +34,28 @@ class Stats:
     changed: dict[int, float] = field(default_factory=dict)
     continuity: dict[int, float] = field(default_factory=dict)
     absent: dict[tuple[int, str], int] = field(default_factory=dict)
+    batch: dict[int, float] = field(default_factory=dict)
 
     def site(self, layer: int | None, site: str) -> SiteStats:
         """The counts of a site, to be added to."""
         return self.sites.setdefault((layer, site), SiteStats())
+
+    def add(self, other: "Stats") -> None:
+        """Take in what the values of another part of the run were like."""
+        for at, counts in other.sites.items():
+            own = self.site(*at)
+            own.out_of_range += counts.out_of_range
+            own.nonfinite += counts.nonfinite
+        for own, more in (
+            (self.residual, other.residual),
+            (self.changed, other.changed),
+            (self.continuity, other.continuity),
+            (self.batch, other.batch),
+        ):
+            for layer, value in more.items():
+                own[layer] = max(own.get(layer, 0.0), value)
+        for at, count in other.absent.items():
+            self.absent[at] = self.absent.get(at, 0) + count
 
 
 class Rounding:

@@ -23,8 +23,9 @@ from warehouse.capture.states import Key, StateFile
 from warehouse.capture.transfer import Transfer
 from warehouse.capture.writer import TensorWriter
 from warehouse.catalog import catalog
-from warehouse.lake.lake import Lake, StagedRun
+from warehouse.lake.lake import Lake
 from warehouse.lake.metadata import MetadataWriter
+from warehouse.lake.staging import Shard, StagedRun
 from warehouse.models.chat import Chat
 from warehouse.models.offload import device_of
 
@@ -82,7 +83,7 @@ class Session:
         metadata: takes its rows.
     """
 
-    def __init__(self, plan: Plan, staged: StagedRun, metadata: MetadataWriter):
+    def __init__(self, plan: Plan, staged: StagedRun | Shard, metadata: MetadataWriter):
         options, loaded = plan.scenario.capture, plan.loaded
         self.plan, self.run_id = plan, staged.run_id
         self.chat = Chat(loaded.tokenizer)
@@ -91,7 +92,7 @@ class Session:
             plan.sites,
             sites=plan.recorded,
             layers=plan.layers,
-            attention=options.attention_weights,
+            attention=options.keeps("attention"),
         )
         self.tensors = TensorWriter(staged, plan.widths, options.store_dtype)
         self.states = StateFile(staged, plan.sites.hidden_size, options.store_dtype)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from warehouse.capture.rounding import Rounding, SiteStats
-from warehouse.lake.lake import StagedRun
 from warehouse.lake.parquet import open_parquet
 from warehouse.lake.schemas import state_schema
+from warehouse.lake.staging import Shard, StagedRun
 from warehouse.vocabulary import STATE_SITES
 
 Key = tuple[int | None, str, int, str | None]
@@ -33,7 +33,7 @@ class StateFile:
         store_dtype: precision to round to, as in `TensorWriter`.
     """
 
-    def __init__(self, staged: StagedRun, width: int, store_dtype: str):
+    def __init__(self, staged: StagedRun | Shard, width: int, store_dtype: str):
         self._path = staged.path("states", "part-0.parquet")
         self._schema = state_schema(width)
         self._group = min(GROUP_VECTORS, GROUP_VALUES // width)

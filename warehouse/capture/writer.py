@@ -12,7 +12,7 @@ import torch
 from warehouse.capture.columns import Files, Scratch
 from warehouse.capture.rounding import Stats
 from warehouse.capture.rowgroups import AttentionGroup, Gather, RowGroup, Rows
-from warehouse.lake import lake
+from warehouse.lake.staging import Shard, StagedRun
 
 #: Bytes of tensors that may wait to be written; a pass that is faster waits for the writer. Most of
 #: a prefill may wait: its passes need every core, and decode steps, which wait for memory, leave
@@ -61,7 +61,7 @@ class TensorWriter:
     """
 
     def __init__(
-        self, staged: lake.StagedRun, widths: dict[int | None, dict[str, int]], store_dtype: str
+        self, staged: StagedRun | Shard, widths: dict[int | None, dict[str, int]], store_dtype: str
     ):
         self._gather = Gather(widths, store_dtype)
         self._files = Files(staged, widths)

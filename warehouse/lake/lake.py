@@ -13,6 +13,7 @@
 A run exists once its metadata folder does; that rename is the last step of publishing.
 """
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from warehouse.errors import AlabError
 from warehouse.lake import manifest, store
-from warehouse.lake.staging import StagedRun
+from warehouse.lake.staging import REQUEST, StagedRun
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -134,9 +135,31 @@ class Lake:
         for folder in store.paths(self.staging, "*/"):
             with suppress(OSError):  # locked, or not ours to delete
                 staged = self._staged(folder.name)
+                if staged.request is not None:
+                    staged.release()
+                    continue
                 swept += [folder.name] if folder.exists() else []
                 staged.discard()
         return swept
+
+    def unfinished(self) -> dict[str, dict]:
+        """Ids of the captures that were stopped and can be gone on with, and what each asked for."""
+        asked = {p.parent.name: p for p in store.paths(self.staging, f"*/{REQUEST}")}
+        return {run_id: json.loads(path.read_text("utf-8")) for run_id, path in asked.items()}
+
+    def resume(self, run_id: str) -> StagedRun:
+        """Go on with a capture that was stopped.
+
+        Raises:
+            AlabError: another process is at it.
+        """
+        try:
+            staged = self._staged(run_id)
+        except TimeoutError:
+            raise AlabError(f"another process is capturing {run_id}", "Wait for it.") from None
+        if not self.dataset("metadata", run_id).exists():
+            staged.recall()
+        return staged
 
     @contextmanager
     def hold(self, run_id: str, *, damaged: bool = False) -> Iterator[StagedRun]:

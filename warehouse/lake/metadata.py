@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from warehouse.lake import store
 from warehouse.lake.manifest import DIGEST, digest, file_row
-from warehouse.lake.staging import StagedRun
+from warehouse.lake.staging import Shard, StagedRun
 
 #: Rows of a table that are in memory at once.
 GROUP_ROWS = 1 << 10
@@ -27,7 +27,7 @@ class MetadataWriter:
 
     def __init__(
         self,
-        staged: StagedRun,
+        staged: StagedRun | Shard,
         schemas: Mapping[str, pa.Schema],
         rows: Mapping[str, Iterable[dict[str, Any]]] | None = None,
     ):
@@ -46,15 +46,24 @@ class MetadataWriter:
         if len(waiting) >= GROUP_ROWS and table not in ("runs", "files"):
             self._write(table)
 
+    def append(self, table: str, rows: pa.Table) -> None:
+        """Write rows that another writer has written before."""
+        self._write(table)
+        self._files[table].write_table(rows)
+
+    def finish(self) -> None:
+        """Finish the tables but for `runs` and `files`."""
+        for table in self._schemas.keys() - {"runs", "files"}:
+            self._write(table)
+            self._files[table].close()
+
     def close(self, files: list[dict]) -> None:
         """Finish the tables, then `runs`, then `files`.
 
         Args:
             files: rows of `files` for everything but metadata.
         """
-        for table in self._schemas.keys() - {"runs", "files"}:
-            self._write(table)
-            self._files[table].close()
+        self.finish()
         write_metadata(self._folder, {name: self._table(name) for name in ("runs", "files")}, files)
 
     def abandon(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from warehouse.lake import store
 from warehouse.lake.pages import PageWriter
 from warehouse.lake.schemas import tensor_schema
-from warehouse.lake.staging import StagedRun
+from warehouse.lake.staging import Shard, StagedRun
 
 #: A part file that has grown past this is closed, and another begun.
 PART_BYTES = 256 << 20
@@ -24,7 +24,7 @@ class Parts:
     """
 
     def __init__(
-        self, staged: StagedRun, dataset: str, layer: int | None, widths: Mapping[str, int]
+        self, staged: StagedRun | Shard, dataset: str, layer: int | None, widths: Mapping[str, int]
     ):
         self._staged = staged
         self._dataset = dataset

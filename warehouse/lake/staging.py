@@ -1,5 +1,6 @@
 """Runs on their way into the lake, or being changed: everything appears whole or not at all."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from warehouse.lake.metadata import MetadataWriter
+
+#: More part files of a layer than a shard ever has.
+PARTS = 1000
+#: File of a staged run that can be gone on with: sweeps leave it alone.
+REQUEST = "request.json"
 
 
 class StagedRun:
@@ -36,6 +42,26 @@ class StagedRun:
         """Where a file of the run is written meanwhile."""
         return self.folder.joinpath(dataset, f"run={self.run_id}", *parts)
 
+    @property
+    def request(self) -> dict | None:
+        """What a run that can be gone on with was asked for; None where it is none."""
+        path = self.folder / REQUEST
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def ask(self, request: dict) -> None:
+        """Make the run one that can be gone on with: a kill leaves what was finished of it."""
+        draft = self.folder / f".{REQUEST}"
+        with store.create(draft) as file:
+            store.append(file, [json.dumps(request).encode()])
+        store.move(draft, self.folder / REQUEST)
+
+    def recall(self) -> None:
+        """Take back what a publishing that was killed had moved into the lake already."""
+        for folder in store.paths(self._root, f"[!.]*/run={self.run_id}"):
+            dataset = folder.parent.name
+            if not self.path(dataset).exists():
+                store.move(folder, self.path(dataset))
+
     def publish(self, metadata: "MetadataWriter") -> None:
         """Make the run exist: finish its metadata and move everything into the lake, metadata last.
 
@@ -46,6 +72,7 @@ class StagedRun:
             manifest.file_row(self.run_id, path, self.folder)
             for path in store.paths(self.folder, "**/*.parquet")
             if not path.is_relative_to(self.path("metadata"))
+            and not path.is_relative_to(self.folder / "shards")
         ]
         metadata.close(files)
         datasets = [path.parent.name for path in store.paths(self.folder, f"*/run={self.run_id}")]
@@ -93,3 +120,59 @@ class StagedRun:
     def _close(self) -> None:
         store.delete(self.folder)
         self.release()
+
+
+class Shard:
+    """A part of a staged run that is there whole or not at all: a killed capture goes on after it.
+
+    Args:
+        staged: the run.
+        number: place of the part in it.
+
+    Attributes:
+        run_id: id of the run.
+    """
+
+    def __init__(self, staged: StagedRun, number: int):
+        self.run_id = staged.run_id
+        self.number = number
+        self._staged = staged
+        self.folder = staged.folder / "shards" / f"{number:05d}"
+        self._draft = self.folder.with_name(f".{number:05d}")
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it was finished."""
+        return self.folder.is_dir()
+
+    def path(self, dataset: str, *parts: str) -> Path:
+        """Where a file of the shard is written meanwhile."""
+        return self._draft.joinpath(dataset, f"run={self.run_id}", *parts)
+
+    def begin(self) -> None:
+        """Forget what was written of it before."""
+        store.delete(self._draft)
+
+    def finish(self, record: bytes) -> None:
+        """Make it a part of the run, with a record of what it was like."""
+        with store.create(self._draft / "record.json") as file:
+            store.append(file, [record])
+        store.move(self._draft, self.folder)
+
+    def record(self) -> bytes:
+        """The record that it was finished with."""
+        return (self.folder / "record.json").read_bytes()
+
+    def metadata(self, table: str) -> Path:
+        """Its file of a metadata table."""
+        return self.folder / "metadata" / f"run={self.run_id}" / f"{table}.parquet"
+
+    def gather(self) -> None:
+        """Put its part files among those of the run; does nothing where that was done before."""
+        for path in store.paths(self.folder, "*/run=*/**/*.parquet"):
+            dataset = path.relative_to(self.folder).parts[0]
+            if dataset != "metadata":
+                part = int(path.stem.removeprefix("part-"))
+                name = f"part-{self.number * PARTS + part}.parquet"
+                own = path.relative_to(self.folder / dataset / f"run={self.run_id}")
+                store.move(path, self._staged.path(dataset, *own.parent.parts, name))

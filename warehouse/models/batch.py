@@ -64,6 +64,14 @@ class Batch:
         """The recorded rows of (sequences × width, …) values, as a copy where they are not all."""
         return values if self.rows is None else values[self.rows.to(values.device)]
 
+    def means(self, values: Tensor) -> Tensor:
+        """(sequences, width) float32 means over each sequence's tokens of such values."""
+        grid = values.reshape(len(self.sequences), self.width, -1).float()
+        if self.tokens is None:
+            return grid.mean(1)
+        inside = self.mask.to(values.device)[..., None]
+        return torch.where(inside > 0, grid, 0.0).sum(1) / inside.sum(1)
+
     def pick_attention(self, weights: Tensor) -> Tensor:
         """(heads, rows, keys) weights of the recorded tokens, of (sequences, heads, width, width).
 

@@ -28,6 +28,9 @@ class Rendered:
         messages: the conversation as the template was given it.
         absent: messages whose words the text has not.
         partial: messages of whose words it has some only, or others.
+        first: tokens that the tokenizer adds before the text's own.
+        ranges: characters of the text that each of its own tokens writes.
+        words: per message, where its words stand in the text.
     """
 
     text: str
@@ -37,6 +40,21 @@ class Rendered:
     messages: list[dict]
     absent: list[int] = field(default_factory=list)
     partial: list[int] = field(default_factory=list)
+    first: int = 0
+    ranges: list[tuple[int, int]] = field(default_factory=list)
+    words: list[list[spans.Span]] = field(default_factory=list)
+
+    def token_at(self, message: int, end: int) -> int | None:
+        """Position of the token with the last of the first `end` characters of a message's words.
+
+        None where the text has not that character, or where it stands cannot be told.
+        """
+        for span in self.words[message]:
+            begin = span.upto - (span.end - span.start)
+            if 0 <= begin < end <= span.upto:
+                before = [start < span.start + end - begin for start, _ in self.ranges]
+                return self.first + sum(before) - 1
+        return None
 
     @property
     def parts(self) -> list[int]:
@@ -236,6 +254,9 @@ class Chat:
             messages,
             placement.absent,
             placement.partial,
+            first,
+            ranges,
+            placement.spans,
         )
 
     def _encode(self, text: str) -> tuple[list[int], int, list[tuple[int, int]]]:

@@ -1,0 +1,430 @@
+"""Reads a dataset into a run: batch by batch, shard by shard, each shown to be right.
+
+dataset ─→ prompts: tokens, and the positions that selectors keep ─→ batch plan ─→ shards
+shard ─→ batches ─→ Reader.read_batch; hooks pick the rows ─→ session ─→ part files, rows of metadata
+         the first batch of a shape waits until prompts of it, read alone, gave the same
+all shards ─→ one run, published as any other
+
+A shard that is finished stays, whatever happens to the capture: `--resume` goes on after it.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from warehouse.capture import facts
+from warehouse.capture.batches import BatchPlan, PlannedBatch, make_batches
+from warehouse.capture.dataset import Dataset
+from warehouse.capture.dataset_prompts import DatasetPrompts
+from warehouse.capture.hooks import LayerTensors
+from warehouse.capture.pieces import Piece
+from warehouse.capture.plan import Plan, check_room, make_plan
+from warehouse.capture.prompt_rows import read_rows
+from warehouse.capture.rounding import SiteStats, Stats
+from warehouse.capture.session import Progress, Session
+from warehouse.catalog import catalog
+from warehouse.errors import AlabError
+from warehouse.lake.lake import Lake
+from warehouse.lake.metadata import MetadataWriter
+from warehouse.lake.parquet import open_parquet
+from warehouse.lake.staging import Shard, StagedRun
+from warehouse.models.batch import Batch
+from warehouse.models.loading import Loaded
+from warehouse.models.offload import device_of
+from warehouse.models.ports import ModelSites
+from warehouse.models.reader import Reader
+from warehouse.scenario import Scenario
+from warehouse.vocabulary import STATE_SITES
+
+#: Prompts that are read alone again, over all, at the least.
+SAMPLE = 16
+#: Prompts of a batch, at the most, and tokens that a pass reads together; more on a GPU.
+SIZES = {"cpu": (64, 1 << 10), "cuda": (512, 1 << 15)}
+#: Bytes of recorded rows of a batch that may be held until they are shown to be right.
+HELD_BYTES = 1 << 28
+
+
+def capture_dataset(
+    scenario: Scenario,
+    loaded: Loaded,
+    sites: ModelSites,
+    lake: Lake,
+    *,
+    source: Any = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = lambda *_: None,
+) -> str:
+    """Read the rows of a dataset, each a prompt, and publish them as a run.
+
+    Args:
+        scenario: the request.
+        loaded: the model.
+        sites: where its sites are, and whether it reads batches rightly.
+        lake: where the run goes.
+        source: the source, where it is a caller's table.
+        resume: go on with the newest capture of the scenario that was stopped.
+        force: run although the disk looks too small.
+        progress: told of prompts.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        AlabError: a row cannot be read, there is nothing to go on with, or what was asked for has
+            changed since.
+    """
+    dataset = Dataset(_request(scenario), source)
+    warnings: list[dict] = []
+    prompts = DatasetPrompts(dataset, scenario, loaded, warnings)
+    plan = make_plan(scenario.model_copy(update={"prompt": []}), loaded, sites)
+    plan = replace(plan, scenario=scenario, prompts=prompts, warnings=plan.warnings + warnings)
+    if not force:
+        check_room(plan, lake)
+    lake.prepare()
+    lake.sweep()
+    size = _batch_size(plan, prompts)
+    asked = {
+        "scenario": scenario.model_dump(mode="json"),
+        "dataset": dataset.digest,
+        "weights": loaded.weights_hash,
+        "torch": torch.__version__,
+        "size": size,
+        "prompts": len(prompts.readable),
+        "began": datetime.now(UTC).replace(tzinfo=None).isoformat(),
+    }
+    staged = _stage(lake, asked, resume)
+    try:
+        asked = staged.request or asked
+        batches = make_batches(prompts.lengths, dataset.ids, prompts.readable, asked["size"])
+        _Shards(plan, prompts, batches, staged, progress).read()
+        _publish(plan, prompts, batches, staged, datetime.fromisoformat(asked["began"]))
+    except BaseException:
+        staged.release()  # what was finished stays
+        raise
+    catalog.Catalog(lake).add(staged.run_id, progress)
+    return staged.run_id
+
+
+def _request(scenario: Scenario) -> Any:
+    assert scenario.dataset is not None  # who calls this has looked
+    return scenario.dataset
+
+
+def _stage(lake: Lake, asked: dict, resume: bool) -> StagedRun:
+    """A new run, or the newest of the same request that was stopped."""
+    name = asked["scenario"]["name"]
+    if not resume:
+        staged = lake.stage(name)
+        staged.ask(asked)
+        return staged
+    stopped = {
+        run_id: request
+        for run_id, request in lake.unfinished().items()
+        if request["scenario"]["name"] == name
+    }
+    if not stopped:
+        raise AlabError(
+            f"there is no capture of {name} to go on with", "Those there are: alab runs --unfinished"
+        )
+    run_id = max(stopped, key=lambda run_id: stopped[run_id]["began"])
+    changed = [key for key in ("scenario", "dataset", "weights", "torch") if stopped[run_id][key] != asked[key]]
+    if changed:
+        what = {
+            "scenario": "the scenario",
+            "dataset": "the dataset",
+            "weights": "the model's weights",
+            "torch": "the version of torch",
+        }
+        raise AlabError(
+            f"{what[changed[0]]} changed since {run_id} was begun",
+            f"Begin anew, without --resume; what there is of it goes with: alab rm {run_id}",
+        )
+    return lake.resume(run_id)
+
+
+def _batch_size(plan: Plan, prompts: DatasetPrompts) -> int:
+    """Prompts of a batch, by their length and by the memory that their rows take."""
+    most, tokens = SIZES["cuda" if device_of(plan.loaded.model).type == "cuda" else "cpu"]
+    read = sorted(prompts.lengths[n] for n in prompts.readable)
+    a_row = 4 * sum(sum(widths.values()) for widths in plan.widths.values())
+    a_prompt = max(1, a_row * prompts.tokens // len(read))
+    return max(1, min(most, tokens // read[len(read) // 2], HELD_BYTES // a_prompt))
+
+
+class _Shards:
+    """The shards of a dataset, read one after the other."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        prompts: DatasetPrompts,
+        batches: BatchPlan,
+        staged: StagedRun,
+        progress: Progress,
+    ):
+        self.plan, self.prompts, self.batches, self.staged = plan, prompts, batches, staged
+        self.reader = Reader(plan.loaded.model)
+        self.means = frozenset({(0, "hidden_in")})
+        if prompts.means:
+            named = plan.stored & set(STATE_SITES)
+            self.means |= {(layer, site) for layer in plan.layers for site in named}
+        self._progress = progress
+        self._done = 0
+
+    def read(self) -> None:
+        """Read the shards that are not there."""
+        for number, batches in enumerate(self.batches.shards):
+            shard = Shard(self.staged, number)
+            if not shard.is_there:
+                shard.begin()
+                self._read_shard(shard, batches)
+            else:
+                self._tick(sum(len(batch.prompts) for batch in batches))
+
+    def _tick(self, count: int) -> None:
+        self._done += count
+        self._progress("prompts", self._done, len(self.prompts.readable))
+
+    def _read_shard(self, shard: Shard, batches: Sequence[PlannedBatch]) -> None:
+        metadata = MetadataWriter(shard, catalog.metadata_schemas())
+        run = Session(self.plan, shard, metadata)
+        proof = _Proof(self.plan, batches)
+        try:
+            with torch.inference_mode(), run.recorder, run.tensors:
+                for batch in batches:
+                    self._read_batch(run, batch, proof)
+                    self._tick(len(batch.prompts))
+                run.states.close()
+            run.recorder.note(run.tensors.stats)
+            run.tensors.stats.batch = proof.errors
+            metadata.add("warnings", proof.warnings)
+            metadata.finish()
+        except BaseException:
+            metadata.abandon()
+            raise
+        shard.finish(_stats_to_json(run.tensors.stats))
+
+    def _read_batch(self, run: Session, batch: PlannedBatch, proof: "_Proof") -> None:
+        """Read a batch, or its prompts one by one where they would be other numbers together."""
+        together = self.plan.sites.batches and len(batch.prompts) > 1
+        if together and proof.asks(batch):
+            tensors = list(self._tensors(run, batch.prompts))
+            together = proof.holds(
+                batch, tensors, [(n, list(self._tensors(run, [batch.prompts[n]]))) for n in proof.sample(batch)],
+                [len(self.prompts.places(prompt)) for prompt in batch.prompts],
+            )
+            if together:
+                for some in tensors:
+                    self._put(run, batch.prompts, some)
+        elif together and proof.is_right(batch):
+            for some in self._tensors(run, batch.prompts):
+                self._put(run, batch.prompts, some)
+        else:
+            together = False
+        if not together:
+            for prompt in batch.prompts:
+                for some in self._tensors(run, [prompt]):
+                    self._put(run, [prompt], some)
+        run.states.flush()
+        self._add_rows(run, batch, together)
+
+    def _tensors(self, run: Session, prompts: Sequence[int]) -> Iterator[LayerTensors]:
+        """What a pass over some prompts gives of the positions that are kept, layer by layer."""
+        options = self.plan.scenario.capture
+        batch = Batch(
+            [self.prompts.ids(prompt) for prompt in prompts],
+            [self.prompts.places(prompt) for prompt in prompts],
+        )
+        layers: list[LayerTensors] = []
+        with run.recorder.recording(layers.append, batch, self.means):
+            logits = self.reader.read_batch(batch, all_logits=options.keeps("logits"))
+        yield from layers
+        outputs = LayerTensors(-1, {})
+        if options.keeps("embeddings"):
+            assert run.recorder.embeddings is not None  # a pass was made
+            outputs.sites["embeddings"] = run.recorder.embeddings
+        if options.keeps("logits"):
+            outputs.sites["logits"] = logits
+        yield outputs
+
+    def _put(self, run: Session, prompts: Sequence[int], tensors: LayerTensors) -> None:
+        pieces = [
+            Piece(prompt, 0, "prefill", place, 1)
+            for prompt in prompts
+            for place in self.prompts.places(prompt)
+        ]
+        means = {site: value.cpu() for site, value in tensors.means.items()}
+        if means:
+            keys = {(prompt, "mean", 0, None): n for n, prompt in enumerate(prompts)}
+            run.states.add(keys, tensors.layer, means)
+        if tensors.layer in (-1, *self.plan.layers):
+            run.put(pieces, replace(tensors, means={}))
+
+    def _add_rows(self, run: Session, batch: PlannedBatch, together: bool) -> None:
+        """Rows of metadata of a batch's prompts."""
+        at = {"shard": batch.shard, "batch": batch.number, "padded": batch.padded}
+        way = "batch" if together else "alone"
+        for prompt, (messages, rendered) in zip(
+            batch.prompts, self.prompts.rendered(batch.prompts), strict=True
+        ):
+            if rendered.ids != self.prompts.ids(prompt):
+                raise AlabError(f"prompt.dataset: row {prompt} reads otherwise than before", "")
+            rows = read_rows(prompt, messages, rendered, self.prompts.dataset.ids[prompt])
+            for table, some in rows.items():
+                run.add(table, some)
+            run.add("batches", [at | {"prompt_id": prompt, "way": way}])
+            run.add(
+                "positions",
+                [
+                    {"prompt_id": prompt, "selector": name, "position": place}
+                    for name, places in self.prompts.by_selector(prompt)
+                    for place in places
+                ],
+            )
+
+
+class _Proof:
+    """Whether prompts read together are what they are alone: by numbers, for each shape of a batch.
+
+    Attributes:
+        errors: per layer, the largest ‖together − alone‖ / ‖alone‖ of a vector, of the shapes that
+            are right.
+        warnings: rows about those that are not.
+    """
+
+    def __init__(self, plan: Plan, batches: Sequence[PlannedBatch]):
+        kind = getattr(torch, plan.loaded.dtype)
+        self._limit = 1e-5 if kind == torch.float32 else 16 * torch.finfo(kind).eps
+        shapes = {batch.shape for batch in batches if len(batch.prompts) > 1}
+        self._each = -(-SAMPLE // max(1, len(shapes)))
+        self._right: dict[tuple[int, int], bool] = {}
+        self.errors: dict[int, float] = {}
+        self.warnings: list[dict] = []
+
+    def asks(self, batch: PlannedBatch) -> bool:
+        """Whether nothing is known of a batch's shape."""
+        return batch.shape not in self._right
+
+    def is_right(self, batch: PlannedBatch) -> bool:
+        """Whether batches of this shape were shown to be right."""
+        return self._right[batch.shape]
+
+    def sample(self, batch: PlannedBatch) -> list[int]:
+        """Which of a batch's prompts are read alone, spread from the shortest to the longest."""
+        count, some = len(batch.prompts), min(self._each, len(batch.prompts))
+        return sorted({(count - 1) * n // max(1, some - 1) for n in range(some)})
+
+    def holds(
+        self,
+        batch: PlannedBatch,
+        together: list[LayerTensors],
+        alone: list[tuple[int, list[LayerTensors]]],
+        counts: list[int],
+    ) -> bool:
+        """Compare prompts of a batch with what they are alone.
+
+        Args:
+            batch: the batch.
+            together: what its pass gave.
+            alone: per sampled prompt, its place in the batch and what its own pass gave.
+            counts: rows of each prompt of the batch.
+        """
+        errors: dict[int, float] = {}
+        for place, own in alone:
+            first = sum(counts[:place])
+            for one, other in zip(together, own, strict=True):
+                rows = slice(first, first + counts[place])
+                pairs = [(one.sites[site][rows], other.sites[site]) for site in other.sites]
+                pairs += [(one.means[site][place], other.means[site][0]) for site in other.means]
+                if one.attention is not None and other.attention is not None:
+                    width = other.attention.shape[-1]
+                    pairs.append((one.attention[:, rows, :width], other.attention))
+                error = max((_difference(*pair) for pair in pairs), default=0.0)
+                errors[one.layer] = max(errors.get(one.layer, 0.0), error)
+        right = all(error <= self._limit for error in errors.values())
+        self._right[batch.shape] = right
+        if right:
+            for layer, error in errors.items():
+                self.errors[layer] = max(self.errors.get(layer, 0.0), error)
+        else:
+            count, tokens = batch.shape
+            worst = max(errors, key=lambda layer: errors[layer])
+            message = (
+                f"batches of {count} prompts and {tokens} tokens gave layer {worst} other numbers than "
+                f"prompts alone, by {errors[worst]:.1e} of a vector's length: they were read one by one"
+            )
+            self.warnings.append({"code": "batch", "message": message})
+        return right
+
+
+def _difference(rows: Tensor, alone: Tensor) -> float:
+    """The largest ‖a − b‖ / ‖b‖ of a vector; infinite where only one of them is finite."""
+    rows, alone = rows.float(), alone.float().to(rows.device)
+    apart, size = (rows - alone).norm(dim=-1), alone.norm(dim=-1)
+    ratio = torch.where(apart == 0, 0.0, apart / size)
+    same = (rows == alone) | (rows.isnan() & alone.isnan())
+    ratio = torch.where(same.all(-1), 0.0, ratio)
+    return float(ratio.nan_to_num(nan=torch.inf).max()) if ratio.numel() else 0.0
+
+
+def _publish(
+    plan: Plan, prompts: DatasetPrompts, batches: BatchPlan, staged: StagedRun, began: datetime
+) -> None:
+    """Make one run of the shards."""
+    metadata = MetadataWriter(staged, catalog.metadata_schemas(), {"warnings": plan.warnings})
+    stats = Stats()
+    try:
+        for number in range(len(batches.shards)):
+            shard = Shard(staged, number)
+            stats.add(_stats_from_json(shard.record()))
+            shard.gather()
+            for table in catalog.table_names():
+                if table not in ("runs", "files"):
+                    metadata.append(table, pq.ParquetFile(shard.metadata(table)).read())
+        _write_labels(prompts, staged)
+        for table, rows in facts.conclude(staged, plan, stats, began).items():
+            metadata.add(table, rows)
+        staged.publish(metadata)
+    except BaseException:
+        metadata.abandon()
+        raise
+
+
+def _write_labels(prompts: DatasetPrompts, staged: StagedRun) -> None:
+    """Write the dataset's rows, but those that were left out, with columns of their own types."""
+    rows = prompts.dataset.labels.take(pa.array(prompts.readable))
+    names = {
+        "run_id": pa.repeat(staged.run_id, len(rows)),
+        "prompt_id": pa.array(prompts.readable, pa.int32()),
+    }
+    table = pa.table(names | dict(zip(rows.column_names, rows.columns, strict=True)))
+    with open_parquet(staged.path("labels", "part-0.parquet"), table.schema) as writer:
+        writer.write_table(table)
+
+
+def _stats_to_json(stats: Stats) -> bytes:
+    fields = asdict(stats)
+    fields["sites"] = [[*at, asdict(counts)] for at, counts in stats.sites.items()]
+    fields["absent"] = [[*at, count] for at, count in stats.absent.items()]
+    return json.dumps(fields).encode()
+
+
+def _stats_from_json(record: bytes) -> Stats:
+    fields = json.loads(record)
+    by_layer = {
+        name: {int(layer): value for layer, value in fields[name].items()}
+        for name in ("residual", "changed", "continuity", "batch")
+    }
+    return Stats(
+        sites={(layer, site): SiteStats(**counts) for layer, site, counts in fields["sites"]},
+        absent={(layer, site): count for layer, site, count in fields["absent"]},
+        **by_layer,
+    )
