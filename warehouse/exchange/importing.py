@@ -390,7 +390,7 @@ def _metadata(
     }
     return {
         name: pa.Table.from_pylist(
-            [_typed(row, schema) | {"run_id": run_id} for row in rows[name]], schema
+            [_typed(row, schema) | {"run_id": run_id} for row in rows.get(name, [])], schema
         )
         for name, schema in catalog.metadata_schemas().items()
     }
