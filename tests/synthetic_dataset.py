@@ -154,9 +154,7 @@ def write_activations(
             folder = staged.path("activations", "steps=0-0", f"layer={layer:02d}")
             folder.mkdir(parents=True, exist_ok=True)
             widths = {site: shape.site_width(site) for site in sites}
-            writer = PageWriter(
-                folder / f"part-{part}.parquet", schemas.activation_schema(widths)
-            )
+            writer = PageWriter(folder / f"part-{part}.parquet", schemas.activation_schema(widths))
             for first in range(start, min(start + PART, len(order)), GROUP):
                 rows = order[first : min(first + GROUP, start + PART)]
                 prompts, positions = np.array(made.places, "i4")[rows].T
