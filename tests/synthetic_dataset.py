@@ -89,6 +89,7 @@ def make_dataset(
         staged.path("labels", "part-0.parquet"),
         schemas.label_schema(made.labels.schema),
         columns | {name: made.labels[name].combine_chunks() for name in made.labels.column_names},
+        rows,
     )
     types = catalog.metadata_schemas()
     tables = metadata(made, name, shape, sites, rng)
