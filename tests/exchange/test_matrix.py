@@ -79,7 +79,7 @@ def test_batches_are_the_matrix_in_order(made, monkeypatch, size, window):
 
 
 def test_only_the_layer_is_opened_and_only_the_column_is_read(made, monkeypatch):
-    lab, truth = made
+    lab, _ = made
     opened = []
 
     class Watched(VectorFile):
@@ -169,7 +169,7 @@ def test_what_is_lost_is_no_row_of_noise(tmp_path):
     lab.runs()
     parts = sorted(lake.dataset("activations", run_id).glob("*/layer=01/*.parquet"))
     parts[0].write_bytes(parts[-1].read_bytes())
-    with pytest.raises(AlabError, match="vectors of .* are not in its files\nWhat is wrong"):
+    with pytest.raises(AlabError, match=r"vectors of .* are not in its files\nWhat is wrong"):
         lab.matrix("latest", "hidden_out", 1)
     parts[0].write_bytes(parts[1].read_bytes()[:-100])
     with pytest.raises(AlabError, match="cannot be read"):
