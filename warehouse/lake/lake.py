@@ -4,7 +4,7 @@
     <warehouse>/lake/attention/…      one row per head and query position, the causal half of the weights
     <warehouse>/lake/outputs/…        embeddings and logits, without the layer folder
     <warehouse>/lake/states/run=<run_id>/part-0.parquet
-    <warehouse>/lake/labels/run=<run_id>/part-0.parquet      the rows of a dataset, columns of their own types
+    <warehouse>/lake/labels/run=<run_id>/part-0.parquet      the rows of a dataset
     <warehouse>/lake/logit_lens/run=<run_id>/<site>.parquet
     <warehouse>/lake/metadata/run=<run_id>/<table>.parquet
     <warehouse>/lake/models/<weights_hash>/    final norm and unembedding of a model, see `warehouse.lens.head`
