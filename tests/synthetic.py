@@ -272,5 +272,5 @@ def metadata(
             "width": shape.site_width(site) if site in shape.sites else None,
             "reason": None if site in shape.sites else "capture flag is off", "n_out_of_range": 0, "n_nonfinite": 0,
         } for n in range(shape.layers) for site in vocabulary.SITES],
-        "warnings": [], "files": [],
+        "warnings": [], "files": [], "positions": [], "batches": [],
     }  # fmt: skip

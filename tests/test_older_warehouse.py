@@ -42,6 +42,18 @@ def test_columns_that_came_later_are_null(older):
         "SELECT count(continuity_error), count(changed), count(*) FROM layers"
     ).fetchall() == [(0, 0, 9)]
     assert lab.sql("SELECT count(n), count(*) FROM reference_states").fetchall() == [(0, 6)]
+    later = "SELECT (SELECT count(batch_error) FROM layers), (SELECT count(row_id) FROM prompts)"
+    assert lab.sql(later).fetchall() == [(0, 0)]
+
+
+def test_it_has_no_datasets_and_a_matrix_of_each_conversation(older):
+    lab = warehouse.open(older)
+    assert lab.sql("FROM labels_of('latest')").fetchall() == []
+    assert lab.sql("SELECT count(*) FROM positions").fetchall() == [(0,)]
+    run = next(row[0] for row in lab.runs().fetchall() if row[1] == "talk")
+    vectors, labels = lab.matrix(run, "hidden_out", 1, "all")
+    assert (vectors == lab.tensor(run, "hidden_out", layer=1)).all()
+    assert labels.column_names == ["prompt_id", "position"]
 
 
 def test_it_is_sound(older):

@@ -1,7 +1,7 @@
 """The warehouse from Python: the same answers as the commands, as arrays and relations."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from warehouse.query import formats
 from warehouse.query import inspect as page
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
 
 
@@ -212,6 +213,67 @@ class Warehouse:
         db = self._connection()
         values = tensors.vector(db, run, site, layer, state, label, message, example, prompt)
         return _as_torch(values) if as_torch else values
+
+    def matrix(
+        self, run: str, site: str, layer: int, selector: str = "last"
+    ) -> "tuple[np.ndarray, pa.Table]":
+        """A vector for each prompt of a dataset, with its labels: what a probe is fitted on.
+
+        Reads one column of the files of one layer. Works on conversations too, where `last` and
+        `all` are the tokens of the prompt.
+
+        Args:
+            run: a run id, a unique prefix of one, or `latest`.
+            site: `hidden_out`, `q`, `mlp_act`, …; of `mean` hidden_in, hidden_out, attn_out or
+                mlp_down_out.
+            layer: 0-based decoder block.
+            selector: which positions: `last`, `all`, `message_ends`, a field of the dataset's
+                template, or `mean` over the prompt's tokens.
+
+        Returns:
+            The vectors, float32, shaped (rows, width), and an Arrow table with as many rows, in the
+            order of prompt_id and position: these two, then the columns of the dataset. A selector
+            with several positions has a row for each; prompts of which it keeps none are in
+            neither. `mean` has no position. Where the dataset has a column `position` of its own,
+            ours is `token_position`.
+
+        Raises:
+            AlabError: no such run, site, layer or selector; the message names those there are.
+
+        >>> vectors, labels = lab.matrix("latest", "hidden_out", 2)
+        >>> vectors.shape, labels.column_names
+        ((1, 16), ['prompt_id', 'position'])
+        >>> lab.matrix("latest", "hidden_out", 2, "name")
+        Traceback (most recent call last):
+            ...
+        warehouse.errors.AlabError: there is no selector 'name' in this run
+        There are: all, last
+        """
+        from warehouse.exchange import matrix
+
+        return matrix.matrix(self._lake, self._connection(), run, site, layer, selector)
+
+    def batches(
+        self, run: str, site: str, layer: int, size: int, selector: str = "last"
+    ) -> "Iterator[tuple[np.ndarray, pa.Table]]":
+        """The same `size` rows at a time, for training: what is in memory does not grow with the run.
+
+        Args:
+            run: a run id, a unique prefix of one, or `latest`.
+            site: as for `matrix`.
+            layer: 0-based decoder block.
+            size: rows of a batch; the last one may have fewer.
+            selector: which positions, as for `matrix`.
+
+        Raises:
+            AlabError: no such run, site, layer or selector, or a size below 1.
+
+        >>> [len(vectors) for vectors, _ in lab.batches("latest", "hidden_out", 2, 5, "all")]
+        [5, 5, 2]
+        """
+        from warehouse.exchange import matrix
+
+        return matrix.batches(self._lake, self._connection(), run, site, layer, size, selector)
 
     def report(
         self, *runs: str, out: Path | str | None = None, csv_dir: Path | str | None = None

@@ -66,13 +66,14 @@ ORDER BY b.cosine DESC NULLS LAST, b.run_id, b.prompt_id, b.position;
 -- @column site hidden_in, hidden_out, attn_out or mlp_down_out
 -- @column layer 0-based decoder block
 -- @column direction positive minus negative mean state
+-- @column vector the same, by the name that it has in `label_direction`
 -- @column norm length of the direction
 -- @column n_positive examples of the first label; `direction_interval` says how sure the direction is
 -- @column n_negative examples of the second label
 -- @example select site, layer, norm from direction('latest', 'joy', 'fear')
 CREATE OR REPLACE MACRO direction(run_id, positive_label, negative_label) AS TABLE
 SELECT d.run_id, d.site, d.layer, list(difference ORDER BY dim) AS direction,
-       sqrt(sum(difference ** 2)) AS norm,
+       list(difference ORDER BY dim) AS vector, sqrt(sum(difference ** 2)) AS norm,
        coalesce((SELECT max(r.n) FROM _references_of(run_id) AS r
                  WHERE r.run_id = d.run_id AND r.label = positive_label), 1) AS n_positive,
        coalesce((SELECT max(r.n) FROM _references_of(run_id) AS r

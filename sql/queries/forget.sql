@@ -13,3 +13,5 @@ DELETE FROM steps WHERE run_id IN (SELECT unnest($run_ids));
 DELETE FROM tokens WHERE run_id IN (SELECT unnest($run_ids));
 DELETE FROM top_tokens WHERE run_id IN (SELECT unnest($run_ids));
 DELETE FROM warnings WHERE run_id IN (SELECT unnest($run_ids));
+DELETE FROM positions WHERE run_id IN (SELECT unnest($run_ids));
+DELETE FROM batches WHERE run_id IN (SELECT unnest($run_ids));

@@ -24,3 +24,9 @@ INSERT INTO top_tokens BY NAME
   FROM read_parquet($top_tokens, hive_partitioning = false, union_by_name = true);
 INSERT INTO warnings BY NAME
   FROM read_parquet($warnings, hive_partitioning = false, union_by_name = true);
+
+INSERT INTO positions BY NAME
+  FROM read_parquet($positions, hive_partitioning = false, union_by_name = true);
+
+INSERT INTO batches BY NAME
+  FROM read_parquet($batches, hive_partitioning = false, union_by_name = true);

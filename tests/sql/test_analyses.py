@@ -283,7 +283,7 @@ def test_direction_and_projection(lab):
         expected = reference(states, "joy", r["site"], r["layer"]) - reference(
             states, "fear", r["site"], r["layer"]
         )
-        assert r["direction"] == pytest.approx(expected.tolist())
+        assert r["direction"] == r["vector"] == pytest.approx(expected.tolist())
         same(r["norm"], np.linalg.norm(expected))
     along = np.array(
         next(r["direction"] for r in rows if (r["site"], r["layer"]) == ("attn_out", 3))

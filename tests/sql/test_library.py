@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from synthetic_dataset import make_dataset
 
 from warehouse.catalog import catalog, sqldoc
+from warehouse.lake.lake import Lake
 
 LIBRARY = sqldoc.library()
 ARGUMENTS = {
@@ -20,7 +22,8 @@ ARGUMENTS = {
     "pairs": "'_example_pairs'", "model": "'package:synthetic'", "resamples": "20", "seed": "0",
     "one_site": "'hidden_out'", "several": "false", "one_index": "NULL", "one_label": "NULL",
     "one_prompt": "NULL", "state": "'snapshot'", "state_a": "'snapshot'", "state_b": "'snapshot'",
-    "over": "'conversation'",
+    "over": "'conversation'", "selector": "'last'", "prompt": "0", "label_column": "'mood'", "a": "'joy'", "b": "'fear'",
+    "wanted": "true",
 }  # fmt: skip
 ANALYSES = [item for item in LIBRARY if item.kind == "analysis"]
 by_name = pytest.mark.parametrize("item", LIBRARY, ids=lambda item: item.name)
@@ -32,9 +35,28 @@ def call(item: sqldoc.SqlObject, run_id: str) -> str:
     return f"{item.name}({', '.join(ARGUMENTS[name] for name in needed)})".replace("$one", run_id)
 
 
+def is_of_datasets(item: sqldoc.SqlObject) -> bool:
+    """Whether an analysis is about dataset runs, and has no rows of others."""
+    return Path(item.file).stem in ("datasets", "labels", "vectors")
+
+
 @pytest.fixture(scope="module")
-def db(two_runs):
-    with catalog.connect(two_runs[0]) as db:
+def dataset_lake(tmp_path_factory) -> Lake:
+    lake = Lake(tmp_path_factory.mktemp("dataset") / "lab")
+    make_dataset(lake)
+    catalog.sync(lake)
+    return lake
+
+
+@pytest.fixture
+def item_lake(item, two_runs, dataset_lake) -> Lake:
+    """A lake of which the item has something to say."""
+    return dataset_lake if is_of_datasets(item) else two_runs[0]
+
+
+@pytest.fixture
+def db(item_lake):
+    with catalog.connect(item_lake) as db:
         yield db
 
 
@@ -94,8 +116,8 @@ def test_the_page_is_up_to_date():
 
 
 @pytest.fixture(scope="module")
-def shell(two_runs, tmp_path_factory):
-    """A function that runs SQL in the plain DuckDB command line, from a directory that has nothing to do with it."""
+def shell(tmp_path_factory):
+    """A function that asks a lake in the plain DuckDB command line, from a directory that has nothing to do with it."""
     program = shutil.which("duckdb", path=str(Path(sys.executable).parent)) or shutil.which(
         "duckdb"
     )
@@ -103,8 +125,8 @@ def shell(two_runs, tmp_path_factory):
         pytest.skip("needs the duckdb command line: pip install duckdb-cli")
     elsewhere = tmp_path_factory.mktemp("elsewhere")
 
-    def run(sql: str) -> list[dict]:
-        arguments = [program, "-readonly", "-json", str(two_runs[0].catalog), "-c", sql]
+    def run(lake: Lake, sql: str) -> list[dict]:
+        arguments = [program, "-readonly", "-json", str(lake.catalog), "-c", sql]
         done = subprocess.run(arguments, cwd=elsewhere, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout) if done.stdout.strip() else []
@@ -113,13 +135,13 @@ def shell(two_runs, tmp_path_factory):
 
 
 @pytest.mark.parametrize("item", ANALYSES, ids=lambda item: item.name)
-def test_the_command_line_gives_the_same(item, db, shell, two_runs):
+def test_the_command_line_gives_the_same(item, db, item_lake, shell, two_runs):
     relation = call(item, two_runs[1])
     cursor = db.execute(f"SELECT * FROM {relation} ORDER BY ALL")
     names = [column[0] for column in cursor.description]
     ours = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     assert ours or item.name == "run_warnings", "the analysis gives rows"
-    theirs = shell(f"SELECT * FROM {relation} ORDER BY ALL")
+    theirs = shell(item_lake, f"SELECT * FROM {relation} ORDER BY ALL")
     assert len(theirs) == len(ours)
     for a, b in zip(ours, theirs, strict=True):
         for name in names:
@@ -134,20 +156,20 @@ def close(a, b) -> bool:
     return a == b or str(a) == str(b)
 
 
-def test_views_and_help_in_the_command_line(shell):
-    assert shell("SELECT count(*) AS n FROM states")[0]["n"] > 0
-    assert shell("SELECT count(*) AS n FROM activations WHERE layer = 1")[0]["n"] > 0
-    assert shell("SELECT summary FROM help WHERE name = 'cosine'") == [
+def test_views_and_help_in_the_command_line(shell, two_runs):
+    lake = two_runs[0]
+    assert shell(lake, "SELECT count(*) AS n FROM states")[0]["n"] > 0
+    assert shell(lake, "SELECT count(*) AS n FROM activations WHERE layer = 1")[0]["n"] > 0
+    assert shell(lake, "SELECT summary FROM help WHERE name = 'cosine'") == [
         {"summary": "Cosine of the angle between two vectors."}
     ]
 
 
-def test_help_lists_first_what_is_public(db, shell):
-    sql = "SELECT name FROM help"
-    for names in (
-        [row[0] for row in db.execute(sql).fetchall()],
-        [row["name"] for row in shell(sql)],
-    ):
+def test_help_lists_first_what_is_public(shell, two_runs):
+    lake, sql = two_runs[0], "SELECT name FROM help"
+    with catalog.connect(lake) as db:
+        here = [row[0] for row in db.execute(sql).fetchall()]
+    for names in (here, [row["name"] for row in shell(lake, sql)]):
         private = [name.startswith("_") for name in names]
         assert private == sorted(private)
         assert any(private) and not all(private)

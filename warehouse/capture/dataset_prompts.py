@@ -1,4 +1,4 @@
-"""The prompts of a dataset: which rows can be read, their tokens, and what selectors keep of them."""
+"""The prompts of a dataset: which rows can be read, their tokens, what selectors keep."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -39,9 +39,7 @@ class DatasetPrompts:
             such selector.
     """
 
-    def __init__(
-        self, dataset: Dataset, scenario: Scenario, loaded: Loaded, warnings: list[dict]
-    ):
+    def __init__(self, dataset: Dataset, scenario: Scenario, loaded: Loaded, warnings: list[dict]):
         self.dataset, self._loaded, self._scenario = dataset, loaded, scenario
         prompt = scenario.prompt[0]
         self._request = dataset.request

@@ -1,7 +1,7 @@
 """Reads a dataset into a run: batch by batch, shard by shard, each shown to be right.
 
 dataset ─→ prompts: tokens, and the positions that selectors keep ─→ batch plan ─→ shards
-shard ─→ batches ─→ Reader.read_batch; hooks pick the rows ─→ session ─→ part files, rows of metadata
+shard ─→ batches ─→ Reader.read_batch; hooks pick the rows ─→ session ─→ files, rows of metadata
          the first batch of a shape waits until prompts of it, read alone, gave the same
 all shards ─→ one run, published as any other
 
@@ -47,6 +47,13 @@ from warehouse.vocabulary import STATE_SITES
 SAMPLE = 16
 #: Prompts of a batch, at the most, and tokens that a pass reads together; more on a GPU.
 SIZES = {"cpu": (64, 1 << 10), "cuda": (512, 1 << 15)}
+#: What a capture that goes on needs to find as it was.
+_UNCHANGED = {
+    "scenario": "the scenario",
+    "dataset": "the dataset",
+    "weights": "the model's weights",
+    "torch": "the version of torch",
+}
 #: Bytes of recorded rows of a batch that may be held until they are shown to be right.
 HELD_BYTES = 1 << 28
 
@@ -131,22 +138,15 @@ def _stage(lake: Lake, asked: dict, resume: bool) -> StagedRun:
         if request["scenario"]["name"] == name
     }
     if not stopped:
-        raise AlabError(
-            f"there is no capture of {name} to go on with", "Those there are: alab runs --unfinished"
-        )
+        hint = "Those there are: alab runs --unfinished"
+        raise AlabError(f"there is no capture of {name} to go on with", hint)
     run_id = max(stopped, key=lambda run_id: stopped[run_id]["began"])
-    changed = [key for key in ("scenario", "dataset", "weights", "torch") if stopped[run_id][key] != asked[key]]
-    if changed:
-        what = {
-            "scenario": "the scenario",
-            "dataset": "the dataset",
-            "weights": "the model's weights",
-            "torch": "the version of torch",
-        }
-        raise AlabError(
-            f"{what[changed[0]]} changed since {run_id} was begun",
-            f"Begin anew, without --resume; what there is of it goes with: alab rm {run_id}",
-        )
+    for key, what in _UNCHANGED.items():
+        if stopped[run_id][key] != asked[key]:
+            raise AlabError(
+                f"{what} changed since {run_id} was begun",
+                f"Begin anew, without --resume; what there is of it goes with: alab rm {run_id}",
+            )
     return lake.resume(run_id)
 
 
@@ -217,10 +217,9 @@ class _Shards:
         together = self.plan.sites.batches and len(batch.prompts) > 1
         if together and proof.asks(batch):
             tensors = list(self._tensors(run, batch.prompts))
-            together = proof.holds(
-                batch, tensors, [(n, list(self._tensors(run, [batch.prompts[n]]))) for n in proof.sample(batch)],
-                [len(self.prompts.places(prompt)) for prompt in batch.prompts],
-            )
+            alone = [(n, list(self._tensors(run, [batch.prompts[n]]))) for n in proof.sample(batch)]
+            counts = [len(self.prompts.places(prompt)) for prompt in batch.prompts]
+            together = proof.holds(batch, tensors, alone, counts)
             if together:
                 for some in tensors:
                     self._put(run, batch.prompts, some)
@@ -358,8 +357,8 @@ class _Proof:
             count, tokens = batch.shape
             worst = max(errors, key=lambda layer: errors[layer])
             message = (
-                f"batches of {count} prompts and {tokens} tokens gave layer {worst} other numbers than "
-                f"prompts alone, by {errors[worst]:.1e} of a vector's length: they were read one by one"
+                f"{count} prompts of {tokens} tokens together gave layer {worst} other numbers than "
+                f"alone, by {errors[worst]:.1e} of a vector's length: they were read one by one"
             )
             self.warnings.append({"code": "batch", "message": message})
         return right

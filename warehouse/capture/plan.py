@@ -125,7 +125,14 @@ class Plan:
     @property
     def recorded(self) -> set[str]:
         """Sites to take from the model: those that are stored, and those that states need."""
+        if self.scenario.dataset is not None:
+            return self.stored | {"hidden_in"}
         return self.stored | set(STATE_SITES) if self.states else self.stored
+
+    @property
+    def hooked(self) -> list[int]:
+        """Layers to take them from: of a dataset the first one too, for the mean of what it reads."""
+        return self.layers if self.scenario.dataset is None else sorted({0, *self.layers})
 
     @property
     def widths(self) -> dict[int | None, dict[str, int]]:
@@ -139,8 +146,8 @@ class Plan:
             }
             for n in self.layers
         }
-        widths[None] = {"embeddings": self.sites.embedding_width} if options.keeps("embeddings") else {}
-        widths[None] |= {"logits": self.sites.vocabulary} if options.keeps("logits") else {}
+        outputs = {"embeddings": self.sites.embedding_width, "logits": self.sites.vocabulary}
+        widths[None] = {name: width for name, width in outputs.items() if options.keeps(name)}
         return widths
 
 

@@ -5,7 +5,12 @@ from typing import Any
 
 from warehouse.capture import state_tokens
 from warehouse.capture.plan import PlannedPrompt, Snapshot
-from warehouse.models.chat import Chat
+from warehouse.models.chat import Chat, Rendered
+
+#: Columns of `tokens`, but for the run's id and the prompt's.
+_TOKEN = (
+    "step", "position", "token_id", "token", "message_index", "role", "is_template", "is_generated"
+)  # fmt: skip
 
 
 def prompt_rows(
@@ -88,6 +93,29 @@ def prompt_rows(
                 len(generated),
             ),
             *(s.token for s in snapshots),
+        ],
+    }
+
+
+def read_rows(
+    prompt_id: int, messages: Sequence[dict], rendered: Rendered, row_id: str
+) -> dict[str, list[dict]]:
+    """Rows of a dataset's prompt that has been read and not answered, without the run's id."""
+    at = {"prompt_id": prompt_id}
+    tokens = [
+        at | dict(zip(_TOKEN, (0, position, token_id, text, *owner, False), strict=True))
+        for position, (token_id, text, owner) in enumerate(
+            zip(rendered.ids, rendered.texts, rendered.owners, strict=True)
+        )
+    ]
+    prompt = {"n_prompt_tokens": len(tokens), "n_generated": 0, "prompt_text": rendered.text}
+    return {
+        "prompts": [at | prompt | {"row_id": row_id}],
+        "tokens": tokens,
+        "steps": [at | {"step": 0, "kind": "prefill", "seq_len": len(tokens)}],
+        "messages": [
+            at | _message_row(k, message, tokens) | {"is_generated": False}
+            for k, message in enumerate(messages)
         ],
     }
 

@@ -328,10 +328,11 @@ class Recording:
 
     def _put_outputs(self, logits: Tensor, places: list[int]) -> None:
         """Embeddings of all tokens of the pass, and the logits of those at `places`."""
-        embeddings = self._run.recorder.embeddings if self._options.keeps("embeddings") else None
+        keeps = self._options.keeps
+        embeddings = self._run.recorder.embeddings if keeps("embeddings") else None
         embeddings = None if embeddings is None else self._own(embeddings.detach())
         logits = logits.clone()  # the caller may change what it was given
-        rows = dict(zip(places, range(len(places)), strict=True)) if self._options.keeps("logits") else {}
+        rows = dict(zip(places, range(len(places)), strict=True)) if keeps("logits") else {}
         count = len(self._tokens) - self._position
         for has_logits, group in groupby(range(count), key=lambda place: place in rows):
             some = list(group)

@@ -91,7 +91,7 @@ class Session:
             loaded.model,
             plan.sites,
             sites=plan.recorded,
-            layers=plan.layers,
+            layers=plan.hooked,
             attention=options.keeps("attention"),
         )
         self.tensors = TensorWriter(staged, plan.widths, options.store_dtype)

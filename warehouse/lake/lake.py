@@ -4,6 +4,7 @@
     lake/attention/…      one row per head and query position, the causal half of the weights
     lake/outputs/…        embeddings and logits, without the layer folder
     lake/states/run=<run_id>/part-0.parquet
+    lake/labels/run=<run_id>/part-0.parquet      the rows of a dataset
     lake/logit_lens/run=<run_id>/<site>.parquet
     lake/metadata/run=<run_id>/<table>.parquet
     lake/models/<weights_hash>/    final norm and unembedding of a model: `warehouse.lens.store`
@@ -35,6 +36,7 @@ TAILS = {
     "outputs": "/steps=*/*.parquet",
     "states": "/*.parquet",
     "logit_lens": "/*.parquet",
+    "labels": "/*.parquet",
     # These two are the files of `models/<key>/`, and have no folder of a run.
     "norm": "/norm.parquet",
     "unembedding": "/unembedding.parquet",
@@ -143,7 +145,7 @@ class Lake:
         return swept
 
     def unfinished(self) -> dict[str, dict]:
-        """Ids of the captures that were stopped and can be gone on with, and what each asked for."""
+        """Captures that were stopped and can be gone on with, and what each asked for, by id."""
         asked = {p.parent.name: p for p in store.paths(self.staging, f"*/{REQUEST}")}
         return {run_id: json.loads(path.read_text("utf-8")) for run_id, path in asked.items()}
 

@@ -68,6 +68,12 @@ def lens_schema() -> pa.Schema:
     )
 
 
+def label_schema(columns: pa.Schema | None = None) -> pa.Schema:
+    """Schema of `labels`: the rows of a dataset, whose own columns keep their types."""
+    own = [pa.field("run_id", pa.string(), False), pa.field("prompt_id", pa.int32(), False)]
+    return pa.schema([*own, *(columns or ())])
+
+
 def norm_schema(width: int | None) -> pa.Schema:
     """Schema of a model's `norm.parquet`."""
     return pa.schema(
@@ -103,6 +109,7 @@ def empty_schema(dataset: str) -> pa.Schema:
     return {
         "states": state_schema(None),
         "logit_lens": lens_schema(),
+        "labels": label_schema(),
         "norm": norm_schema(None),
         "unembedding": unembedding_schema(None),
     }[dataset]
