@@ -297,13 +297,20 @@ class Warehouse:
         return write_report(self._lake, runs, out=out, csv_dir=csv_dir)[0]
 
     def capture(
-        self, scenario: scenarios.Scenario | dict | Path | str, *, force: bool = False
+        self,
+        scenario: scenarios.Scenario | dict | Path | str,
+        *,
+        source: Any = None,
+        force: bool = False,
+        resume: bool = False,
     ) -> list[str]:
         """Run a scenario and keep every tensor.
 
         Args:
             scenario: a scenario, the same as plain data, or the path of YAML files.
+            source: of a dataset, a table in place of its file: Arrow, pandas or polars.
             force: run although the disk looks too small.
+            resume: go on with the newest capture of the dataset that was stopped.
 
         Returns:
             Ids of the new runs.
@@ -321,7 +328,8 @@ class Warehouse:
             requests = [read_file(path) for path in files_of([scenario])]
         else:
             requests = [scenarios.parse(scenario) if isinstance(scenario, dict) else scenario]
-        return list(capture(requests, [self._lake] * len(requests), force=force))
+        lakes = [self._lake] * len(requests)
+        return list(capture(requests, lakes, source=source, force=force, resume=resume))
 
     def inspect(self, run: str = "latest") -> str:
         """Everything about a run but its tensors: what `alab inspect` prints.

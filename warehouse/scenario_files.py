@@ -50,7 +50,20 @@ def read_file(path: Path | str) -> Scenario:
         raise AlabError(f"{path}: not valid YAML: nested too deeply", exit_code=2) from error
     except ValueError as error:  # such as the 40th of a month
         raise AlabError(f"{path}: not valid YAML: {error}", exit_code=2) from error
-    return parse(data, str(path))
+    return _beside(path, parse(data, str(path)))
+
+
+def _beside(path: Path, scenario: Scenario) -> Scenario:
+    """The scenario with a dataset's source that lies beside its file, wherever we are."""
+    if (dataset := scenario.dataset) is None or dataset.source is None:
+        return scenario
+    beside = path.absolute().parent / dataset.source
+    pattern = beside.relative_to(beside.anchor)
+    if dataset.source.startswith("vega:") or not any(Path(beside.anchor).glob(str(pattern))):
+        return scenario
+    dataset = dataset.model_copy(update={"source": str(beside)})
+    prompt = scenario.prompt[0].model_copy(update={"dataset": dataset})
+    return scenario.model_copy(update={"prompt": [prompt]})
 
 
 def files_of(paths: Iterable[Path | str]) -> list[Path]:

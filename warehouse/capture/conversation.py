@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from itertools import groupby, takewhile
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from warehouse.capture import replies, state_tokens
+from warehouse.capture.dataset_run import capture_dataset
 from warehouse.capture.ending import ending, next_command
 from warehouse.capture.hooks import LayerTensors
 from warehouse.capture.pieces import Piece
@@ -44,7 +46,9 @@ def capture(
     scenarios: list[Scenario],
     lakes: list[Lake],
     *,
+    source: Any = None,
     force: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Iterator[str]:
@@ -55,7 +59,9 @@ def capture(
     Args:
         scenarios: what to run.
         lakes: where each goes.
+        source: the source of a dataset, where it is a caller's table.
         force: run although the disk looks too small.
+        resume: go on with the newest captures of these datasets that were stopped.
         progress: told of each forward pass.
         tell: told each reply and where it ended, after its run's id was given, and what to do next.
 
@@ -73,10 +79,16 @@ def capture(
     ):
         report(f"loading {spec.id}", 0, 0)
         loaded = loading.load(spec, attention_weights=eager)
-        sites = discover(loaded.model)
-        for scenario, lake in group:
+        some = list(group)
+        sites = discover(loaded.model, batches=any(scenario.dataset for scenario, _ in some))
+        for scenario, lake in some:
             for single in _singles(scenario, loaded, report):
-                run_id = capture_one(single, loaded, sites, lake, force=force, progress=report)
+                options: dict[str, Any] = {"force": force, "progress": report}
+                if scenario.dataset is not None or resume:
+                    options |= {"source": source, "resume": resume}
+                    run_id = capture_dataset(single, loaded, sites, lake, **options)
+                else:
+                    run_id = capture_one(single, loaded, sites, lake, **options)
                 runs.append((lake, run_id))
                 yield run_id
                 if tell:

@@ -14,6 +14,7 @@ def capture_files(
     warehouse: Path | str | None = None,
     *,
     force: bool = False,
+    resume: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Iterator[str]:
@@ -25,6 +26,7 @@ def capture_files(
         paths: files and directories.
         warehouse: where the runs go; else each scenario's `output.dir`, else `./lab`.
         force: run although the disk looks too small.
+        resume: go on with the newest captures of these datasets that were stopped.
         progress: told of each forward pass, as `capture` says.
         tell: told each reply and where it ended, after its run's id was given, and what to do next.
 
@@ -46,4 +48,4 @@ def capture_files(
     from warehouse.capture.conversation import capture
 
     lakes = [Lake(warehouse or scenario.output.dir or "lab") for scenario in scenarios]
-    yield from capture(scenarios, lakes, force=force, progress=progress, tell=tell)
+    yield from capture(scenarios, lakes, force=force, resume=resume, progress=progress, tell=tell)

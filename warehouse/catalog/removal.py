@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from warehouse.catalog import runs
 from warehouse.catalog.catalog import Catalog
+from warehouse.lake import store
 from warehouse.lake.lake import Lake
 from warehouse.vocabulary import BULK
 
@@ -14,10 +15,18 @@ def resolve(lake: Lake, names: Iterable[str]) -> list[str]:
     Raises:
         AlabError: no run, or more than one, answers to a name.
     """
+    whole = {*lake.run_ids(), *lake.unfinished()}
     with Catalog(lake).connect() as db:
-        return list(
-            dict.fromkeys(n if n in lake.run_ids() else runs.find_run(db, n) for n in names)
-        )
+        return list(dict.fromkeys(n if n in whole else runs.find_run(db, n) for n in names))
+
+
+def stopped(lake: Lake) -> tuple[list[str], list[tuple]]:
+    """Columns and rows about captures of datasets that were stopped and can be gone on with."""
+    rows = [
+        (run_id, asked["scenario"]["name"], asked["prompts"], asked["began"])
+        for run_id, asked in sorted(lake.unfinished().items())
+    ]
+    return ["run_id", "scenario", "prompts", "began"], rows
 
 
 def readable(size: int) -> str:
@@ -34,6 +43,8 @@ def readable(size: int) -> str:
 
 def size(lake: Lake, run_id: str, *, activations_only: bool = False) -> int:
     """Bytes that removing a run, or its bulky datasets alone, would free."""
+    if run_id in lake.unfinished():
+        return 0 if activations_only else sum(map(store.size, lake.staged_files(run_id)))
     paths = lake.files(run_id)
     return sum(
         p.stat().st_size
@@ -60,11 +71,15 @@ def remove(lake: Lake, run_ids: list[str], *, activations_only: bool = False) ->
         CatalogBusyError: another process has the catalog open; nothing was removed.
         AlabError: another process is changing one of the runs.
     """
+    unfinished = set() if activations_only else set(lake.unfinished())
     before = sum(size(lake, run_id) for run_id in run_ids)
 
     def change() -> None:
         for run_id in run_ids:
-            lake.drop(run_id, BULK) if activations_only else lake.remove(run_id)
+            if run_id in unfinished:
+                lake.resume(run_id).discard()
+            else:
+                lake.drop(run_id, BULK) if activations_only else lake.remove(run_id)
 
     Catalog(lake).sync(change=change)
     return before - sum(size(lake, run_id) for run_id in run_ids)

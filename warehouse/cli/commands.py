@@ -25,8 +25,9 @@ let_threads_sleep()  # now, since it has an effect only before torch is imported
     "scenarios", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SCENARIO..."
 )
 @click.option("--force", is_flag=True, help="Run although the disk looks too small.")
+@click.option("--resume", is_flag=True, help="Go on with a dataset's capture that was stopped.")
 @click.pass_context
-def capture(ctx: click.Context, scenarios: tuple[Path, ...], force: bool) -> None:
+def capture(ctx: click.Context, scenarios: tuple[Path, ...], **options: bool) -> None:
     """Run scenarios (YAML files, or directories of them) and keep every tensor.
 
     Prints the ids of the new runs, one a line, and on standard error each reply and where it ended.
@@ -40,7 +41,7 @@ def capture(ctx: click.Context, scenarios: tuple[Path, ...], force: bool) -> Non
     place = ctx.find_root().params["warehouse"]
     with bar() as progress:
         for run_id in capture_files(
-            scenarios, place, force=force, progress=progress, tell=progress.message
+            scenarios, place, **options, progress=progress, tell=progress.message
         ):
             progress.clear()
             click.echo(run_id)
@@ -124,16 +125,18 @@ def report(lake: "Lake", runs: tuple[str, ...], open_it: bool, **options: Any) -
 
 @main.command()
 @format_option
+@click.option("--unfinished", is_flag=True, help="List captures of datasets that were stopped.")
 @pass_lake
-def runs(lake: "Lake", fmt: str | None) -> None:
+def runs(lake: "Lake", fmt: str | None, unfinished: bool) -> None:
     """List the runs, newest first.
 
     \b
     alab runs --format json
     """
-    from warehouse.cli.output import show
+    from warehouse.catalog.removal import stopped
+    from warehouse.cli.output import show, write
 
-    show(lake, "FROM run_overview()", fmt=fmt)
+    write(*stopped(lake), fmt=fmt) if unfinished else show(lake, "FROM run_overview()", fmt=fmt)
 
 
 @main.command()

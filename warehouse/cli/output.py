@@ -58,6 +58,11 @@ def show(
         click.echo(f"hint: {hint}", err=True)
 
 
+def write(columns: list[str], rows: list[tuple], *, fmt: str | None = None) -> None:
+    """Print rows that no query gave."""
+    FORMATS[fmt or ("table" if sys.stdout.isatty() else "csv")](columns, rows, sys.stdout)
+
+
 @contextmanager
 def _stream(output: Path | None) -> Iterator[TextIO]:
     """Where text goes."""

@@ -149,6 +149,10 @@ class Lake:
         asked = {p.parent.name: p for p in store.paths(self.staging, f"*/{REQUEST}")}
         return {run_id: json.loads(path.read_text("utf-8")) for run_id, path in asked.items()}
 
+    def staged_files(self, run_id: str) -> Iterator[Path]:
+        """Every file of a run that is being written."""
+        yield from (path for path in store.paths(self.staging / run_id, "**/*") if path.is_file())
+
     def resume(self, run_id: str) -> StagedRun:
         """Go on with a capture that was stopped.
 
