@@ -4,7 +4,7 @@
 -- @param run_id a run id, `latest`, or a list of these
 -- @column run_id id of the run
 -- @column prompt_id 0-based row of the dataset; the other columns are those of the dataset
--- @example select count(*) from labels_of('latest')
+-- @example from labels_of('latest') limit 5
 CREATE OR REPLACE MACRO labels_of(run_id) AS TABLE
 SELECT _dataset_row.*
 FROM read_parquet(_files_of('labels', run_id, '/*.parquet'), hive_partitioning = false, union_by_name = true)

@@ -2,11 +2,13 @@
 --
 -- A table turns whole numbers into others where some are missing, so `1` is to find `1.0`.
 -- @param label the label as JSON
--- @returns VARCHAR; NULL for null
+-- @returns VARCHAR; NULL for null and NaN, which is how tables of numbers say that there is none
 -- @example select _label_text(to_json(1.0::DOUBLE)) = '1' and _label_text(to_json(1)) = '1'
 -- @example select _label_text(to_json('1.0')) = '1.0' and _label_text(to_json(true)) = 'true'
+-- @example select _label_text(to_json('nan'::DOUBLE)) is null and _label_text(to_json('NaN')) = 'NaN'
 CREATE OR REPLACE MACRO _label_text(label) AS
-  CASE WHEN json_type(label) = 'DOUBLE' THEN regexp_replace(json_extract_string(label, '$'), '\.0$', '')
+  CASE WHEN json_type(label) = 'DOUBLE'
+       THEN nullif(regexp_replace(json_extract_string(label, '$'), '\.0$', ''), 'NaN')
        ELSE json_extract_string(label, '$') END;
 
 -- Where a column is in a row that `to_json` gave.

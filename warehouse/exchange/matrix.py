@@ -295,4 +295,5 @@ def _copy(part: _Part, out: np.ndarray, start: int) -> None:
     if len(rows) == count and places[-1] - places[0] == count - 1 and np.all(np.diff(places) == 1):
         part.file.read(part.group, out[places[0] : places[0] + count])
     else:
-        out[places] = part.file.read(part.group)[rows]
+        vectors = part.file.read(part.group)
+        out[places] = vectors if len(rows) == count else vectors[rows]
