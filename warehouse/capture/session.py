@@ -95,7 +95,8 @@ class Session:
             attention=options.keeps("attention"),
         )
         self.tensors = TensorWriter(staged, plan.widths, options.store_dtype)
-        self.states = StateFile(staged, plan.sites.hidden_size, options.store_dtype)
+        width, by_site = plan.sites.hidden_size, plan.scenario.dataset is not None
+        self.states = StateFile(staged, width, options.store_dtype, by_site)
         self.warnings: list[dict] = []
         self.add = metadata.add
         self._staged = staged

@@ -21,6 +21,9 @@ PROMPT_GROUPS = 64
 #: writer, and each of its readers, holds something of every row group.
 GROUP_VECTORS, GROUP_VALUES = 1 << 12, 1 << 20
 
+#: Prompts whose means over tokens are written together.
+MEAN_ROWS = 512
+
 
 class StateFile:
     """The states of a run: filled while passes run, written state by state.
@@ -31,9 +34,14 @@ class StateFile:
         staged: the run being written.
         width: width of the residual stream.
         store_dtype: precision to round to, as in `TensorWriter`.
+        by_site: write thousands of prompts together, each site of a layer in row groups of its own,
+            so that one is read without the others.
     """
 
-    def __init__(self, staged: StagedRun | Shard, width: int, store_dtype: str):
+    def __init__(
+        self, staged: StagedRun | Shard, width: int, store_dtype: str, by_site: bool = False
+    ):
+        self._by_site = by_site
         self._path = staged.path("states", "part-0.parquet")
         self._schema = state_schema(width)
         self._group = min(GROUP_VECTORS, GROUP_VALUES // width)
@@ -85,7 +93,10 @@ class StateFile:
             for layer, sites in layers.items():
                 self.add({key: -1}, layer, sites)
         count = sum(map(len, self._states.values()))
-        if count and (self._writes < PROMPT_GROUPS or count >= self._group):
+        if self._by_site:
+            if len(self._states) >= MEAN_ROWS:
+                self._write()
+        elif count and (self._writes < PROMPT_GROUPS or count >= self._group):
             self._write()
 
     def close(self) -> None:
@@ -104,6 +115,12 @@ class StateFile:
             for (layer, site), vector in sorted(vectors.items(), key=_order)
         ]
         self._states = {}
+        rows = max(64, len({row[4] for row in group}) * 4)
+        if self._by_site:
+            group.sort(key=lambda row: (row[4], STATE_SITES.index(row[5])))
+            rows = len({row[:4] for row in group})
+        elif self._writes >= PROMPT_GROUPS:
+            rows = len(group)
         if self._writer is None:
             self._writer = open_parquet(self._path, self._schema)
         stack = torch.stack([row[-1] for row in group])
@@ -112,8 +129,6 @@ class StateFile:
         columns = [pa.array(column, field.type) for column, field in scalars]
         vectors = pa.FixedSizeListArray.from_arrays(flat, type=self._schema.field("vector").type)
         table = pa.Table.from_arrays([*columns, vectors], schema=self._schema)
-        layers = len({row[4] for row in group})
-        rows = max(64, layers * 4) if self._writes < PROMPT_GROUPS else len(group)
         self._writer.write_table(table, row_group_size=rows)
         self._writes += 1
 
