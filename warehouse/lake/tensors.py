@@ -73,10 +73,7 @@ class Source:
     def columns(self) -> dict[str, int | None]:
         """Width of each vector column that has values; None where it differs from row to row."""
         fields = [f for f in self.open[0].schema_arrow if pa.types.is_nested(f.type)]
-        widths = {
-            f.name: f.type.list_size if pa.types.is_fixed_size_list(f.type) else None
-            for f in fields
-        }
+        widths = {f.name: getattr(f.type, "list_size", None) for f in fields}
         return {name: width for name, width in widths.items() if width or name == "weights"}
 
     def read(self, column: str, passes: set[PassId]) -> Iterator[tuple[PassId, pa.Array]]:
