@@ -219,25 +219,18 @@ class _Column:
         """The column's part of the schema, depth first."""
         element = thrift.SchemaElement
         repetition = Repetition.OPTIONAL if self.optional else Repetition.REQUIRED
+        own = {"repetition_type": repetition, "name": self.name}
         if not self.repeated:
             meaning = ConvertedType.UTF8 if self.type == Type.BYTE_ARRAY else None
-            leaf = {"type": self.type, "name": self.name, "converted_type": meaning}
-            return [element(repetition_type=repetition, **leaf)]
-        outer = {"name": self.name, "num_children": 1, "converted_type": ConvertedType.LIST}
+            return [element(type=self.type, converted_type=meaning, **own)]
         return [
-            element(repetition_type=repetition, **outer),
+            element(num_children=1, converted_type=ConvertedType.LIST, **own),
             element(repetition_type=Repetition.REPEATED, name="list", num_children=1),
             element(type=Type.FLOAT, repetition_type=Repetition.REQUIRED, name="element"),
         ]
 
     def chunk(self, page: _Page, header: int, start: int) -> bytes:
-        """What the footer says of one page of the column.
-
-        Args:
-            page: the page.
-            header: bytes of its header.
-            start: where in the file the header begins.
-        """
+        """What the footer says of a page, whose header has so many bytes and begins at `start`."""
         meta_data = thrift.ColumnMetaData(
             type=self.type,
             encodings=[page.encoding, Encoding.RLE],
