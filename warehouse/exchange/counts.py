@@ -34,7 +34,7 @@ class Counts:
 
     def filled(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Rows of the table `sites` with the counts of what was imported."""
-        counts = {
+        counts: dict[Any, dict[str, int]] = {
             place: {"n_nonfinite": nonfinite, "n_out_of_range": outside}
             for place, (nonfinite, outside) in self._counts.items()
         }

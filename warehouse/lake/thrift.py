@@ -12,37 +12,14 @@ from typing import Any
 _CODES = {"i32": 5, "i64": 6, "binary": 8, "list": 9, "struct": 12}
 
 
-class Type(IntEnum):
-    """How values are stored."""
-
-    INT32 = 1
-    FLOAT = 4
-    BYTE_ARRAY = 6
-
-
-class ConvertedType(IntEnum):
-    """What stored values mean."""
-
-    UTF8 = 0
-    LIST = 3
-
-
-class Repetition(IntEnum):
-    """How often a field is there."""
-
-    REQUIRED = 0
-    OPTIONAL = 1
-    REPEATED = 2
-
-
-class Encoding(IntEnum):
-    """How values become bytes."""
-
-    PLAIN = 0
-    RLE = 3
-    BYTE_STREAM_SPLIT = 9
-
-
+#: How values are stored.
+Type = IntEnum("Type", {"INT32": 1, "FLOAT": 4, "BYTE_ARRAY": 6})
+#: What stored values mean.
+ConvertedType = IntEnum("ConvertedType", {"UTF8": 0, "LIST": 3})
+#: How often a field is there.
+Repetition = IntEnum("Repetition", {"REQUIRED": 0, "OPTIONAL": 1, "REPEATED": 2})
+#: How values become bytes.
+Encoding = IntEnum("Encoding", {"PLAIN": 0, "RLE": 3, "BYTE_STREAM_SPLIT": 9})
 #: The codec of zstd, and the type of a page with data, first version.
 ZSTD, DATA_PAGE = 6, 0
 
