@@ -107,11 +107,8 @@ def _write_header(file: IO[bytes], specs: dict[str, Spec]) -> dict[str, int]:
     ends = dict(zip(specs, accumulate(spec.nbytes for spec in specs.values()), strict=True))
     starts = {key: ends[key] - spec.nbytes for key, spec in specs.items()}
     header = {
-        key: {
-            "dtype": _SAFETENSORS[spec.dtype.name],
-            "shape": list(spec.shape),
-            "data_offsets": [starts[key], ends[key]],
-        }
+        key: {"dtype": _SAFETENSORS[spec.dtype.name], "shape": list(spec.shape)}
+        | {"data_offsets": [starts[key], ends[key]]}
         for key, spec in specs.items()
     }
     text = json.dumps(header).encode()
@@ -154,9 +151,8 @@ class ArrayReader:
         if key.startswith("/") or ".." in key or "\\" in key:
             raise ValueError(f"the key {key!r} leaves its folder")
         if spec.nbytes != size:
-            raise ValueError(
-                f"{key} has {size} bytes of values where its shape {spec.shape} needs {spec.nbytes}"
-            )
+            needs = f"its shape {spec.shape} needs {spec.nbytes}"
+            raise ValueError(f"{key} has {size} bytes of values where {needs}")
         if spec.dtype.kind == "f" or spec.is_bfloat16:
             self.specs[key], self._starts[key] = spec, start
         else:
@@ -170,9 +166,8 @@ class ArrayReader:
             raise ValueError(f"{key} holds pickled objects, which are never opened")
         spec = Spec(dtype, shape, by_column=fortran and sum(length > 1 for length in shape) > 1)
         if spec.by_column and spec.nbytes > _MAX_BY_COLUMN:
-            raise ValueError(
-                f"{key} is stored column by column and too large to be turned ({spec.nbytes} bytes)"
-            )
+            large = f"too large to be turned ({spec.nbytes} bytes)"
+            raise ValueError(f"{key} is stored column by column and {large}")
         self._add(key, spec, file.tell(), size - file.tell())
 
     def _open_zip(self) -> None:
@@ -212,8 +207,9 @@ class ArrayReader:
                 spec = Spec(names.get(given, np.dtype("<u2")), shape, is_bfloat16=given == "BF16")
                 self._add(key, spec, 8 + length + first, last - first)
             elif given in _OTHERS and prod(shape) * _OTHERS[given] != last - first:
+                size = last - first
                 raise ValueError(
-                    f"{key} has {last - first} bytes of values, which its shape {shape} does not"
+                    f"{key} has {size} bytes of values, which its shape {shape} does not"
                 )
             else:
                 self.others[key] = str(given)
@@ -266,7 +262,6 @@ def _floats(key: str, data: bytes, spec: Spec) -> np.ndarray:
     with np.errstate(over="ignore"):
         short = values.astype(np.float32)
     if spec.dtype.itemsize > short.itemsize and (np.isinf(short) & np.isfinite(values)).any():
-        raise ValueError(
-            f"{key} has {spec.dtype} values beyond the range of float32, which alab keeps"
-        )
+        beyond = f"{spec.dtype} values beyond the range of float32, which alab keeps"
+        raise ValueError(f"{key} has {beyond}")
     return short

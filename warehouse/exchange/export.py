@@ -3,9 +3,8 @@
 The formats `npz`, `npy` and `safetensors` have the layout of `warehouse.exchange.layout`, which
 `alab import` reads back.
 
-The formats `parquet` and `arrow` have the rows of the lake: one table per dataset and layer,
-float32, and the states, the logit lens and the metadata whole, whichever steps and layers are
-wanted.
+The formats `parquet` and `arrow` have the lake's rows, float32: a table per dataset and layer, and
+the states, the logit lens and the metadata whole, whichever steps and layers are wanted.
 """
 
 import shlex
@@ -63,8 +62,7 @@ def export(
         The directory.
 
     Raises:
-        AlabError: no such run, site, layer or step, or the directory exists, or its name is that of
-            one file.
+        AlabError: no such run, site, layer or step; the directory exists, or has a file's name.
     """
     _check_name(lake, out, name, fmt)
     with open_run(lake, name) as run:

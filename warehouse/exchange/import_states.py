@@ -34,9 +34,8 @@ class ImportedStates:
     def __init__(self, source: Directory):
         self._source = source
         self._vectors: dict[State, tuple[Path, list[str]]] = {}
-        self.snapshots = source.index(
-            "conversation_snapshots", r"snapshot_(?P<message_index>\d+)_(?P<role>\w+)"
-        )
+        snapshot = r"snapshot_(?P<message_index>\d+)_(?P<role>\w+)"
+        self.snapshots = source.index("conversation_snapshots", snapshot)
         self.references = source.index("references", r"ref_(?P<label>.+)")
         for number, row in enumerate(self.snapshots):
             row["message_index"] = int(row.get("message_index", number))

@@ -105,9 +105,8 @@ def _attention(source: Directory, one: ImportedPass, layer: int | None) -> Itera
         position = one.first + number % one.tokens
         causal = keys <= position[:, None]
         if block[~causal].any():
-            raise source.refused(
-                f"{key} of step {one.step} looks at later tokens, which alab has no place for"
-            )
+            where = f"{key} of step {one.step}"
+            raise source.refused(f"{where} looks at later tokens, which alab has no place for")
         source.counts.add(layer, "attention", block[causal])
         weights = block[causal], position + 1
         yield _tokens(one, position) | {"head": number // one.tokens, "weights": weights}

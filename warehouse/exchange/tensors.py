@@ -159,16 +159,15 @@ def _sources(run: Run, site: Site, layer: Layers) -> list[tuple[int | None, Sour
     numbered: list[int | None] = [None]
     if site.dataset != "outputs":
         if layer is None or (not isinstance(layer, int) and not len(layer)):
-            raise AlabError(
-                f"each layer has its own {site.name}", f"Name one: layer=0 to {run.layers()[-1]}"
-            )
+            hint = f"Name one: layer=0 to {run.layers()[-1]}"
+            raise AlabError(f"each layer has its own {site.name}", hint)
         numbered = [layer] if isinstance(layer, int) else [int(n) for n in layer]
         for n in numbered:
             numbers(str(n), run.layers(), "layer")
     sources = []
     for n in numbered:
         source = Source(run.files.get((site.dataset, n), []))
-        if not source.files or column_of(site) not in source.columns:
+        if not source.open or column_of(site) not in source.columns:
             raise AlabError(f"{site.name} was not captured in layer {n} of this run", _INSPECT)
         sources.append((n, source))
     return sources

@@ -54,11 +54,7 @@ class PageWriter:
         self._file = store.create(path)
         self.size = store.append(self._file, [_MAGIC])
 
-    def write(
-        self,
-        count: int,
-        columns: Mapping[str, np.ndarray | list[str] | tuple[np.ndarray, np.ndarray] | None],
-    ) -> None:
+    def write(self, count: int, columns: Mapping[str, Any]) -> None:
         """Append one row group.
 
         Args:

@@ -38,13 +38,13 @@ class Source:
     """The part files of a dataset and layer, and where in them each pass is.
 
     Attributes:
+        open: the files.
         ranges: rows of each pass, in the order they are stored.
         span: first and last position of each pass.
         count: number of rows of each pass.
     """
 
     def __init__(self, files: list[Path]):
-        self.files = files
         self.open = [pq.ParquetFile(path) for path in files]
         self.ranges: list[RowRange] = []
         self.span: dict[PassId, tuple[int, int]] = {}
