@@ -67,7 +67,7 @@ class SqlObject:
             _CREATE.search(self.statement)["args"] if self.kind in ("macro", "analysis") else None
         )
         return [
-            part.split(":=")[0].strip()
+            part.split(":=")[0].strip().strip('"')
             for part in (inside or "()")[1:-1].split(",")
             if part.strip()
         ]
@@ -78,7 +78,7 @@ class SqlObject:
         inside = (
             _CREATE.search(self.statement)["args"] if self.kind in ("macro", "analysis") else None
         )
-        return self.name + " ".join((inside or "").split())
+        return self.name + " ".join((inside or "").replace('"', "").split())
 
     @property
     def comment(self) -> str:
