@@ -10,12 +10,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 help:  ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# What is given to pip for torch. A pin of its own outweighs nothing: constraints.txt has the release.
-# The build without CUDA:  make install TORCH="--index-url https://download.pytorch.org/whl/cpu torch"
-# One with CUDA 12.8:      make install TORCH="--index-url https://download.pytorch.org/whl/cu128 torch"
+# What pip is asked for torch, which chooses the build; constraints.txt says which release.
+# Without CUDA: make install TORCH="--index-url https://download.pytorch.org/whl/cpu torch"
 TORCH ?= torch
 
-# DuckDB: the first release of each line that the README names, and the newest of all.
+# DuckDB: the first release that is promised of each line, and the newest of all.
 DUCKDB ?= 1.2.0 1.3.0 1.4.2 1.5.0 2.0.1
 
 # torch comes first and alone, so that what follows takes the build that is there.
@@ -31,7 +30,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-install: $(VENV)/.installed  ## Install alab and the embedded model into .venv
+install: $(VENV)/.installed  ## Install alab and the embedded model into .venv; TORCH="--index-url … torch" chooses the build
 
 demo: $(VENV)/.installed  ## Capture a conversation on a real model, ask a question, write the report
 	@$(BIN)/alab demo
