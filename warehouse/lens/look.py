@@ -115,14 +115,18 @@ class _Tally:
         largest = self._values[:, :1]
         added = (best - largest).exp_() / share
         added.masked_fill_(best == -torch.inf, 0.0)  # a block of tokens that the model never says
-        self._sum = self._sum * (self._largest - largest).exp_() + added
+        # Before any token that the model says the largest are both −∞; their difference is no number.
+        self._sum = self._sum * (self._largest - largest).exp_().nan_to_num_(0.0) + added
         self._largest = largest
         return added
 
     def _merge_means(self, logits: Tensor, shares: Tensor, added: Tensor) -> None:
         """Average the means so far with those over the block, each by its share of the sum."""
         shape = self._tokens, self._layers, -1
-        of_block = torch.bmm(shares.view(shape), logits.view(shape).transpose(1, 2))
+        shares, others = shares.view(shape), logits.view(shape).transpose(1, 2)
+        of_block = torch.bmm(shares, others)
+        if not of_block.isfinite().all():  # 0 · −∞, of tokens that the model never says: nothing
+            of_block = torch.bmm(shares, others.clamp_min(torch.finfo(others.dtype).min))
         weight = (added / self._sum).view(shape)
         merged = self._means + (of_block - self._means) * weight
         self._means = torch.where(weight > 0, merged, self._means)
