@@ -115,7 +115,7 @@ class _Tally:
         largest = self._values[:, :1]
         added = (best - largest).exp_() / share
         added.masked_fill_(best == -torch.inf, 0.0)  # a block of tokens that the model never says
-        # Before any token that the model says the largest are both −∞; their difference is no number.
+        # Until a token that the model says, the largest are −∞, and −∞ − −∞ is no number.
         self._sum = self._sum * (self._largest - largest).exp_().nan_to_num_(0.0) + added
         self._largest = largest
         return added

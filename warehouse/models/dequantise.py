@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
 
 from warehouse.errors import AlabError
 from warehouse.models import weights
+from warehouse.models.fingerprint import fingerprint
 
 #: Part of what a copy is known by: copies made otherwise are made anew.
 _FORMAT = 2
@@ -37,11 +39,7 @@ class Copy:
     notes: list[tuple[str, str]]
 
     def check(self, weights_hash: str) -> None:
-        """Refuse a copy whose weights are no longer those of the GGUF file.
-
-        Raises:
-            AlabError: they are not.
-        """
+        """Refuse a copy whose weights are no longer those of the GGUF file."""
         if weights_hash != self.weights_hash:
             raise AlabError(
                 f"the dequantised weights in {self.folder} are damaged: they are not those that "
@@ -112,10 +110,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _make(path: Path, folder: Path) -> dict[str, Any]:
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from warehouse.models.fingerprint import fingerprint
 
     model, report = weights.load_strictly(
         AutoModelForCausalLM, path.parent, gguf_file=path.name, dtype=torch.float32, **_dense()
