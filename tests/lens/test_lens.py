@@ -19,6 +19,7 @@ from warehouse.lens import head as heads
 from warehouse.lens import lens, look, store
 from warehouse.models import loading as models
 from warehouse.models import sites
+from warehouse.models.stack import decoder_layers
 
 TOP = 5
 
@@ -46,7 +47,7 @@ def test_the_head_of_every_family_gives_its_logits(family):
     assert head.error < 1e-5
     tokens = torch.randint(0, tiny.VOCAB, (1, 12), generator=torch.Generator().manual_seed(7))
     seen = []
-    handle = sites.decoder_layers(model)[-1][1].register_forward_hook(
+    handle = decoder_layers(model)[-1][1].register_forward_hook(
         lambda m, args, out: seen.append(out)
     )
     with torch.no_grad():

@@ -104,10 +104,8 @@ def _check(wrapped: Any, folder: str, adapter: str) -> None:
         )
     loaded = everywhere | own
     if other := [name for name, value in weights.items() if not _same(loaded[name], value)]:
-        raise AlabError(
-            f"model.adapter: PEFT loaded {len(other)} weights of {adapter} otherwise: "
-            f"{listed(other)}"
-        )
+        loaded_otherwise = f"{len(other)} weights of {adapter} otherwise: {listed(other)}"
+        raise AlabError(f"model.adapter: PEFT loaded {loaded_otherwise}")
 
 
 def _same(loaded: torch.Tensor, saved: torch.Tensor) -> bool:
@@ -115,8 +113,7 @@ def _same(loaded: torch.Tensor, saved: torch.Tensor) -> bool:
 
 
 def _made_for(config: Any) -> str:
-    base = getattr(config, "base_model_name_or_path", None)
-    return f"It was made for {base}." if base else "It was made for another model."
+    return f"It was made for {config.base_model_name_or_path or 'another model'}."
 
 
 def _base_notes(

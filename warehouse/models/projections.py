@@ -60,9 +60,8 @@ def _take_separate(
     for name, call in calls.items():
         width = call.output.shape[1]
         if name == "q" and size and width != heads * size:
-            site.reasons["q"] = (
-                f"its projection gives {width} values where {heads} heads of {size} need fewer"
-            )
+            reason = f"its projection gives {width} values where {heads} heads of {size} need fewer"
+            site.reasons["q"] = reason
         else:
             site.ports[name] = port_of(call)
 

@@ -162,11 +162,8 @@ def _layers(model: Any, trace: Trace, head: Call) -> list[Call]:
     Of several lists that qualify it is the outermost: layers may be lists of parts themselves.
     Where none does, the error is about the longest.
     """
-    lists = [
-        (path, module)
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module)
-    ]
+    named, kinds = model.named_modules(), nn.ModuleList | nn.Sequential
+    lists = [(path, module) for path, module in named if isinstance(module, kinds) and len(module)]
     reasons: list[tuple[int, str]] = []
     for path, modules in sorted(lists, key=lambda item: item[0].count(".")):
         calls = [trace.of(module) for module in modules]

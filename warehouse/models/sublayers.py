@@ -87,9 +87,7 @@ def _sum_of(trace: Trace, layer: Call, scales: list[float]) -> Sum | None:
     be found beside the block.
     """
     inside = (call for call in trace.calls if call.inside(layer) and call.gives)
-    candidates = _distinct(
-        [call for call in inside if call.output.shape == layer.bare_output.shape]
-    )
+    candidates = _distinct([c for c in inside if c.output.shape == layer.bare_output.shape])
     outer = [c for c in candidates if not any(c.inside(other) for other in candidates)]
     groups = [
         *itertools.combinations(candidates, 2),
