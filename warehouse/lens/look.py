@@ -86,13 +86,7 @@ class _Tally:
         self._means = torch.zeros(tokens, layers, layers)
 
     def add(self, first: int, logits: Tensor, scratch: Tensor) -> None:
-        """Take in a block of the vocabulary.
-
-        Args:
-            first: its first token.
-            logits: (rows, block), overwritten.
-            scratch: room of the same shape.
-        """
+        """Take in a block of the vocabulary from a token on; overwrites both (rows, block)."""
         best, places = _top(logits, min(self._k, logits.shape[1]))
         shares = torch.softmax(logits, -1, out=scratch)
         self._merge_top(best, places + first)

@@ -46,16 +46,10 @@ def key(model: str) -> str:
 
 
 def save(lake: Lake, model: str, head: Head) -> Path:
-    """Write a head to the lake; leaves one that is there.
+    """Write a head to the lake, unless it is there, and give its folder.
 
-    Args:
-        lake: the warehouse's lake.
-        model: fingerprint of the weights, as `runs.weights_hash` has it; of a run without one the
-            model's name.
-        head: what to keep.
-
-    Returns:
-        Its folder.
+    `model` is the fingerprint of the weights, as `runs.weights_hash` has it; of a run without one
+    the model's name.
     """
     folder = lake.root / "models" / key(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -118,12 +112,7 @@ def load(lake: Lake, model: str) -> Head | None:
 def head_of(lake: Lake, run: Run, model: Any, progress: Callable[[str, int, int], None]) -> Head:
     """The head of the weights that a run was captured with: from the lake, or once from the model.
 
-    Args:
-        lake: the warehouse's lake.
-        run: the run.
-        model: a `models.Loaded` of the weights, where they cannot be loaded by the model's name; or
-            None.
-        progress: told of what is happening.
+    `model` is a `Loaded` of the weights, where they cannot be loaded by the model's name; or None.
 
     Raises:
         AlabError: the model, given or loaded, has other weights than the run, or no logit lens.

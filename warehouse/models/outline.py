@@ -113,7 +113,8 @@ def _missing(model_sites: sites.ModelSites) -> list[str]:
         for site, reason in layer.reasons.items():
             if site not in layer.ports:
                 first_of.setdefault((site, reason), layer.module)
-    lines = (f"no {s}: {why} (first in {module})" for (s, why), module in sorted(first_of.items()))
+    rows = sorted(first_of.items())
+    lines = (f"no {site}: {reason} (first in {module})" for (site, reason), module in rows)
     return ["\n".join(lines)] if first_of else []
 
 

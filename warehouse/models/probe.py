@@ -115,11 +115,7 @@ def sample(model: Any, *, count: int = TOKENS, seed: int = 0) -> Tensor:
 
 
 def trace(model: Any, tokens: Tensor) -> Trace:
-    """Run the model once on (1, tokens) ids and note every call of every module.
-
-    Raises:
-        AlabError: the model cannot be run on token ids alone.
-    """
+    """Run the model once on (1, tokens) ids, as `forward` does, and note every call of a module."""
     count = tokens.numel()
     heads = getattr(model.config.get_text_config(), "num_attention_heads", 0)
     notes = _Notes(count, heads, device_of(model))
@@ -211,7 +207,7 @@ def forward(model: Any, tokens: Tensor, **options: Any) -> Any:
 
 @contextmanager
 def hooked(handles: Iterable[Any]) -> Iterator[None]:
-    """Put hooks on for a while; `handles` does it as it gives their handles."""
+    """Keep hooks on for a while, given their handles, which a generator may make one by one."""
     with ExitStack() as stack:
         for handle in handles:
             stack.callback(handle.remove)

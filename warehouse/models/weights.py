@@ -99,17 +99,12 @@ def _why(missing: Collection[str], unexpected: Collection[str], total: int) -> s
 
 
 def load_strictly(kind: Any, source: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
-    """Load a model with a report that keeps quiet about nothing that matters.
+    """Load a model with `kind.from_pretrained` and a report that hides nothing that matters.
 
     A model class may tell transformers not to report some missing weights
     (`_keys_to_ignore_on_load_missing`). Where one of those is no constant, which a rule would have
     filled in (a bias of zeros), it was read or drawn: the model is loaded again with everything
     reported.
-
-    Args:
-        kind: class of transformers to load with.
-        source: directory or hub id.
-        options: of its `from_pretrained`.
 
     Returns:
         The model and its loading report.
