@@ -40,11 +40,7 @@ def look(head: Head, streams: Tensor, targets: list[int], top_k: int) -> Answers
     All rows meet one block of the vocabulary after another, so that memory is bounded however large
     it is. Each look at a block costs as much as a tenth of its matrix product, so looks are few.
 
-    Args:
-        head: the model's head.
-        streams: residual stream after each layer.
-        targets: per token, id of the token that follows; -1 where none does.
-        top_k: how many tokens to give.
+    `targets` has for each token the id of the one that follows; -1 where none does.
     """
     tokens, layers, width = streams.shape
     rows, vocabulary = tokens * layers, len(head.unembedding)

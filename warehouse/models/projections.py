@@ -95,8 +95,7 @@ def _split_fused(model: Any, config: Any, layers: list[LayerSites], fused: dict[
 def _cached(cache: Any, index: int) -> list[Tensor | None]:
     """The keys and the values of a layer, each (tokens, width); None where the cache has none."""
     with suppress(AttributeError, IndexError, TypeError, RuntimeError):
-        layer = cache.layers[index]
-        tensors = layer.keys, layer.values
+        tensors = cache.layers[index].keys, cache.layers[index].values
         return [t.transpose(1, 2).reshape(_FUSED_TOKENS, -1) for t in tensors]
     return [None, None]
 

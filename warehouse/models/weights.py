@@ -31,10 +31,7 @@ def listed(names: Iterable[str]) -> str:
 def check(model: nn.Module, report: dict[str, Any], source: str) -> list[tuple[str, str]]:
     """Refuse a model whose weights are not all those of its checkpoint.
 
-    Args:
-        model: as it was loaded.
-        report: what `from_pretrained` gave as loading info.
-        source: its name in messages.
+    `report` is what `from_pretrained` gave as loading info; messages call the checkpoint `source`.
 
     Returns:
         Notes about weights that were left out, as (code, sentence).
