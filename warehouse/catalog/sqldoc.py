@@ -178,20 +178,15 @@ def _in_order(items: Iterable[SqlObject]) -> list[SqlObject]:
     return list(ordered.values())
 
 
-def index_template(root: Path | None = None) -> str:
-    """Text of `index.sql`, whose placeholders the catalog fills."""
-    return ((root or asset_dir("sql")) / "index.sql").read_text(encoding="utf-8")
-
-
-def readers_by_name(root: Path | None = None) -> str:
-    """Text of `index_by_name.sql`: the readers, for lakes below folders like `layer=3`."""
-    return ((root or asset_dir("sql")) / "index_by_name.sql").read_text(encoding="utf-8")
+def template(name: str, root: Path | None = None) -> str:
+    """Text of `index.sql`, whose placeholders the catalog fills, or of `index_by_name.sql`."""
+    return ((root or asset_dir("sql")) / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def digest(root: Path | None = None) -> str:
     """A short hash of the whole SQL library: it changes whenever one of its files does."""
     root = root or asset_dir("sql")
-    state = hashlib.sha256((index_template(root) + readers_by_name(root)).encode())
+    state = hashlib.sha256((template("index", root) + template("index_by_name", root)).encode())
     for folder in FOLDERS:
         for path in sorted((root / folder).glob("*.sql")):
             state.update(path.name.encode() + b"\0" + path.read_bytes())
