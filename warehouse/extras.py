@@ -44,8 +44,8 @@ def packages(extra: str) -> list[str]:
     except PackageNotFoundError:  # run from its sources, without being installed
         return [f"alab[{extra}]"]
     form = re.compile(r"(.+?)\s*;\s*extra\s*==\s*['\"](.+)['\"]")
-    matches = filter(None, map(form.fullmatch, everything))
-    return sorted(match[1] for match in matches if match[2] == extra)
+    matches = map(form.fullmatch, everything)
+    return sorted(match[1] for match in matches if match and match[2] == extra)
 
 
 def pip() -> str:

@@ -13,16 +13,12 @@ Place = list[str | int]
 
 #: So many mistakes are told at once.
 MOST = 5
+_INTEGER_ERRORS = ("int_type", "int_parsing", "int_from_float", "int_parsing_size")
 #: What a value should have been, by the name of pydantic's error.
-_KINDS = (
-    dict.fromkeys(
-        ("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number"
-    )
-    | dict.fromkeys(("float_type", "float_parsing"), "a number")
-    | dict.fromkeys(("bool_type", "bool_parsing"), "true or false")
-    | {"finite_number": "a finite number", "string_type": "text"}
-    | {"list_type": "a list", "dict_type": "a mapping"}
-)
+_KINDS = {"string_type": "text", "list_type": "a list", "dict_type": "a mapping"}
+_KINDS |= dict.fromkeys(_INTEGER_ERRORS, "a whole number") | {"finite_number": "a finite number"}
+_KINDS |= dict.fromkeys(("float_type", "float_parsing"), "a number")
+_KINDS |= dict.fromkeys(("bool_type", "bool_parsing"), "true or false")
 _LIMITS = {
     "greater_than": ("gt", "above"),
     "greater_than_equal": ("ge", "at least"),
@@ -32,13 +28,7 @@ _LIMITS = {
 
 
 def tell(error: ValidationError, data: object, model: type[BaseModel]) -> tuple[str, str]:
-    """All mistakes of a request, as a message and what to do next; several have a line each.
-
-    Args:
-        error: what pydantic objects to.
-        data: the request as plain data.
-        model: what it was checked against.
-    """
+    """All mistakes of a request, as a message and what to do next; several have a line each."""
     problems = [(_place(problem, data), problem) for problem in error.errors()]
     problems = [one for one in problems if not _entailed(*one, problems, model)]
     # An unknown key explains what else is missing or wrong, so it comes first.
@@ -109,24 +99,21 @@ def _words(place: Place, problem: Any, model: type[BaseModel]) -> tuple[str, str
     if key == "capture.layers":
         expected = "'all' or a list of layers such as [0, 5]"
         return f"{key}: expected {expected}, got {yaml_text(given)}", ""
-    hint = "Put it in quotes." if kind == "string_type" and _is_scalar(given) else ""
+    is_scalar = given is not None and not isinstance(given, Mapping | list)
+    hint = "Put it in quotes." if kind == "string_type" and is_scalar else ""
     return f"{key}: expected {_expected(place, problem, model)}, got {yaml_text(given)}", hint
 
 
 def _words_of_key(place: Place, problem: Any, model: type[BaseModel]) -> tuple[str, str]:
     """The same for a key that is unknown, no text, or missing."""
-    inside = place[:-1]
     if problem["type"] == "missing":
         return f"the key {name(place)!r} is missing", ""
+    known = f"Known keys: {_known(place[:-1], model)}"
     if problem["type"] == "invalid_key":
-        where, given = name(inside) or "the scenario", yaml_text(problem["input"])
-        return (
-            f"{where} has a key that is not text: {given}",
-            f"Known keys: {_known(inside, model)}",
-        )
+        where, given = name(place[:-1]) or "the scenario", yaml_text(problem["input"])
+        return f"{where} has a key that is not text: {given}", known
     close = _closest(place, model)
-    hint = f"Did you mean {close!r}?" if close else f"Known keys: {_known(inside, model)}"
-    return f"unknown key {name(place)!r}", hint
+    return f"unknown key {name(place)!r}", f"Did you mean {close!r}?" if close else known
 
 
 def _expected(place: Place, problem: Any, model: type[BaseModel]) -> str:
@@ -184,10 +171,6 @@ def yaml_text(value: object) -> str:
         pass
     text = " ".join(text.removesuffix("\n").removesuffix("\n...").split("\n"))
     return text if len(text) <= 60 else text[:59] + "…"
-
-
-def _is_scalar(value: object) -> bool:
-    return value is not None and not isinstance(value, Mapping | list)
 
 
 def _closest(place: Place, model: type[BaseModel]) -> str | None:

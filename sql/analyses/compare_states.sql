@@ -70,7 +70,9 @@ WITH points AS MATERIALIZED (
 ), scores AS (
   SELECT a, b, sum(_distance_of_eights(u, v)) AS distance, sum(_dot_of_eights(u, v)) AS dot,
          sum(_difference_of_eights(u, v)) AS difference, sum(_square_of_eights(u, v)) AS square
-  FROM (SELECT a, b, unnest(x) AS u, unnest(y) AS v FROM pairs)
+  -- the empty half keeps the optimizer of DuckDB 1.5.0 to 1.5.5 from taking single fields out of `unnest`, in which it
+  -- looks for names that they do not have
+  FROM (SELECT a, b, unnest(x) AS u, unnest(y) AS v FROM pairs UNION ALL SELECT NULL, NULL, NULL, NULL WHERE false)
   GROUP BY a, b
 )
 SELECT a.run AS run_a, a.prompt AS prompt_a, a.state AS state_a, a.state_index AS index_a, a.label AS label_a,

@@ -176,17 +176,17 @@ ORDER BY t.run_id, t.prompt_id, t.site;
 -- @column total out of how many
 -- @example select code, count, total from caveats('latest')
 CREATE OR REPLACE MACRO caveats(run_id) AS TABLE
-WITH asked AS MATERIALIZED (
+WITH chosen AS MATERIALIZED (
   SELECT unnest(_run_ids(run_id)) AS id
 ), places AS MATERIALIZED (
   SELECT s.run_id, s.prompt_id, s.state, s.token, s.kind FROM state_tokens_of(run_id) AS s
 ), labels AS (
   SELECT r.run_id, count(*) AS total, count(*) FILTER (coalesce(r.n, 1) = 1) AS single
-  FROM reference_states AS r JOIN asked ON r.run_id = asked.id GROUP BY r.run_id
+  FROM reference_states AS r JOIN chosen ON r.run_id = chosen.id GROUP BY r.run_id
 ), conversations AS (
   SELECT p.run_id, count(*) AS total, count(*) FILTER (p.n_generated > 0) AS replies,
          count(*) FILTER (p.n_generated > 0 AND p.stop_reason = 'length') AS cut
-  FROM prompts AS p JOIN asked ON p.run_id = asked.id GROUP BY p.run_id
+  FROM prompts AS p JOIN chosen ON p.run_id = chosen.id GROUP BY p.run_id
 ), ends AS (
   SELECT p.run_id, count(*) AS total, count(*) FILTER (kinds > 1) AS differ
   FROM (SELECT s.run_id, s.prompt_id, count(DISTINCT s.kind) AS kinds FROM places AS s
@@ -198,8 +198,8 @@ WITH asked AS MATERIALIZED (
 )
 SELECT r.run_id, r.code, r.count, r.total
 FROM (
-  SELECT asked.id AS run_id, 'no_references' AS code, 0 AS count, 0 AS total, 1 AS place
-  FROM asked JOIN runs AS r ON r.run_id = asked.id WHERE asked.id NOT IN (SELECT l.run_id FROM labels AS l)
+  SELECT chosen.id AS run_id, 'no_references' AS code, 0 AS count, 0 AS total, 1 AS place
+  FROM chosen JOIN runs AS r ON r.run_id = chosen.id WHERE chosen.id NOT IN (SELECT l.run_id FROM labels AS l)
   UNION ALL SELECT l.run_id, 'one_reference', 1, 1, 2 FROM labels AS l WHERE l.total = 1
   UNION ALL SELECT l.run_id, 'one_example', l.single, l.total, 3 FROM labels AS l WHERE l.single > 0 AND l.total > 1
   UNION ALL SELECT c.run_id, 'cut', c.cut, c.replies, 4 FROM conversations AS c WHERE c.cut > 0

@@ -13,7 +13,7 @@
 -- @column role role of the message that the token belongs to
 -- @column cosine cosine of the two tokens' vectors; NULL where one is all zeros
 -- @example select token, cosine from token_similarity('latest', 1, 'hidden_out', 3) order by cosine desc
-CREATE OR REPLACE MACRO token_similarity(run_id, layer, site, position, prompt := 0) AS TABLE
+CREATE OR REPLACE MACRO token_similarity(run_id, layer, site, "position", prompt := 0) AS TABLE
 SELECT t.run_id, t.prompt_id, t.position, n.token, n.role, cosine(t.vector, o.vector) AS cosine
 FROM tensor_of(run_id, site) AS t
 JOIN tensor_of(run_id, site) AS o ON o.run_id = t.run_id AND o.prompt_id = t.prompt_id

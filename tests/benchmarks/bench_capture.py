@@ -111,6 +111,10 @@ def obvious(loaded, plan, scenario, folder: Path) -> None:
 
 def worker(way: str, flags: dict, tokens: int, device: str) -> None:
     """Load the model, then run once per line on standard input and answer with one line of JSON."""
+    from warehouse.capture.threads import let_threads_sleep
+
+    if way == "capture":  # as the command line does; before torch, which the next lines import
+        let_threads_sleep()
     from warehouse import scenario as scenarios
     from warehouse.capture import conversation as capture
     from warehouse.capture import plan
@@ -119,7 +123,7 @@ def worker(way: str, flags: dict, tokens: int, device: str) -> None:
     from warehouse.models import loading as models
     from warehouse.models import sites
 
-    data = scenarios.load(EMOTIONS).model_dump()
+    data = scenarios.read_file(EMOTIONS).model_dump()
     data["generation"]["max_new_tokens"] = tokens
     data["capture"] |= flags
     data["model"] |= {"dtype": "float32", "device": device}
@@ -188,9 +192,6 @@ class Way:
     """A worker process that runs one way each time it is asked."""
 
     def __init__(self, way: str, flags: dict, tokens: int = 50, device: str = "cpu"):
-        # As the command line does: threads that wait must not spin for long while the writer needs a core.
-        waiting = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
-        environment = os.environ | (waiting if way == "capture" else {})
         arguments = [
             sys.executable,
             __file__,
@@ -201,7 +202,7 @@ class Way:
             device,
         ]
         self.process = subprocess.Popen(
-            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.results: list[dict] = []
         assert self.process.stdout.readline() == "ready\n", "the worker did not start"

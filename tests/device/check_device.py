@@ -8,23 +8,21 @@ a line for each thing that it checks, then ratios over the bare model, and ends 
 """
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-# As the command line does: threads that spin while they wait take the cores from the writer.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-
-import torch
-
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks")]
 
+from warehouse.capture.threads import let_threads_sleep
+
+let_threads_sleep()  # as the command line does, before torch is imported
+
 import tiny
+import torch
 from bench_capture import bare
 from transformers import AutoConfig, AutoModelForCausalLM
 

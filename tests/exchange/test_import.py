@@ -292,6 +292,15 @@ def test_damaged_and_hostile_directories_are_refused(lake, tmp_path, harm):
     assert not (tmp_path.parent / "evil").exists()
 
 
+def test_a_pass_without_its_arrays_is_named(lake, tmp_path):
+    folder = hook_script(tmp_path / "hooks")
+    (folder / "run.json").write_text(json.dumps({"folders": []}))
+    for row in ({"step": 7}, {"step": 7, "file": "tensors/step_007"}):
+        (folder / "steps.json").write_text(json.dumps([row]))
+        with pytest.raises(AlabError, match=r"step 7, whose file \S*step_007 is missing"):
+            importing.import_run(lake, folder)
+
+
 def test_a_damaged_safetensors_file(two_runs, tmp_path, lake):
     out = export(two_runs[0], "alpha", tmp_path / "out", fmt="safetensors")
     path = out / "tensors" / "step_000.safetensors"

@@ -19,6 +19,7 @@ from warehouse.lens import head as heads
 from warehouse.lens import lens, look, store
 from warehouse.models import loading as models
 from warehouse.models import sites
+from warehouse.models.stack import decoder_layers
 
 TOP = 5
 
@@ -46,7 +47,7 @@ def test_the_head_of_every_family_gives_its_logits(family):
     assert head.error < 1e-5
     tokens = torch.randint(0, tiny.VOCAB, (1, 12), generator=torch.Generator().manual_seed(7))
     seen = []
-    handle = sites.decoder_layers(model)[-1][1].register_forward_hook(
+    handle = decoder_layers(model)[-1][1].register_forward_hook(
         lambda m, args, out: seen.append(out)
     )
     with torch.no_grad():
@@ -221,12 +222,13 @@ def test_a_model_that_cannot_be_loaded(lake, run):
     assert "cannot find 'tiny'" in result.output
 
 
-def test_a_block_of_tokens_that_are_never_said(monkeypatch):
-    """A padded vocabulary whose bias rules out its end: no probability there, and no NaN elsewhere."""
+@pytest.mark.parametrize("out", [slice(-40, None), slice(0, 40)])
+def test_a_block_of_tokens_that_are_never_said(monkeypatch, out):
+    """A vocabulary whose bias rules out its end, or its beginning: no probability there, no NaN."""
     draw = torch.Generator().manual_seed(3)
-    vocabulary, width, out = 1000, 8, 40
+    vocabulary, width = 1000, 8
     bias = torch.randn(vocabulary, generator=draw)
-    bias[-out:] = -torch.inf
+    bias[out] = -torch.inf
     head = heads.Head(
         torch.randn(vocabulary, width, generator=draw),
         bias,
@@ -236,12 +238,20 @@ def test_a_block_of_tokens_that_are_never_said(monkeypatch):
         1e-5,
     )
     streams = torch.randn(2, 3, width, generator=draw)
-    whole = look.look(head, streams, [4, -1], 5)
+    target = 400
+    whole = look.look(head, streams, [target, -1], 5)
     monkeypatch.setattr(
         look, "LOGIT_VALUES", 6 * look._BUCKET
-    )  # many blocks, the last one ruled out
-    blocks = look.look(head, streams, [4, -1], 5)
+    )  # many blocks, one of them ruled out
+    blocks = look.look(head, streams, [target, -1], 5)
     np.testing.assert_array_equal(blocks.top, whole.top)
     np.testing.assert_allclose(blocks.logprobs, whole.logprobs, atol=1e-5)
     assert np.isfinite(blocks.logprobs).all()
     np.testing.assert_array_equal(blocks.next_rank, whole.next_rank)
+    own = head.logits(head.normed(streams.view(-1, width))).double().view(2, 3, -1)
+    own = own.log_softmax(-1)
+    said = torch.isfinite(own)
+    kl = torch.where(said, own.exp() * (own - own[:, -1:]), 0.0).sum(-1)
+    for answers in (whole, blocks):
+        np.testing.assert_allclose(answers.kl, kl, atol=1e-5)
+        np.testing.assert_allclose(answers.next_logprob[0], own[0, :, target], atol=1e-5)

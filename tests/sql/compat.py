@@ -19,7 +19,7 @@ from warehouse.catalog import sqldoc  # which imports no library
 
 def examples() -> list[tuple[str, str]]:
     """Every example of the index and the library, as (name of the object, statement)."""
-    library = [*sqldoc.parse(sqldoc.index_template()), *sqldoc.library()]
+    library = [*sqldoc.parse(sqldoc.template("index")), *sqldoc.library()]
     return [(item.name, example) for item in library for example in item.examples]
 
 

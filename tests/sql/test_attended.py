@@ -5,8 +5,6 @@ import pytest
 import torch
 from captures import family, rows, run
 
-import warehouse
-
 QUERY = "SELECT layer, head, position, moved, available, share FROM attended_value('latest') ORDER BY ALL"
 
 
@@ -39,14 +37,11 @@ def test_against_the_models_own_values(lake, name):
 
 def test_one_layer_or_step(lake, llama):
     run_id = run(lake, llama)
-    lab = warehouse.open(lake.warehouse)
     columns = "layer, step, head, position, round(moved, 12)"
-    whole = lab.sql(
-        f"SELECT {columns} FROM attended_value($run) ORDER BY ALL", run=run_id
-    ).fetchall()
+    whole = rows(lake, f"SELECT {columns} FROM attended_value(?) ORDER BY ALL", run_id)
     for layer, step in ((1, None), (None, 2), (2, 0)):
-        query = f"SELECT {columns} FROM attended_value($run, layer := $layer, step := $step) ORDER BY ALL"
-        some = lab.sql(query, run=run_id, layer=layer, step=step).fetchall()
+        query = f"SELECT {columns} FROM attended_value(?, layer := ?, step := ?) ORDER BY ALL"
+        some = rows(lake, query, run_id, layer, step)
         assert (
             some
             == [row for row in whole if layer in (None, row[0]) and step in (None, row[1])]

@@ -69,11 +69,13 @@ def step_rows(chat: Chat, logits: Tensor, top_k: int) -> tuple[dict, list[dict]]
 
 
 def environment() -> dict[str, str]:
-    """Versions that a run depends on."""
+    """Versions that a run depends on; torch itself knows its build, its package not always."""
     packages = ("alab", "torch", "transformers", "pyarrow", "duckdb")
-    return {"python": platform.python_version(), "platform": platform.platform()} | {
-        name: version(name) for name in packages
-    }
+    return (
+        {"python": platform.python_version(), "platform": platform.platform()}
+        | {name: version(name) for name in packages}
+        | {"torch": str(torch.__version__)}
+    )
 
 
 def _run_row(plan: Plan, began: datetime) -> dict[str, Any]:

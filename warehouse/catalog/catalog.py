@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 #: The oldest DuckDB whose command line opens the catalog.
 STORAGE = "v1.2.0"
-
-
 #: What DuckDB says where another process, or another connection of this one, has a file open in
 #: another way.
 _HELD = (
@@ -55,9 +53,8 @@ class ReadOnlyError(AlabError):
 
 def table_names() -> list[str]:
     """The metadata tables that each run fills, in load order."""
-    return [
-        o.name for o in sqldoc.library() if o.kind == "table" and not o.name.startswith("catalog_")
-    ]
+    names = (item.name for item in sqldoc.library() if item.kind == "table")
+    return [name for name in names if not name.startswith("catalog_")]
 
 
 @functools.cache
@@ -75,16 +72,7 @@ def _here(work: Callable, *arguments: object, **options: object) -> Any:
 
 
 class Catalog:
-    """The catalog of a lake: opened, brought up to date, and asked.
-
-    Args:
-        lake: the warehouse's lake.
-        path: the file; None is that of the warehouse.
-
-    Attributes:
-        lake: the lake.
-        path: the file.
-    """
+    """The catalog of a lake, in the warehouse's file or another: kept up to date, and asked."""
 
     def __init__(self, lake: Lake, path: Path | None = None):
         self.lake = lake
@@ -224,13 +212,10 @@ class Catalog:
             raise ReadOnlyError(
                 f"the warehouse {self.lake.warehouse} can only be read", "Work on a copy of it."
             )
+        config: dict[str, Any] = {} if read_only else {"storage_compatibility_version": STORAGE}
         while True:
             try:
-                if read_only:
-                    return duckdb.connect(str(self.path), read_only=True)
-                return duckdb.connect(
-                    str(self.path), config={"storage_compatibility_version": STORAGE}
-                )
+                return duckdb.connect(str(self.path), read_only=read_only, config=config)
             except duckdb.Error as error:
                 if not any(sign in str(error) for sign in _HELD):
                     raise AlabError(
@@ -250,18 +235,12 @@ class Catalog:
         return self._is_current(_info(db)) and versions(db) == self.lake.versions()
 
     def _is_current(self, info: dict | None) -> bool:
-        return info is not None and (info["sql_digest"], info["lake"]) == (
-            sqldoc.digest(),
-            str(self.lake.root),
-        )
+        current = sqldoc.digest(), str(self.lake.root)
+        return info is not None and (info["sql_digest"], info["lake"]) == current
 
 
 class Mirror:
-    """A private copy of a catalog that follows the lake and keeps nobody waiting.
-
-    Args:
-        lake: the warehouse's lake.
-    """
+    """A private copy of a catalog that follows the lake and keeps nobody waiting."""
 
     def __init__(self, lake: Lake):
         self._catalog = Catalog(lake)
@@ -356,12 +335,12 @@ def _register(db: Connection, lake: Lake, versions: dict[str, int]) -> None:
         if files:
             db.execute(statement, {table: [glob_escaped(path) for path in files]})
     # A run that is being amended just now is looked at again by the next command.
-    broken = [
+    known = [
         run_id
         for run_id in versions
-        if run_id not in sound and not (lake.staging / run_id).exists()
+        if (run_id in sound or not (lake.staging / run_id).exists())
+        and lake.dataset("metadata", run_id).exists()
     ]
-    known = [run_id for run_id in [*sound, *broken] if lake.dataset("metadata", run_id).exists()]
     db.execute(
         "INSERT INTO catalog_runs SELECT unnest(?), unnest(?)",
         [known, [versions[run_id] for run_id in known]],

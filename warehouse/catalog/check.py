@@ -38,25 +38,24 @@ class Problem:
 def check(lake: Lake, *, deep: bool = False) -> list[Problem]:
     """Compare the files with what each run's metadata says of them, and the catalog with the lake.
 
-    Metadata, states and lens are compared by checksum, bulky files by size and rows.
-
-    Args:
-        lake: the warehouse's lake.
-        deep: read the tensors in bulky files too, which verifies the checksum of each compressed
-            block.
+    Metadata, states and lens are compared by checksum, bulky files by size and rows; `deep` reads
+    their tensors too, which verifies the checksum of each compressed block.
 
     Raises:
         AlabError: there is no warehouse.
     """
+    _require_warehouse(lake)
+    problems = [problem for run_id in lake.run_ids() for problem in _check_run(lake, run_id, deep)]
+    for path in orphans(lake):
+        problems.append(Problem("orphan", _name(lake, path), "belongs to no run"))
+    return problems + list(_check_catalog(lake))
+
+
+def _require_warehouse(lake: Lake) -> None:
     if not lake.root.is_dir():
         raise AlabError(
             f"there is no warehouse at {lake.warehouse}", "Name another one with --warehouse."
         )
-    problems = [problem for run_id in lake.run_ids() for problem in _check_run(lake, run_id, deep)]
-    problems += [
-        Problem("orphan", _name(lake, path), "belongs to no run") for path in orphans(lake)
-    ]
-    return problems + list(_check_catalog(lake))
 
 
 def repair(lake: Lake) -> None:
@@ -72,10 +71,7 @@ def rebuild(lake: Lake) -> list[str]:
     Returns:
         Ids of the runs in it.
     """
-    if not lake.root.is_dir():
-        raise AlabError(
-            f"there is no warehouse at {lake.warehouse}", "Name another one with --warehouse."
-        )
+    _require_warehouse(lake)
     lake.sweep()
     with Catalog(lake).elsewhere(lake.warehouse) as fresh:
         run_ids = fresh.sync()
@@ -87,11 +83,8 @@ def rebuild(lake: Lake) -> list[str]:
 def orphans(lake: Lake) -> list[Path]:
     """Folders of runs that have no metadata and that nobody is writing."""
     known = {*lake.run_ids(), *(path.name for path in lake.staging.glob("*/"))}
-    return sorted(
-        path
-        for path in lake.root.glob("[!.]*/run=*")
-        if path.name.removeprefix("run=") not in known
-    )
+    folders = sorted(lake.root.glob("[!.]*/run=*"))
+    return [path for path in folders if path.name.removeprefix("run=") not in known]
 
 
 def _name(lake: Lake, path: Path) -> str:
@@ -115,11 +108,9 @@ def _check_run(lake: Lake, run_id: str, deep: bool) -> Iterator[Problem]:
         for row in tables["files"]:
             yield from _check_file(lake, row, deep)
         named = {row["path"] for row in tables["files"]} | {_name(lake, home / "files.parquet")}
-        for path in lake.files(run_id):
-            if _name(lake, path) not in named:
-                yield Problem(
-                    "stray", _name(lake, path), "the run's metadata does not name this file"
-                )
+        for where in (_name(lake, path) for path in lake.files(run_id)):
+            if where not in named:
+                yield Problem("stray", where, "the run's metadata does not name this file")
 
 
 def _check_file(lake: Lake, row: dict, deep: bool) -> Iterator[Problem]:
@@ -136,12 +127,8 @@ def _check_file(lake: Lake, row: dict, deep: bool) -> Iterator[Problem]:
                 yield Problem("changed", where, "the checksum is not the one it was written with")
         else:
             file = pq.ParquetFile(path)
-            if file.metadata.num_rows != row["n_rows"]:
-                yield Problem(
-                    "changed",
-                    where,
-                    f"{file.metadata.num_rows:,} rows, written as {row['n_rows']:,}",
-                )
+            if (rows := file.metadata.num_rows) != row["n_rows"]:
+                yield Problem("changed", where, f"{rows:,} rows, written as {row['n_rows']:,}")
             for group in range(file.num_row_groups) if deep else ():
                 file.read_row_group(group)
     except FileNotFoundError:
@@ -152,10 +139,9 @@ def _check_file(lake: Lake, row: dict, deep: bool) -> Iterator[Problem]:
 
 def _check_catalog(lake: Lake) -> Iterator[Problem]:
     """Compare every table of the catalog with one that is built from the lake now."""
+    where = lake.catalog.name
     if not lake.catalog.exists():
-        yield Problem(
-            "catalog", lake.catalog.name, "there is none; it comes back with the next command"
-        )
+        yield Problem("catalog", where, "there is none; it comes back with the next command")
         return
     with Catalog(lake).elsewhere() as fresh:
         fresh.sync()
@@ -163,28 +149,21 @@ def _check_catalog(lake: Lake) -> Iterator[Problem]:
             with Catalog(lake).open(read_only=True, timeout=10) as db:
                 yield from _compare(db, fresh.path)
         except (AlabError, duckdb.Error) as error:  # damaged, or another process writes it
-            yield Problem("catalog", lake.catalog.name, f"cannot be compared: {first_line(error)}")
+            yield Problem("catalog", where, f"cannot be compared: {first_line(error)}")
 
 
 def _compare(db: duckdb.DuckDBPyConnection, other: Path) -> Iterator[Problem]:
     db.execute(library.filled(query("attach"), path=str(other)))
     here = {row[0] for row in db.execute("SELECT run_id FROM catalog_runs").fetchall()}
     there = {row[0] for row in db.execute("SELECT run_id FROM lake.catalog_runs").fetchall()}
-    for run_id in sorted(there - here):
-        yield Problem(
-            "unregistered",
-            run_id,
-            "not in the catalog; the next command that may write registers it",
-        )
+    later = "not in the catalog; the next command that may write registers it"
+    yield from (Problem("unregistered", run_id, later) for run_id in sorted(there - here))
     for table in catalog.table_names():
+        new = f"lake.{table}"
         try:
-            for a, b, text in (
-                (f"lake.{table}", table, "lacks"),
-                (table, f"lake.{table}", "has beside the lake's"),
-            ):
-                for run_id, count in db.execute(
-                    query("difference"), {"one": a, "other": b}
-                ).fetchall():
+            for a, b, text in (new, table, "lacks"), (table, new, "has beside the lake's"):
+                values = {"one": a, "other": b}
+                for run_id, count in db.execute(query("difference"), values).fetchall():
                     if run_id in here:
                         yield Problem("catalog", table, f"{text} {count} rows of {run_id}")
         except duckdb.Error as error:

@@ -22,15 +22,13 @@ def load_library(db: Connection, lake: Lake, info: dict | None) -> None:
     for statement in json.loads(info["objects"]) if info else []:
         db.execute(statement)
     library = sqldoc.library()
-    db.execute(next(item for item in library if item.name == "catalog_info").statement)
-    for item in library:
-        if item.kind == "table":
-            db.execute(item.statement)
+    tables = [item for item in library if item.kind == "table"]
+    for item in tables:
+        db.execute(item.statement)
     load_index(db, lake)
-    for item in library:
-        if item.kind != "table":
-            db.execute(item.statement)
-    for item in [*sqldoc.parse(sqldoc.index_template()), *library]:
+    for item in library[len(tables) :]:  # they read tables and index
+        db.execute(item.statement)
+    for item in [*sqldoc.parse(sqldoc.template("index")), *library]:
         _comment(db, item)
     drops = [_drop(item) for item in reversed(library)]
     db.execute("DELETE FROM catalog_info")
@@ -42,9 +40,7 @@ def load_library(db: Connection, lake: Lake, info: dict | None) -> None:
 
 def load_index(db: Connection, lake: Lake) -> None:
     """Tell views and macros where the lake is, and which runs it has in which datasets."""
-    runs = db.execute(
-        "SELECT run_id, scenario FROM runs ORDER BY created_at DESC, run_id DESC"
-    ).fetchall()
+    runs = newest_first(db)
     ids = [run_id for run_id, _ in runs]
     runs_with = dict(db.execute(query("runs_with")).fetchall())
     if heads := lake.models():
@@ -52,7 +48,7 @@ def load_index(db: Connection, lake: Lake) -> None:
     keys = db.execute(query("kept_as")).fetchall()
     kept_as = {model: key for _, model, key in keys} | {run_id: key for run_id, _, key in keys}
     text = filled(
-        sqldoc.index_template(),
+        sqldoc.template("index"),
         lake=glob_escaped(lake.root),
         latest_run=ids[0] if ids else None,
         latest_of={scenario: run_id for run_id, scenario in reversed(runs)},
@@ -62,9 +58,17 @@ def load_index(db: Connection, lake: Lake) -> None:
         # One long string is found through fast; a map of thousands of entries took seconds to bind.
         kept_as="".join(f"|{name}|>{key}" for name, key in kept_as.items()) + "|",
     )
-    for item in sqldoc.parse(text + sqldoc.readers_by_name() * _looks_partitioned(lake.root)):
+    if any("=" in part for part in lake.root.parts):  # `layer=3`, which DuckDB reads as a column
+        text += sqldoc.template("index_by_name")
+    for item in sqldoc.parse(text):
         db.execute(item.statement)
         _comment(db, item)
+
+
+def newest_first(db: Connection) -> list[tuple[str, str]]:
+    """Id and scenario of each run, the newest first."""
+    rows = "SELECT run_id, scenario FROM runs ORDER BY created_at DESC, run_id DESC"
+    return db.execute(rows).fetchall()
 
 
 def filled(text: str, words: Mapping[str, str] | None = None, /, **values: object) -> str:
@@ -109,8 +113,3 @@ def _comment(db: Connection, item: sqldoc.SqlObject) -> None:
         texts |= {("COLUMN", f"{item.name}.{column}"): doc for column, doc in item.columns.items()}
     for (kind, name), text in texts.items():
         db.execute(filled(query("comment"), {"kind": kind, "name": name}, text=text))
-
-
-def _looks_partitioned(path: Path) -> bool:
-    """Whether a folder is called like a partition, `layer=3`, which DuckDB reads as a column."""
-    return any("=" in part for part in path.parts)

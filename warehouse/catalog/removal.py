@@ -45,24 +45,16 @@ def size(lake: Lake, run_id: str, *, activations_only: bool = False) -> int:
     """Bytes that removing a run, or its bulky datasets alone, would free."""
     if run_id in lake.unfinished():
         return 0 if activations_only else sum(map(store.size, lake.staged_files(run_id)))
-    paths = lake.files(run_id)
-    return sum(
-        p.stat().st_size
-        for p in paths
-        if not activations_only or p.relative_to(lake.root).parts[0] in BULK
-    )
+    sizes = ((p.relative_to(lake.root).parts[0], p.stat().st_size) for p in lake.files(run_id))
+    return sum(size for dataset, size in sizes if not activations_only or dataset in BULK)
 
 
 def remove(lake: Lake, run_ids: list[str], *, activations_only: bool = False) -> int:
     """Delete runs from the lake and the catalog.
 
     The catalog is held meanwhile, so that no query of another process loses its files half-way.
-
-    Args:
-        lake: the warehouse's lake.
-        run_ids: ids of the runs.
-        activations_only: delete only the tensors of every token; states, metadata and what is
-            computed from them stay.
+    With `activations_only` just the tensors of every token go; states, metadata and what is
+    computed from them stay.
 
     Returns:
         Bytes that were freed.

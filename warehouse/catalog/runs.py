@@ -1,6 +1,7 @@
 """Runs by the names that users give them, and what the catalog knows of one."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import duckdb
 
 from warehouse.assets import query
 from warehouse.catalog.catalog import connect, damaged
+from warehouse.catalog.library import newest_first
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.lake.tensors import Source
@@ -23,9 +25,7 @@ def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
     Raises:
         AlabError: no run, or more than one, answers to the name.
     """
-    runs = db.execute(
-        "SELECT run_id, scenario FROM runs ORDER BY created_at DESC, run_id DESC"
-    ).fetchall()
+    runs = newest_first(db)
     ids, broken = [run_id for run_id, _ in runs], damaged(db)
     if not ids and not broken:
         raise AlabError("the warehouse has no runs yet", "Capture one: alab capture SCENARIO")
@@ -44,10 +44,8 @@ def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
         )
     if lost := _beginning(broken, name):
         raise AlabError(f"the metadata of {', '.join(lost)} is damaged", "What is: alab check")
-    newest = ", ".join(ids[:5])
-    raise AlabError(
-        f"there is no run {name!r}; the newest are: {newest}", "See them all: alab runs"
-    )
+    unknown = f"there is no run {name!r}; the newest are: {', '.join(ids[:5])}"
+    raise AlabError(unknown, "See them all: alab runs")
 
 
 def _beginning(ids: list[str], text: str) -> list[str]:
@@ -58,10 +56,8 @@ def _latest(ids: list[str], broken: list[str]) -> str:
     """The newest of the runs, unless a damaged one is newer."""
     later = [run_id for run_id in broken if not ids or _time(run_id) > _time(ids[0])]
     if later:
-        raise AlabError(
-            f"the metadata of the latest run, {max(later, key=_time)}, is damaged",
-            "What is: alab check",
-        )
+        damage = f"the metadata of the latest run, {max(later, key=_time)}, is damaged"
+        raise AlabError(damage, "What is: alab check")
     return ids[0]
 
 
@@ -118,19 +114,14 @@ def numbers(text: str | None, known: list[int], what: str) -> frozenset[int] | N
         match = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
-            raise AlabError(
-                f"{part!r} is no {what} or range of them", "Write for example: 0-3,7", 2
-            )
+            wrong = f"{part!r} is no {what} or range of them"
+            raise AlabError(wrong, "Write for example: 0-3,7", 2)
         asked |= {first, last, *(n for n in known if first <= n <= last)}
     if missing := sorted(asked - set(known)):
-        there = (
-            f"{known[0]}-{known[-1]}"
-            if known == list(range(len(known))) and known
-            else ", ".join(map(str, known))
-        )
-        raise AlabError(
-            f"there is no {what} {missing[0]} in this run", f"There are: {there or 'none'}"
-        )
+        there = ", ".join(map(str, known)) or "none"
+        if known and known == list(range(len(known))):
+            there = f"{known[0]}-{known[-1]}"
+        raise AlabError(f"there is no {what} {missing[0]} in this run", f"There are: {there}")
     return frozenset(asked)
 
 
@@ -166,12 +157,10 @@ class Run:
     @cached_property
     def files(self) -> dict[tuple[str, int | None], list[Path]]:
         """Part files of each dataset and layer, in the order they were written."""
-        found: dict[tuple[str, int | None], list[Path]] = {}
+        parts: dict[tuple[str, int | None], list[Path]] = defaultdict(list)
         for row in sorted(self.rows("files"), key=lambda row: _part_number(row["path"])):
-            found.setdefault((row["dataset"], row["layer"]), []).append(
-                self.lake.root / row["path"]
-            )
-        return found
+            parts[row["dataset"], row["layer"]].append(self.lake.root / row["path"])
+        return dict(parts)
 
     def layers(self) -> list[int]:
         """Layers that the run has."""

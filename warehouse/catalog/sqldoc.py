@@ -75,7 +75,8 @@ class SqlObject:
     def _parentheses(self) -> str:
         """The arguments of a macro as they stand in its statement; empty for anything else."""
         match = _CREATE.search(self.statement)
-        return (match and self.kind in ("macro", "analysis") and match["args"]) or ""
+        own = match["args"] if match and self.kind in ("macro", "analysis") else None
+        return (own or "").replace('"', "")
 
     @property
     def comment(self) -> str:
@@ -177,20 +178,15 @@ def _in_order(items: Iterable[SqlObject]) -> list[SqlObject]:
     return list(ordered.values())
 
 
-def index_template(root: Path | None = None) -> str:
-    """Text of `index.sql`, whose placeholders the catalog fills."""
-    return ((root or asset_dir("sql")) / "index.sql").read_text(encoding="utf-8")
-
-
-def readers_by_name(root: Path | None = None) -> str:
-    """Text of `index_by_name.sql`: the readers, for lakes below folders like `layer=3`."""
-    return ((root or asset_dir("sql")) / "index_by_name.sql").read_text(encoding="utf-8")
+def template(name: str, root: Path | None = None) -> str:
+    """Text of `index.sql`, whose placeholders the catalog fills, or of `index_by_name.sql`."""
+    return ((root or asset_dir("sql")) / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def digest(root: Path | None = None) -> str:
     """A short hash of the whole SQL library: it changes whenever one of its files does."""
     root = root or asset_dir("sql")
-    state = hashlib.sha256((index_template(root) + readers_by_name(root)).encode())
+    state = hashlib.sha256((template("index", root) + template("index_by_name", root)).encode())
     for folder in FOLDERS:
         for path in sorted((root / folder).glob("*.sql")):
             state.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -201,8 +197,8 @@ _TITLES = {"analysis": "Analyses", "macro": "Macros", "view": "Views", "table": 
 _INTRODUCTION = """# The SQL library
 
 What a warehouse's `alab.duckdb` offers, in `alab sql` and in the plain DuckDB command line alike:
-every example here runs in DuckDB 1.2 to 2.0 (alab itself needs 1.4 or newer). `from help` lists it
-there.
+every example here runs in DuckDB 1.2 to 2.0 (alab itself needs 1.4.2 or newer), but for 1.4.0 and
+1.4.1. `from help` lists it there.
 
 An argument that names a run is its id, the beginning of just one id, `latest`, or `latest:NAME`
 for the newest run of a scenario; a column holds whole ids: `where run_id = resolve_run('latest')`.

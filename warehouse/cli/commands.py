@@ -1,7 +1,4 @@
-"""The commands that capture and ask: each parses, makes one library call, and prints.
-
-Nothing heavy is imported here; a command imports what it needs when it runs.
-"""
+"""The commands that capture and ask."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -27,7 +24,7 @@ let_threads_sleep()  # now, since it has an effect only before torch is imported
 @click.option("--force", is_flag=True, help="Run although the disk looks too small.")
 @click.option("--resume", is_flag=True, help="Go on with a dataset's capture that was stopped.")
 @click.pass_context
-def capture(ctx: click.Context, scenarios: tuple[Path, ...], **options: bool) -> None:
+def capture(ctx: click.Context, scenarios: tuple[Path, ...], **options: Any) -> None:
     """Run scenarios (YAML files, or directories of them) and keep every tensor.
 
     Prints the ids of the new runs, one a line, and on standard error each reply and where it ended.
@@ -40,9 +37,9 @@ def capture(ctx: click.Context, scenarios: tuple[Path, ...], **options: bool) ->
 
     place = ctx.find_root().params["warehouse"]
     with bar() as progress:
-        for run_id in capture_files(
-            scenarios, place, **options, progress=progress, tell=progress.message
-        ):
+        options |= {"progress": progress, "tell": progress.message}
+        ids = capture_files(scenarios, place, **options)
+        for run_id in ids:
             progress.clear()
             click.echo(run_id)
 
@@ -141,9 +138,7 @@ def runs(lake: "Lake", fmt: str | None, unfinished: bool) -> None:
 
 @main.command()
 @run_argument
-@click.option(
-    "--format", "fmt", type=click.Choice(["table", "json"]), default="table", show_default=True
-)
+@click.option("--format", "fmt", type=click.Choice(["table", "json"]), default="table")
 @pass_lake
 def inspect(lake: "Lake", run: str, fmt: str) -> None:
     """Show what a run is: model, steps, sites, files, warnings.
@@ -160,12 +155,7 @@ def inspect(lake: "Lake", run: str, fmt: str) -> None:
 
 @main.command()
 @run_argument
-@click.option(
-    "--source",
-    default="attention",
-    show_default=True,
-    help="A site, attention, embeddings or logits.",
-)
+@click.option("--source", default="attention", help="A site, attention, embeddings or logits.")
 @click.option("--layers", help="Layers to draw, such as 0-3,7.  [default: all]")
 @click.option("--steps", help="Steps to draw.  [default: all]")
 @click.option("--per-head", is_flag=True, help="A picture per head: of attention, q, k or v.")
@@ -173,17 +163,10 @@ def inspect(lake: "Lake", run: str, fmt: str) -> None:
     "--normalize",
     type=click.Choice(["none", "per_image", "signed", "global"]),
     default="per_image",
-    show_default=True,
     help="What the ends of the colormap stand for.",
 )
-@click.option("--reduce", type=click.Choice(["signed", "abs"]), default="signed", show_default=True)
-@click.option(
-    "--cmap",
-    default="viridis",
-    show_default=True,
-    metavar="NAME",
-    help="Any colormap of matplotlib.",
-)
+@click.option("--reduce", type=click.Choice(["signed", "abs"]), default="signed")
+@click.option("--cmap", default="viridis", metavar="NAME", help="Any colormap of matplotlib.")
 @click.option("--axes", is_flag=True, help="Draw axes, token labels and a colour bar.")
 @click.option("-o", "--out", type=FOLDER, help="[default: heatmaps]")
 @pass_lake
@@ -204,18 +187,12 @@ def heatmap(lake: "Lake", run: str, **options: Any) -> None:
 @main.command("logit-lens")
 @run_argument
 @click.option("--steps", help="Steps to look at, such as 0-3,7.  [default: all]")
-@click.option(
-    "--position",
-    default="last",
-    show_default=True,
-    help="last (of each step), all, or such as 0-3,7.",
-)
-@click.option("--top-k", default=10, show_default=True, help="Most likely tokens to keep.")
+@click.option("--position", default="last", help="last (of each step), all, or such as 0-3,7.")
+@click.option("--top-k", default=10, help="Most likely tokens to keep.")
 @click.option(
     "--site",
     type=click.Choice(["hidden_out", "contributions"]),
     default="hidden_out",
-    show_default=True,
     help="The residual stream, or the running sum of contributions.",
 )
 @click.option("--json", "json_file", type=FILE, help="Write them there too.")

@@ -13,10 +13,7 @@ from click.shell_completion import CompletionItem
 def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Ids of the warehouse's runs, newest first, and `latest`, but those on the line already.
 
-    Args:
-        ctx: the command being completed; its group knows `--warehouse` and `$ALAB_WAREHOUSE`.
-        param: the argument being completed.
-        incomplete: what was typed of it.
+    The group of the command knows `--warehouse` and `$ALAB_WAREHOUSE`.
     """
     folder = Path(ctx.find_root().params.get("warehouse") or "lab") / "lake" / "metadata"
     try:

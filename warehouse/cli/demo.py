@@ -15,10 +15,7 @@ QUESTION = assets.query("demo").strip()
 def run(lake: Lake, say: Callable[[str], None], progress: Callable[[str, int, int], None]) -> None:
     """Capture `scenarios/quickstart.yaml` on the embedded model, ask one question, write a report.
 
-    Args:
-        lake: where the run goes; further calls add further runs.
-        say: prints a line of the results.
-        progress: told how the capture is going.
+    Further calls add further runs. `say` prints the results.
     """
     from warehouse.capture.runs import capture_files
     from warehouse.report.write import write_report

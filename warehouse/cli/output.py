@@ -27,13 +27,8 @@ def show(
 ) -> None:
     """Print what a query gives, or write it to a file, and hints on standard error.
 
-    Args:
-        lake: the warehouse's lake.
-        sql: one or more statements; the rows of the last one are shown.
-        params: values of `$name` in the query.
-        fmt: table, csv, json, jsonl, md or parquet; None goes by the output's suffix, else a table
-            on a terminal and CSV anywhere else.
-        output: file to write; None is standard output.
+    Without a format the output's suffix decides, else it is a table on a terminal and CSV anywhere
+    else.
 
     Raises:
         AlabError: the query does not run, or writes, or the output cannot be written.

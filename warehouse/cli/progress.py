@@ -17,9 +17,8 @@ class Bar:
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
-        self._shown = (
-            ""  # what stands on the terminal's line; elsewhere, what was told last, and when
-        )
+        # What stands on the terminal's line; elsewhere, what was told last, and when.
+        self._shown = ""
         self._told = 0.0
 
     def __call__(self, what: str, done: int, total: int) -> None:

@@ -20,17 +20,18 @@ def _keep(ctx: click.Context, option: click.Option, value: object) -> None:
         ctx.find_root().params[option.name] = value
 
 
+#: Types of options.
+PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+TEXT = click.Choice(["table", "csv", "json", "jsonl", "md"])
 #: Options of `alab` itself, which every command takes too.
 WAREHOUSE: dict[str, Any] = {
-    "type": click.Path(path_type=Path),
+    "type": PATH,
     "metavar": "DIR",
     "help": "Directory of the warehouse.  [default: $ALAB_WAREHOUSE, else ./lab]",
 }
 DEBUG: dict[str, Any] = {"is_flag": True, "help": "Show the traceback of an error."}
-#: Types of options.
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
-TEXT = click.Choice(["table", "csv", "json", "jsonl", "md"])
 #: What several commands take.
 run_argument = click.argument("run", shell_complete=completion.runs)
 format_option = click.option(
@@ -91,7 +92,9 @@ class Group(click.Group):
             _tell(error)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 @click.option("-w", "--warehouse", envvar="ALAB_WAREHOUSE", **WAREHOUSE)
 @click.option("--debug", **DEBUG)
 @click.version_option(package_name="alab", prog_name="alab")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from warehouse.cli import completion
-from warehouse.cli.shell import format_option, main, pass_lake, run_argument
+from warehouse.cli.shell import PATH, format_option, main, pass_lake, run_argument
 
 if TYPE_CHECKING:
     from warehouse.lake.lake import Lake
@@ -93,18 +93,12 @@ def rebuild(lake: "Lake") -> None:
 
 @main.command()
 @run_argument
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Directory to write.  [default: ./<run id>]",
-)
+@click.option("-o", "--out", type=PATH, help="Directory to write.  [default: ./<run id>]")
 @click.option(
     "--format",
     "fmt",
     type=click.Choice(["npz", "npy", "safetensors", "parquet", "arrow"]),
     default="npz",
-    show_default=True,
 )
 @click.option("--sites", help="Sites to write, such as hidden_out,attention.  [default: all]")
 @click.option("--layers", help="Layers to write, such as 0-3,7.  [default: all]")
@@ -127,7 +121,7 @@ def export(lake: "Lake", run: str, out: Path | None, **options: Any) -> None:
 
 
 @main.command("import")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=PATH)
 @click.option(
     "--name", help="Begin a new run id with this.  [default: the id that the directory names]"
 )

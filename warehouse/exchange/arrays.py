@@ -9,6 +9,7 @@ import json
 import struct
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from numpy.lib import format as npy
 
 from warehouse.errors import AlabError
 
@@ -41,14 +43,7 @@ _MAX_BY_COLUMN = 1 << 30
 
 @dataclass(frozen=True)
 class Spec:
-    """Type and shape of an array.
-
-    Attributes:
-        dtype: its type; of a bfloat16, which numpy does not have, that of its two bytes.
-        shape: its shape.
-        is_bfloat16: whether it is one.
-        by_column: whether it is stored column by column.
-    """
+    """Type and shape of an array; of a bfloat16, which numpy has not, `dtype` is its two bytes."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -102,9 +97,8 @@ class ArrayWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             stream = path.open("wb")
         with stream:
-            np.lib.format.write_array_header_1_0(
-                stream, {"descr": spec.dtype.str, "fortran_order": False, "shape": spec.shape}
-            )
+            header = {"descr": spec.dtype.str, "fortran_order": False, "shape": spec.shape}
+            npy.write_array_header_1_0(stream, header)
             yield stream
 
 
@@ -113,11 +107,8 @@ def _write_header(file: IO[bytes], specs: dict[str, Spec]) -> dict[str, int]:
     ends = dict(zip(specs, accumulate(spec.nbytes for spec in specs.values()), strict=True))
     starts = {key: ends[key] - spec.nbytes for key, spec in specs.items()}
     header = {
-        key: {
-            "dtype": _SAFETENSORS[spec.dtype.name],
-            "shape": list(spec.shape),
-            "data_offsets": [starts[key], ends[key]],
-        }
+        key: {"dtype": _SAFETENSORS[spec.dtype.name], "shape": list(spec.shape)}
+        | {"data_offsets": [starts[key], ends[key]]}
         for key, spec in specs.items()
     }
     text = json.dumps(header).encode()
@@ -160,29 +151,23 @@ class ArrayReader:
         if key.startswith("/") or ".." in key or "\\" in key:
             raise ValueError(f"the key {key!r} leaves its folder")
         if spec.nbytes != size:
-            raise ValueError(
-                f"{key} has {size} bytes of values where its shape {spec.shape} needs {spec.nbytes}"
-            )
+            needs = f"its shape {spec.shape} needs {spec.nbytes}"
+            raise ValueError(f"{key} has {size} bytes of values where {needs}")
         if spec.dtype.kind == "f" or spec.is_bfloat16:
             self.specs[key], self._starts[key] = spec, start
         else:
             self.others[key] = str(spec.dtype)
 
     def _add_npy(self, key: str, file: IO[bytes], size: int) -> None:
-        version = np.lib.format.read_magic(file)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
+        first = npy.read_magic(file) == (1, 0)
+        read = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
         shape, fortran, dtype = read(file)
         if dtype.hasobject:
             raise ValueError(f"{key} holds pickled objects, which are never opened")
         spec = Spec(dtype, shape, by_column=fortran and sum(length > 1 for length in shape) > 1)
         if spec.by_column and spec.nbytes > _MAX_BY_COLUMN:
-            raise ValueError(
-                f"{key} is stored column by column and too large to be turned ({spec.nbytes} bytes)"
-            )
+            large = f"too large to be turned ({spec.nbytes} bytes)"
+            raise ValueError(f"{key} is stored column by column and {large}")
         self._add(key, spec, file.tell(), size - file.tell())
 
     def _open_zip(self) -> None:
@@ -198,10 +183,9 @@ class ArrayReader:
         for path in sorted(self.path.rglob("*.npy")):
             if not path.resolve().is_relative_to(self.path.resolve()):
                 raise ValueError(f"{path.name} is a link that leads out of it")
+            key = path.relative_to(self.path).as_posix()[:-4]
             with path.open("rb") as file:
-                self._add_npy(
-                    path.relative_to(self.path).as_posix()[:-4], file, path.stat().st_size
-                )
+                self._add_npy(key, file, path.stat().st_size)
 
     def _open_safetensors(self) -> None:
         with self.path.open("rb") as file:
@@ -223,8 +207,9 @@ class ArrayReader:
                 spec = Spec(names.get(given, np.dtype("<u2")), shape, is_bfloat16=given == "BF16")
                 self._add(key, spec, 8 + length + first, last - first)
             elif given in _OTHERS and prod(shape) * _OTHERS[given] != last - first:
+                size = last - first
                 raise ValueError(
-                    f"{key} has {last - first} bytes of values, which its shape {shape} does not"
+                    f"{key} has {size} bytes of values, which its shape {shape} does not"
                 )
             else:
                 self.others[key] = str(given)
@@ -232,36 +217,22 @@ class ArrayReader:
     def blocks(self, key: str, values: int) -> Iterator[np.ndarray]:
         """The values of an array in order, at most `values` at a time, flat, as float32."""
         spec = self.specs[key]
-        if spec.by_column:
-            yield from self._whole(key, values)
-            return
         left = prod(spec.shape)
+        most = left if spec.by_column else values
         try:
             with self._stream(key) as file:
                 while left:
-                    count = min(values, left)
+                    count = min(most, left)
                     data = file.read(count * spec.dtype.itemsize)
                     if len(data) != count * spec.dtype.itemsize:
                         raise ValueError(f"{key} ends early")
                     left -= count
-                    yield _floats(key, data, spec)
+                    block = _floats(key, data, spec)
+                    if spec.by_column:
+                        block = block.reshape(spec.shape, order="F").reshape(-1)
+                    yield from (block[n : n + values] for n in range(0, count, values))
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise self._damaged(str(error)) from error
-
-    def _whole(self, key: str, values: int) -> Iterator[np.ndarray]:
-        """An array that is stored column by column, by rows all the same."""
-        spec = self.specs[key]
-        try:
-            with self._stream(key) as file:
-                data = file.read(spec.nbytes)
-            if len(data) != spec.nbytes:
-                raise ValueError(f"{key} ends early")
-            every = _floats(key, data, spec)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise self._damaged(str(error)) from error
-        flat = every.reshape(spec.shape, order="F").reshape(-1)
-        for first in range(0, len(flat), values):
-            yield flat[first : first + values]
 
     @contextmanager
     def _stream(self, key: str) -> Iterator[IO[bytes]]:
@@ -277,28 +248,20 @@ class ArrayReader:
     def vector(self, key: str) -> np.ndarray:
         """The last row of an array whose last axis is the vector."""
         width = self.specs[key].shape[-1]
-        last = None
-        for last in self.blocks(key, width * 1024):  # noqa: B007
-            pass
-        if last is None:
+        last = deque(self.blocks(key, width * 1024), maxlen=1)
+        if not last:
             raise self._damaged(f"{key} is empty")
-        return last[-width:]
+        return last[0][-width:]
 
 
 def _floats(key: str, data: bytes, spec: Spec) -> np.ndarray:
-    """Values as float32; a bfloat16 is the upper half of one.
-
-    Raises:
-        ValueError: a finite value of a wider precision is beyond float32, where it would become
-            infinite.
-    """
+    """Values as float32; ValueError where a finite one would become infinite."""
     values = np.frombuffer(data, spec.dtype)
-    if not spec.is_bfloat16:
-        with np.errstate(over="ignore"):
-            short = values.astype(np.float32)
-        if spec.dtype.itemsize > short.itemsize and (np.isinf(short) & np.isfinite(values)).any():
-            raise ValueError(
-                f"{key} has {spec.dtype} values beyond the range of float32, which alab keeps"
-            )
-        return short
-    return (values.astype(np.uint32) << 16).view(np.float32)
+    if spec.is_bfloat16:  # the upper half of a float32
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):
+        short = values.astype(np.float32)
+    if spec.dtype.itemsize > short.itemsize and (np.isinf(short) & np.isfinite(values)).any():
+        beyond = f"{spec.dtype} values beyond the range of float32, which alab keeps"
+        raise ValueError(f"{key} has {beyond}")
+    return short

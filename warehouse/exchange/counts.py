@@ -13,11 +13,7 @@ Place = tuple[int | None, str]
 
 
 class Counts:
-    """What there is in the values of an import.
-
-    Args:
-        store_dtype: the precision that the values are said to be in.
-    """
+    """What there is in the values of an import, which are said to be in the precision given."""
 
     def __init__(self, store_dtype: str):
         self.store_dtype = store_dtype
@@ -38,21 +34,16 @@ class Counts:
 
     def filled(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Rows of the table `sites` with the counts of what was imported."""
-        return [
-            row | dict(zip(("n_nonfinite", "n_out_of_range"), self._counts[place], strict=True))
-            if (place := (row.get("layer"), row.get("site"))) in self._counts
-            else row
-            for row in rows
-        ]
+        counts: dict[Any, dict[str, int]] = {
+            place: {"n_nonfinite": nonfinite, "n_out_of_range": outside}
+            for place, (nonfinite, outside) in self._counts.items()
+        }
+        return [row | counts.get((row.get("layer"), row.get("site")), {}) for row in rows]
 
     def warnings(self, listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """A warning about values that are not finite, where the directory has none."""
         count = sum(nonfinite for nonfinite, _ in self._counts.values())
         if not count or any(row.get("code") == "nonfinite" for row in listed):
             return []
-        return [
-            {
-                "code": "nonfinite",
-                "message": f"the imported arrays have {count} values that are NaN or infinite",
-            }
-        ]
+        message = f"the imported arrays have {count} values that are NaN or infinite"
+        return [{"code": "nonfinite", "message": message}]

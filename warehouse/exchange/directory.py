@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,8 @@ class ImportedPass:
         self.prompt_id, self.step = int(row.get("prompt_id") or 0), int(row["step"])
         self.keys: dict[Place, str] = {}
         self.widths: dict[Place, int] = {}
-        self.left_out = {
-            key: f"it holds {dtype}, not floating-point numbers"
-            for key, dtype in reader.others.items()
-        }
+        other = "it holds {}, not floating-point numbers".format
+        self.left_out = {key: other(dtype) for key, dtype in reader.others.items()}
         tokens, ends = set(), set()
         for key, spec in reader.specs.items():
             if (place := _place(key)) is None:
@@ -69,14 +67,11 @@ class ImportedPass:
                 self.widths[place] = spec.shape[-1]
         if not self.keys:
             others = [f"{key}: {why}" for key, why in sorted(self.left_out.items())[:3]]
-            raise self._refused(
-                f"no array in it is a site ({'; '.join(others) or 'it is empty'})",
-                "Nothing was written.",
-            )
+            why = f"no array in it is a site ({'; '.join(others) or 'it is empty'})"
+            raise self._refused(why, "Nothing was written.")
         if len(tokens) != 1 or len(ends) > 1:
-            raise self._refused(
-                f"its arrays are of {sorted(tokens)} tokens and {sorted(ends)} keys"
-            )
+            sizes = f"{sorted(tokens)} tokens and {sorted(ends)} keys"
+            raise self._refused(f"its arrays are of {sizes}")
         (self.tokens,) = tokens
         self.end = int(row.get("seq_len") or next(iter(ends), 0))
         if ends and self.end != next(iter(ends)):
@@ -122,9 +117,8 @@ class Directory:
         self.folders: list = self.record.get("folders") or []
         self.passes = [ImportedPass(row, path, self.reader(path)) for row, path in self._files()]
         if not self.passes:
-            raise self.refused(
-                "it has no file tensors/step_000.npz, .safetensors or folder of .npy files"
-            )
+            files = "tensors/step_000.npz, .safetensors or folder of .npy files"
+            raise self.refused(f"it has no file {files}")
         self.passes.sort(key=lambda one: (one.prompt_id, one.step))
         self._place_passes()
         self.widths = self._common_widths()
@@ -142,9 +136,8 @@ class Directory:
             end = end if one.step else 0
             one.end = end = one.end or end + one.tokens
             if one.first < 0:
-                raise self.refused(
-                    f"step {one.step} has {one.tokens} tokens in a sequence of {one.end}"
-                )
+                sizes = f"{one.tokens} tokens in a sequence of {one.end}"
+                raise self.refused(f"step {one.step} has {sizes}")
 
     def _common_widths(self) -> dict[Place, int]:
         """Width of each site but attention, which all passes share."""
@@ -159,6 +152,11 @@ class Directory:
                 raise self.refused(f"some passes have {site} of layer {layer} and others have not")
         return widths
 
+    def prompts(self) -> dict[int, list[ImportedPass]]:
+        """The passes of each prompt, in their order."""
+        groups = groupby(self.passes, key=lambda one: one.prompt_id)
+        return {prompt_id: list(passes) for prompt_id, passes in groups}
+
     def _store_dtype(self) -> str:
         """The precision that all arrays are in; float32 where they differ."""
         specs = self.reader(self.passes[0].path).specs.values()
@@ -167,9 +165,8 @@ class Directory:
 
     def text(self, *keys: str) -> str | None:
         """What run.json says under the first of some keys that has a string."""
-        return next(
-            (self.record[key] for key in keys if isinstance(self.record.get(key), str)), None
-        )
+        values = map(self.record.get, keys)
+        return next((value for value in values if isinstance(value, str)), None)
 
     def refused(self, why: str) -> AlabError:
         """The error for something that is wrong in the directory."""
@@ -199,11 +196,12 @@ class Directory:
         value = self.json(name)
         if isinstance(value, dict):
             value = next((item for item in value.values() if isinstance(item, list)), [])
-        if value is not None and not (
-            isinstance(value, list) and all(isinstance(row, dict) for row in value)
-        ):
-            raise self.refused(f"{name} is no list of objects")
-        return value or []
+        return [] if value is None else self._objects(value, f"{name} is")
+
+    def _objects(self, value: Any, what: str) -> list[dict]:
+        if not (isinstance(value, list) and all(isinstance(row, dict) for row in value)):
+            raise self.refused(f"{what} no list of objects")
+        return value
 
     @lru_cache(maxsize=128)  # noqa: B019  lives as long as one import
     def reader(self, path: Path) -> ArrayReader:
@@ -222,20 +220,16 @@ class Directory:
             if not isinstance(step, int) or not 0 <= step < 2**31:
                 raise self.refused(f"steps.json has the step {step!r}")
             row["step"] = step
-            if (
-                "file" in row and row["file"] is None
-            ):  # an export of some steps says so of the others
+            file = row.get("file", "")
+            if file is None:  # so an export of some steps says of the others
                 continue
-            path = (
-                self.inside("", row["file"])
-                if row.get("file")
-                else self.find("tensors", f"step_{step:03d}")
-            )
+            stem = f"step_{step:03d}"
+            path = self.inside("", file) if file else self.find("tensors", stem)
             if path is not None and path.exists():
                 yield row, path
             elif "folders" in self.record:  # else its writer may have listed steps that it left out
                 raise self.refused(
-                    f"steps.json has step {step}, whose file {row['file']} is missing"
+                    f"steps.json has step {step}, whose file {file or stem} is missing"
                 )
         for path in sorted((self.folder / "tensors").glob("step_*")) if not rows else []:
             if match := re.match(r"step_(\d{1,6})(\.|$)", path.name):
@@ -243,20 +237,13 @@ class Directory:
 
     def listed(self, table: str) -> list[dict]:
         """Rows of a metadata table that run.json lists."""
-        rows = self.record.get(table) or []
-        if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
-            raise self.refused(f"run.json has {table} that are no list of objects")
-        return rows
+        return self._objects(self.record.get(table) or [], f"run.json has {table} that are")
 
     def index(self, folder: str, pattern: str) -> list[dict]:
         """What a folder of states holds: the rows of its index.json, else its files by their names.
 
-        Args:
-            folder: its name.
-            pattern: expression for a file's name without suffix; its groups become columns.
-
-        Returns:
-            Rows, each with the `path` of its file; rows without a file are left out.
+        The groups of `pattern`, for a name without suffix, become columns. Each row has the `path`
+        of its file; rows without a file are left out.
         """
         rows = self.rows(f"{folder}/index.json")
         if not rows and folder in self.folders:
@@ -265,6 +252,4 @@ class Directory:
             stem = path.name if path.is_dir() else path.stem
             if match := re.fullmatch(pattern, stem):
                 rows.append(match.groupdict() | {"file": path.name})
-        for row in rows:
-            row["path"] = self.inside(folder, row["file"]) if row.get("file") else None
-        return [row for row in rows if row["path"] is not None]
+        return [row | {"path": self.inside(folder, row["file"])} for row in rows if row.get("file")]

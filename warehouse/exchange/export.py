@@ -3,9 +3,8 @@
 The formats `npz`, `npy` and `safetensors` have the layout of `warehouse.exchange.layout`, which
 `alab import` reads back.
 
-The formats `parquet` and `arrow` have the rows of the lake: one table per dataset and layer,
-float32, and the states, the logit lens and the metadata whole, whichever steps and layers are
-wanted.
+The formats `parquet` and `arrow` have the lake's rows, float32: a table per dataset and layer, and
+the states, the logit lens and the metadata whole, whichever steps and layers are wanted.
 """
 
 import shlex
@@ -63,8 +62,7 @@ def export(
         The directory.
 
     Raises:
-        AlabError: no such run, site, layer or step, or the directory exists, or its name is that of
-            one file.
+        AlabError: no such run, site, layer or step; the directory exists, or has a file's name.
     """
     _check_name(lake, out, name, fmt)
     with open_run(lake, name) as run:
@@ -77,10 +75,8 @@ def export(
         if out.exists() and not force:
             raise AlabError(f"{out} exists", "Name another directory, or replace it with --force.")
         if out.exists() and not _is_export(out):
-            raise AlabError(
-                f"{out} exists and is no export",
-                "Name another; --force replaces only earlier exports.",
-            )
+            hint = "Name another; --force replaces only earlier exports."
+            raise AlabError(f"{out} exists and is no export", hint)
         draft = out.with_name(f".{out.name}.unfinished")
         shutil.rmtree(draft, ignore_errors=True)
         try:
@@ -134,9 +130,8 @@ def write_tables(run: Run, out: Path, fmt: str, selection: Selection) -> None:
             path = out / dataset / ("part-0" if layer is None else f"layer_{layer:02d}")
             _write_table(path, fmt, _batches(source, columns, selection))
     for table in catalog.table_names():
-        _write_table(
-            out / "metadata" / table, fmt, iter(run.lake.metadata(run.run_id, table).to_batches())
-        )
+        rows = run.lake.metadata(run.run_id, table)
+        _write_table(out / "metadata" / table, fmt, iter(rows.to_batches()))
     for dataset in ("states", "logit_lens"):
         for number, path in enumerate(run.files.get((dataset, None), [])):
             _write_table(out / dataset / f"part-{number}", fmt, pq.ParquetFile(path).iter_batches())
@@ -147,9 +142,7 @@ def _batches(source: Source, columns: list[str], selection: Selection) -> Iterat
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=columns)
             if selection.steps is not None:
-                table = table.filter(
-                    [step in selection.steps for step in table["step"].to_pylist()]
-                )
+                table = table.filter([*map(selection.step, table["step"].to_pylist())])
             yield from table.combine_chunks().to_batches()
 
 
@@ -159,10 +152,7 @@ def _write_table(path: Path, fmt: str, batches: Iterator[pa.RecordBatch]) -> Non
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path = path.with_name(f"{path.name}.{fmt}")
-    with (
-        open_parquet(path, first.schema)
-        if fmt == "parquet"
-        else pa.ipc.new_file(path, first.schema) as writer
-    ):
+    open_file = open_parquet if fmt == "parquet" else pa.ipc.new_file
+    with open_file(path, first.schema) as writer:
         for batch in chain([first], batches):
             writer.write_batch(batch)

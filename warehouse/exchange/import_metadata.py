@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from itertools import groupby
+from itertools import product
 
 import pyarrow as pa
 
@@ -12,13 +12,10 @@ from warehouse.catalog import catalog
 from warehouse.exchange.counts import Place
 from warehouse.exchange.directory import Directory
 from warehouse.exchange.import_states import ImportedStates
-from warehouse.exchange.layout import RUN_TABLES
+from warehouse.exchange.layout import OBJECTS, RUN_TABLES
 from warehouse.lake.metadata import MetadataWriter
 from warehouse.lake.staging import StagedRun
 from warehouse.vocabulary import OUTPUTS, SITES
-
-#: Columns of `runs` that hold an object, and where run.json of other writers has it.
-_OBJECTS = {"scenario_json": "config", "env_json": "environment", "tokenizer_json": "tokenizer"}
 
 
 def metadata(
@@ -80,7 +77,7 @@ def _run(source: Directory, scenario: str) -> dict:
     widths = (width for (_, site), width in source.widths.items() if site.startswith("hidden"))
     objects = {
         column: json.dumps(record.get(key) or {}, ensure_ascii=False)
-        for column, key in _OBJECTS.items()
+        for column, key in OBJECTS.items()
     }
     defaults = objects | {
         "num_layers": max(source.layers, default=-1) + 1,
@@ -92,35 +89,28 @@ def _run(source: Directory, scenario: str) -> dict:
         "model_id": source.text("model_id", "model", "model_name"),
     }
     if not re.fullmatch(r"[0-9a-f]{32}|None", str(record.get("weights_hash"))):
-        raise source.refused(
-            f"run.json has the weights_hash {record['weights_hash']!r}, which is no fingerprint"
-        )
+        given = f"the weights_hash {record['weights_hash']!r}"
+        raise source.refused(f"run.json has {given}, which is no fingerprint")
     for column, default in objects.items():
         if not isinstance(json.loads(record.get(column) or default), dict):
             raise source.refused(f"run.json has a {column} that is no object")
-    given = {key: value for key, value in record.items() if value is not None}
-    return defaults | given | {"scenario": scenario, "bytes": 0}
+    known = {key: value for key, value in record.items() if value is not None}
+    return defaults | known | {"scenario": scenario, "bytes": 0}
 
 
 def _prompts(source: Directory) -> list[dict]:
-    groups = groupby(source.passes, key=lambda one: one.prompt_id)
-    prompts = {prompt_id: list(passes) for prompt_id, passes in groups}
     return [
         {"prompt_id": n, "n_prompt_tokens": passes[0].end, "n_generated": len(passes)}
-        for n, passes in prompts.items()
+        for n, passes in source.prompts().items()
     ]
 
 
 def _sites(source: Directory) -> list[dict]:
-    keys: list[Place] = [(layer, site) for layer in source.layers for site in SITES]
-    keys += [(layer, "attention") for layer in source.layers]
-    keys += [(None, site) for site in OUTPUTS]
     there = source.passes[0].keys
-    keys = [key for key in keys if key in there or key[1] in SITES]
-    reasons = {place: None if place in there else "not in the imported directory" for place in keys}
-    counts = {"n_out_of_range": 0, "n_nonfinite": 0}
+    others: list[Place] = [*product(source.layers, ["attention"]), *product([None], OUTPUTS)]
     return [
-        {"layer": layer, "site": site, "width": source.widths.get((layer, site)), "reason": reason}
-        | counts
-        for (layer, site), reason in reasons.items()
+        {"layer": place[0], "site": place[1], "width": source.widths.get(place)}
+        | {"reason": None if place in there else "not in the imported directory"}
+        | {"n_out_of_range": 0, "n_nonfinite": 0}
+        for place in [*product(source.layers, SITES), *filter(there.__contains__, others)]
     ]

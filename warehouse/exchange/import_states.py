@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +34,8 @@ class ImportedStates:
     def __init__(self, source: Directory):
         self._source = source
         self._vectors: dict[State, tuple[Path, list[str]]] = {}
-        self.snapshots = source.index(
-            "conversation_snapshots", r"snapshot_(?P<message_index>\d+)_(?P<role>\w+)"
-        )
+        snapshot = r"snapshot_(?P<message_index>\d+)_(?P<role>\w+)"
+        self.snapshots = source.index("conversation_snapshots", snapshot)
         self.references = source.index("references", r"ref_(?P<label>.+)")
         for number, row in enumerate(self.snapshots):
             row["message_index"] = int(row.get("message_index", number))
@@ -47,9 +46,8 @@ class ImportedStates:
         for row in source.index("examples", r"example_(?P<state_index>\d+)_(?P<label>.+)"):
             self._add((None, "example", int(row["state_index"]), str(row["label"])), row)
         for row in source.index("states", "(?P<state>initial|final)"):
-            self._add(
-                (row.get("prompt_id") or 0, row["state"], int(row.get("state_index", 0)), None), row
-            )
+            index = int(row.get("state_index", 0))
+            self._add((row.get("prompt_id") or 0, row["state"], index, None), row)
         if not any(state in ("initial", "final") for _, state, *_ in self._vectors):
             self._add_passes()
 
@@ -58,8 +56,7 @@ class ImportedStates:
 
     def _add_passes(self) -> None:
         """The last tokens of the first and the last pass of each prompt."""
-        for prompt_id, group in groupby(self._source.passes, key=lambda one: one.prompt_id):
-            passes = list(group)
+        for prompt_id, passes in self._source.prompts().items():
             ends = [("initial", one) for one in passes if one.step == 0]
             ends += [("final", one) for one in passes[-1:] if one.step > 0]
             for state, one in ends:

@@ -1,7 +1,7 @@
 """Writes the arrays of an imported directory as part files, a block of rows at a time."""
 
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -26,25 +26,22 @@ def write_layer(staged: StagedRun, source: Directory, layer: int | None) -> None
             rows = min(rows, max(1, GROUP_VALUES // values))
         dataset = "outputs" if layer is None else "activations"
         with Parts(staged, dataset, layer, widths) as parts:
-            _write(parts, source, lambda one: _vectors(source, one, layer, rows), rows * values)
+            blocks = (_vectors(source, one, layer, rows) for one in source.passes)
+            _write(parts, chain.from_iterable(blocks), rows * values)
     if (layer, "attention") in source.passes[0].keys:
         with Parts(staged, "attention", layer, {}) as parts:
-            _write(parts, source, lambda one: _attention(source, one, layer), GROUP_VALUES)
+            blocks = (_attention(source, one, layer) for one in source.passes)
+            _write(parts, chain.from_iterable(blocks), GROUP_VALUES)
 
 
-def _write(
-    parts: Parts,
-    source: Directory,
-    blocks: Callable[[ImportedPass], Iterator[Columns]],
-    values: int,
-) -> None:
-    """Write the blocks of every pass, small ones together in row groups of about so many values.
+def _write(parts: Parts, blocks: Iterator[Columns], values: int) -> None:
+    """Write blocks, small ones together in row groups of about so many values.
 
     A column has a value in every row of a row group or in none.
     """
     waiting: list[Columns] = []
     size = 0
-    for block in (block for one in source.passes for block in blocks(one)):
+    for block in blocks:
         if waiting and (size >= values or block.keys() != waiting[0].keys()):
             parts.write(_joined(waiting))
             waiting, size = [], 0
@@ -81,24 +78,17 @@ def _vectors(
     reader, position = source.reader(one.path), one.first
     arrays = (reader.blocks(one.keys[layer, site], rows * widths[site]) for site in widths)
     for flat in zip(*arrays, strict=True):
-        vectors = {
-            site: values.reshape(-1, widths[site])
-            for site, values in zip(widths, flat, strict=True)
-        }
-        for site, values in vectors.items():
-            source.counts.add(layer, site, values)
+        vectors = {}
+        for (site, width), values in zip(widths.items(), flat, strict=True):
+            vectors[site] = values.reshape(-1, width)
+            source.counts.add(layer, site, vectors[site])
         count = len(next(iter(vectors.values())))
         absent = np.zeros(count, bool)
         if "logits" in vectors:
             absent = np.isnan(vectors["logits"]).all(1)
         edges = [0, *(np.flatnonzero(np.diff(absent)) + 1).tolist(), count]
         for first, last in pairwise(edges):
-            places = {
-                "prompt_id": np.full(last - first, one.prompt_id, np.int32),
-                "step": np.full(last - first, one.step, np.int32),
-                "position": np.arange(position + first, position + last, dtype=np.int32),
-            } | ({} if layer is None else {"kind": [one.kind] * (last - first)})
-            yield places | {
+            yield _tokens(one, np.arange(position + first, position + last)) | {
                 site: values[first:last]
                 for site, values in vectors.items()
                 if site != "logits" or not absent[first]
@@ -115,15 +105,16 @@ def _attention(source: Directory, one: ImportedPass, layer: int | None) -> Itera
         position = one.first + number % one.tokens
         causal = keys <= position[:, None]
         if block[~causal].any():
-            raise source.refused(
-                f"{key} of step {one.step} looks at later tokens, which alab has no place for"
-            )
+            where = f"{key} of step {one.step}"
+            raise source.refused(f"{where} looks at later tokens, which alab has no place for")
         source.counts.add(layer, "attention", block[causal])
-        yield {
-            "prompt_id": np.full(len(block), one.prompt_id, np.int32),
-            "step": np.full(len(block), one.step, np.int32),
-            "head": number // one.tokens,
-            "position": position,
-            "weights": (block[causal], position + 1),
-        }
+        weights = block[causal], position + 1
+        yield _tokens(one, position) | {"head": number // one.tokens, "weights": weights}
         first += len(block)
+
+
+def _tokens(one: ImportedPass, position: np.ndarray) -> Columns:
+    """What says which token of a pass each row is about."""
+    count = len(position)
+    prompt_id, step = (np.full(count, number, np.int32) for number in (one.prompt_id, one.step))
+    return {"prompt_id": prompt_id, "step": step, "kind": [one.kind] * count, "position": position}

@@ -28,7 +28,8 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import groupby
+from itertools import chain, count, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ from warehouse.vocabulary import key_of, site_of
 
 #: Tables that `run.json` holds as lists.
 RUN_TABLES = ("prompts", "messages", "tokens", "state_tokens", "layers", "sites", "warnings")
+#: Columns of `runs` that hold an object, and where `run.json` has it.
+OBJECTS = {"scenario_json": "config", "env_json": "environment", "tokenizer_json": "tokenizer"}
 #: Folder of each kind of state.
 FOLDERS = {
     "snapshot": "conversation_snapshots",
@@ -54,7 +57,6 @@ FOLDERS = {
 #: Files that are open at once; a run with more passes is written in several rounds.
 OPEN_FILES = 64
 
-
 _HALF, _SINGLE = np.dtype("<f2"), np.dtype("<f4")
 
 
@@ -63,28 +65,20 @@ def write(run: Run, out: Path, fmt: str, selection: Selection) -> None:
     (record,) = run.rows("runs")
     small = _HALF if record["store_dtype"] == "float16" else _SINGLE
     steps = run.rows("steps")
-    top = {at: list(rows) for at, rows in groupby(run.rows("top_tokens"), key=_at)}
-    for row in steps:
-        row["top_tokens"] = [
-            _without(entry, "prompt_id", "step") for entry in top.get(_at(row), [])
-        ]
+    top = {
+        at: [_without(row, "prompt_id", "step") for row in rows]
+        for at, rows in groupby(run.rows("top_tokens"), key=_at)
+    }
     passes = [_at(row) for row in steps if selection.step(row["step"])]
     _write_tensors(run, out, fmt, selection, passes, small)
     for row in steps:  # a pass of which nothing was wanted has no file
-        file = f"tensors/{_folder(row['prompt_id'])}step_{row['step']:03d}{SUFFIXES[fmt]}"
+        file = f"{_stem(*_at(row))}{SUFFIXES[fmt]}"
+        row["top_tokens"] = top.get(_at(row), [])
         row["file"] = file if (out / file).exists() else None
     _write_json(out / "steps.json", steps)
-    folders = _write_states(run, out, fmt, selection, small) + _write_lens(
-        run, out, selection, record["model_id"]
-    )
-    parsed = {
-        key: json.loads(record[f"{key}_json"] or "null") for key in ("scenario", "env", "tokenizer")
-    }
-    parsed = {
-        "config": parsed["scenario"],
-        "environment": parsed["env"],
-        "tokenizer": parsed["tokenizer"],
-    }
+    folders = _write_states(run, out, fmt, selection, small)
+    folders += _write_lens(run, out, selection, record["model_id"])
+    parsed = {key: json.loads(record[column] or "null") for column, key in OBJECTS.items()}
     tables = {table: run.rows(table) for table in RUN_TABLES}
     head = {"run_id": run.run_id, "folders": folders}
     _write_json(out / "run.json", head | _without(record, "bytes") | parsed | tables)
@@ -100,6 +94,10 @@ def _without(row: dict, *keys: str) -> dict:
 
 def _folder(prompt_id: int | None) -> str:
     return f"prompt_{prompt_id:03d}/" if prompt_id else ""
+
+
+def _stem(prompt_id: int, step: int) -> str:
+    return f"tensors/{_folder(prompt_id)}step_{step:03d}"
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -120,28 +118,22 @@ def _write_tensors(
             key = ("" if layer is None else f"layer_{layer:02d}/") + key_of(site)
             plan.append((key, column, source, _SINGLE if (layer, site.name) in outside else small))
     for start in range(0, len(passes), OPEN_FILES):
-        some = passes[start : start + OPEN_FILES]
-        specs = {
-            at: {
-                key: Spec(dtype, _shape(source, column, at))
-                for key, column, source, dtype in plan
-                if at in source.span
-            }
-            for at in some
-        }
+        specs: dict[PassId, dict[str, Spec]] = {}
         with ExitStack() as stack:
             writers = {}
-            for prompt_id, step in (at for at in some if specs[at]):
-                path = out / "tensors" / f"{_folder(prompt_id)}step_{step:03d}"
-                writers[prompt_id, step] = stack.enter_context(
-                    ArrayWriter(path, fmt, specs[prompt_id, step])
-                )
+            for at in passes[start : start + OPEN_FILES]:
+                specs[at] = {
+                    key: Spec(dtype, _shape(source, column, at))
+                    for key, column, source, dtype in plan
+                    if at in source.span
+                }
+                if specs[at]:
+                    writer = ArrayWriter(out / _stem(*at), fmt, specs[at])
+                    writers[at] = stack.enter_context(writer)
             for key, column, source, dtype in plan:
-                for at, pieces in groupby(
-                    source.read(column, set(writers)), key=lambda item: item[0]
-                ):
+                for at, rows in groupby(source.read(column, set(writers)), key=itemgetter(0)):
                     with writers[at].array(key) as stream:
-                        for _, values in pieces:
+                        for _, values in rows:
                             for block in blocks(values, specs[at][key].shape[-1]):
                                 stream.write(np.ascontiguousarray(block, dtype).data)
 
@@ -193,20 +185,21 @@ def _write_states(
             row = references[label]
             row["messages"] = json.loads(row["messages"] or "null")
             taken = {entry["file"] for entry in indexes.get("references", [])}
-            name = _free_name(f"ref_{re.sub(r'[^A-Za-z0-9_-]+', '_', label)}", SUFFIXES[fmt], taken)
+            stem = f"ref_{_safe(label)}"
+            names = chain([stem], (f"{stem}_{n}" for n in count(2)))
+            name = next(name for name in names if name + SUFFIXES[fmt] not in taken)
         elif state == "example":
             row = {"label": label, "state_index": index}
-            name = f"example_{index:03d}_{re.sub(r'[^A-Za-z0-9_-]+', '_', label)}"
+            name = f"example_{index:03d}_{_safe(label)}"
         else:
             row = {"prompt_id": prompt_id, "state": state, "state_index": index}
             name = f"{_folder(prompt_id)}{state}"
-        specs = {
-            key: Spec(_fitting(vector, small), vector.shape) for key, vector in vectors.items()
-        }
+        values = {key: vector.astype(_fitting(vector, small)) for key, vector in vectors.items()}
+        specs = {key: Spec(vector.dtype, vector.shape) for key, vector in values.items()}
         with ArrayWriter(out / FOLDERS[state] / name, fmt, specs) as writer:
-            for key, vector in vectors.items():
+            for key, vector in values.items():
                 with writer.array(key) as stream:
-                    stream.write(vector.astype(specs[key].dtype).data)
+                    stream.write(vector.data)
         indexes.setdefault(FOLDERS[state], []).append(row | {"file": name + SUFFIXES[fmt]})
     for folder, index in indexes.items():
         _write_json(out / folder / "index.json", index)
@@ -223,14 +216,12 @@ def _states(run: Run, selection: Selection) -> Iterator[tuple[tuple, dict[str, n
                 yield from zip(batch.drop_columns(["vector"]).to_pylist(), vectors, strict=True)
 
     for at, group in groupby(rows(), key=lambda item: tuple(list(item[0].values())[:4])):
-        yield (
-            at,
-            {
-                f"layer_{row['layer']:02d}/{row['site']}": vector
-                for row, vector in group
-                if selection.site(row["site"]) and selection.layer(row["layer"])
-            },
-        )
+        vectors = {
+            f"layer_{row['layer']:02d}/{row['site']}": vector
+            for row, vector in group
+            if selection.site(row["site"]) and selection.layer(row["layer"])
+        }
+        yield at, vectors
 
 
 def _fitting(vector: np.ndarray, small: np.dtype) -> np.dtype:
@@ -239,9 +230,5 @@ def _fitting(vector: np.ndarray, small: np.dtype) -> np.dtype:
     return _SINGLE if finite.size and np.abs(finite).max() > np.finfo(small).max else small
 
 
-def _free_name(name: str, suffix: str, taken: set[str]) -> str:
-    return next(
-        n
-        for n in [name, *(f"{name}_{k}" for k in range(2, len(taken) + 3))]
-        if n + suffix not in taken
-    )
+def _safe(label: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", label)

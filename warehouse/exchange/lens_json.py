@@ -69,11 +69,5 @@ def read(content: dict) -> Iterator[dict]:
     for token in content["tokens"]:
         for layer in token["layers"]:
             for rank, top in enumerate(layer["top"]):
-                own = {name: token[name] for name in _TOKEN} | {
-                    name: layer[name] for name in _LAYER
-                }
-                yield (
-                    own
-                    | {name: top[name] for name in _TOP}
-                    | {"rank": rank, "site": content["site"]}
-                )
+                row = token | layer | top | {"rank": rank, "site": content["site"]}
+                yield {name: row[name] for name in (*_TOKEN, *_LAYER, *_TOP, "rank", "site")}

@@ -15,16 +15,12 @@ from warehouse.lake.tensors import PassId, Source, blocks
 from warehouse.vocabulary import OUTPUTS, STATE_SITES, STATES, Site, column_of, site_of
 
 #: What is said of each token of a conversation.
-_TOKEN = {
-    "step": pa.int32(),
-    "position": pa.int32(),
-    "token_id": pa.int32(),
-    "token": pa.string(),
-    "message_index": pa.int32(),
-    "role": pa.string(),
-    "is_template": pa.bool_(),
-    "is_generated": pa.bool_(),
-}
+_TOKEN = (
+    dict.fromkeys(("step", "position", "token_id"), pa.int32())
+    | {"token": pa.string(), "message_index": pa.int32(), "role": pa.string()}
+    | dict.fromkeys(("is_template", "is_generated"), pa.bool_())
+)
+_INSPECT = "See: alab inspect RUN"
 _STATES = """
     SELECT state_index, label, vector FROM states_of(?) WHERE site = ? AND layer = ? AND state = ?
     AND coalesce(prompt_id, ?) = ? ORDER BY state_index
@@ -115,11 +111,8 @@ def activations(
     for _, source in sources:
         spans = {at: span for at, span in sorted(source.span.items()) if at[0] == prompt}
         if not spans:
-            there = sorted({p for p, _ in source.span})
-            raise AlabError(
-                f"there is no prompt {prompt} in this run",
-                f"There are: {', '.join(map(str, there))}",
-            )
+            there = ", ".join(map(str, sorted({p for p, _ in source.span})))
+            raise AlabError(f"there is no prompt {prompt} in this run", f"There are: {there}")
         values.append(_conversation(source, column_of(kind), spans))
     numbered = tuple(n for n, _ in sources if n is not None)
     stacked = np.stack(values) if numbered else values[0]
@@ -166,19 +159,16 @@ def _sources(run: Run, site: Site, layer: Layers) -> list[tuple[int | None, Sour
     numbered: list[int | None] = [None]
     if site.dataset != "outputs":
         if layer is None or (not isinstance(layer, int) and not len(layer)):
-            raise AlabError(
-                f"each layer has its own {site.name}", f"Name one: layer=0 to {run.layers()[-1]}"
-            )
+            hint = f"Name one: layer=0 to {run.layers()[-1]}"
+            raise AlabError(f"each layer has its own {site.name}", hint)
         numbered = [layer] if isinstance(layer, int) else [int(n) for n in layer]
         for n in numbered:
             numbers(str(n), run.layers(), "layer")
     sources = []
     for n in numbered:
         source = Source(run.files.get((site.dataset, n), []))
-        if not source.files or column_of(site) not in source.columns:
-            raise AlabError(
-                f"{site.name} was not captured in layer {n} of this run", "See: alab inspect RUN"
-            )
+        if not source.open or column_of(site) not in source.columns:
+            raise AlabError(f"{site.name} was not captured in layer {n} of this run", _INSPECT)
         sources.append((n, source))
     return sources
 
@@ -186,11 +176,7 @@ def _sources(run: Run, site: Site, layer: Layers) -> list[tuple[int | None, Sour
 def _check_pass(source: Source, at: PassId) -> None:
     if at not in source.span:
         there = [step for prompt, step in sorted(source.span) if prompt == at[0]]
-        hint = (
-            f"Prompt {at[0]} has the steps {there[0]}-{there[-1]}"
-            if there
-            else "See: alab inspect RUN"
-        )
+        hint = f"Prompt {at[0]} has the steps {there[0]}-{there[-1]}" if there else _INSPECT
         raise AlabError(f"there is no step {at[1]} of prompt {at[0]} in this run", hint)
 
 
@@ -212,14 +198,9 @@ def vector(
     run_id = runs.find_run(db, run)
     rows = db.execute(_STATES, [run_id, site, layer, state, prompt, prompt]).fetchall()
     if not rows:
-        hint = (
-            "The one example of a label is its reference."
-            if state == "example"
-            else "See: alab inspect RUN"
-        )
-        raise AlabError(
-            f"this run has no {state} state of {site} in layer {layer}, prompt {prompt}", hint
-        )
+        only = "The one example of a label is its reference."
+        what = f"{state} state of {site} in layer {layer}, prompt {prompt}"
+        raise AlabError(f"this run has no {what}", only if state == "example" else _INSPECT)
     asked = {"reference": label, "snapshot": message, "example": example}.get(state)
     if state == "example" and label is not None:
         rows = [row for row in rows if row[1] == label]
@@ -227,8 +208,7 @@ def vector(
     if state in ("reference", "snapshot", "example"):
         if asked not in keys:
             name = f"{state} {asked!r}" if asked is not None else f"{state} without a name"
-            raise AlabError(
-                f"there is no {name} in this run", f"There are: {', '.join(map(str, keys))}"
-            )
+            there = ", ".join(map(str, keys))
+            raise AlabError(f"there is no {name} in this run", f"There are: {there}")
         rows = [row for row, key in zip(rows, keys, strict=True) if key == asked]
     return np.array(rows[-1][2], np.float32)

@@ -171,10 +171,8 @@ class Lake:
     def hold(self, run_id: str, *, damaged: bool = False) -> Iterator[StagedRun]:
         """Keep other processes from changing a published run meanwhile.
 
-        Args:
-            run_id: id of the run.
-            damaged: also where its metadata is damaged; to amend it would hide from `alab check`
-                what was lost.
+        One whose metadata is damaged is held with `damaged` alone: to amend it would hide from
+        `alab check` what was lost.
 
         Raises:
             AlabError: another process is changing it, or has removed it, or it is damaged.
@@ -227,10 +225,9 @@ class Lake:
         """The table `files` of a run whose metadata is as it was written; None where it is not."""
         return manifest.sound(self.dataset("metadata", run_id))
 
-    def files(self, run_id: str) -> Iterator[Path]:
+    def files(self, run_id: str) -> list[Path]:
         """Every file of a published run."""
-        for folder in store.paths(self.root, f"[!.]*/run={run_id}"):
-            yield from store.paths(folder, "**/*.parquet")
+        return store.paths(self.root, f"[!.]*/run={run_id}/**/*.parquet")
 
 
 def _check_place(warehouse: Path) -> None:

@@ -36,15 +36,15 @@ def file_row(run_id: str, path: Path, root: Path) -> dict:
     import pyarrow.parquet as pq
 
     relative = path.relative_to(root)
-    steps = re.search(r"/steps=(\d+)-(\d+)/", f"/{relative}")
-    layer = re.search(r"/layer=(\d+)/", f"/{relative}")
+    place = re.search(r"/steps=(\d+)-(\d+)/(?:layer=(\d+)/)?", relative.as_posix())
+    first, last, layer = (n and int(n) for n in place.groups()) if place else (None,) * 3
     return {
         "run_id": run_id,
         "dataset": relative.parts[0],
         "path": relative.as_posix(),
-        "first_step": int(steps[1]) if steps else None,
-        "last_step": int(steps[2]) if steps else None,
-        "layer": int(layer[1]) if layer else None,
+        "first_step": first,
+        "last_step": last,
+        "layer": layer,
         "n_rows": pq.read_metadata(path).num_rows,
         "n_bytes": store.size(path),
         "sha256": None if relative.parts[0] in BULK else sha256(path),
@@ -69,16 +69,13 @@ def read(folder: Path, table: str = "files") -> "pa.Table":
 def sound(folder: Path) -> "pa.Table | None":
     """The table of a run whose metadata is as it was written, by checksum; None where it is not."""
     try:
-        table = read(folder)
-        metadata = [row for row in table.to_pylist() if row["dataset"] == "metadata"]
-        if metadata and all(_is_sound(folder, row["path"], row["sha256"]) for row in metadata):
+        table, own, root = read(folder), f"metadata/{folder.name}/", folder.parents[1]
+        rows = [row for row in table.to_pylist() if row["dataset"] == "metadata"]
+        if rows and all(
+            row["path"].startswith(own) and sha256(root / row["path"]) == row["sha256"]
+            for row in rows
+        ):
             return table
     except Exception:  # whatever damage makes of a table
         pass
     return None
-
-
-def _is_sound(folder: Path, path: str, checksum: str) -> bool:
-    """Whether a file of metadata lies in the folder of its run, as it was written."""
-    own = path.startswith(f"metadata/{folder.name}/")
-    return own and sha256(folder.parents[1] / path) == checksum

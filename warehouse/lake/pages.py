@@ -54,11 +54,7 @@ class PageWriter:
         self._file = store.create(path)
         self.size = store.append(self._file, [_MAGIC])
 
-    def write(
-        self,
-        count: int,
-        columns: Mapping[str, np.ndarray | list[str] | tuple[np.ndarray, np.ndarray] | None],
-    ) -> None:
+    def write(self, count: int, columns: Mapping[str, Any]) -> None:
         """Append one row group.
 
         Args:
@@ -176,8 +172,6 @@ class _Page(NamedTuple):
         frames: zstd frames that follow each other.
         size: uncompressed bytes.
         values: number of values, or of NULLs.
-        encoding: of the values.
-        statistics: of the values, where there are any.
     """
 
     frames: list[bytes]
@@ -221,25 +215,18 @@ class _Column:
         """The column's part of the schema, depth first."""
         element = thrift.SchemaElement
         repetition = Repetition.OPTIONAL if self.optional else Repetition.REQUIRED
+        own = {"repetition_type": repetition, "name": self.name}
         if not self.repeated:
             meaning = ConvertedType.UTF8 if self.type == Type.BYTE_ARRAY else None
-            leaf = {"type": self.type, "name": self.name, "converted_type": meaning}
-            return [element(repetition_type=repetition, **leaf)]
-        outer = {"name": self.name, "num_children": 1, "converted_type": ConvertedType.LIST}
+            return [element(type=self.type, converted_type=meaning, **own)]
         return [
-            element(repetition_type=repetition, **outer),
+            element(num_children=1, converted_type=ConvertedType.LIST, **own),
             element(repetition_type=Repetition.REPEATED, name="list", num_children=1),
             element(type=Type.FLOAT, repetition_type=Repetition.REQUIRED, name="element"),
         ]
 
     def chunk(self, page: _Page, header: int, start: int) -> bytes:
-        """What the footer says of one page of the column.
-
-        Args:
-            page: the page.
-            header: bytes of its header.
-            start: where in the file the header begins.
-        """
+        """What the footer says of a page, whose header has so many bytes and begins at `start`."""
         meta_data = thrift.ColumnMetaData(
             type=self.type,
             encodings=[page.encoding, Encoding.RLE],
@@ -266,7 +253,8 @@ def _scalar_page(column: _Column, count: int, data: Any) -> _Page:
     """Numbers, with their range, or strings, each behind its length."""
     levels, statistics = _runs([(count, 1)]) if column.optional else b"", None
     if column.type == Type.INT32:
-        body, statistics = data.astype("<i4").tobytes(), _range(data)
+        body, low, high = (some.astype("<i4").tobytes() for some in (data, data.min(), data.max()))
+        statistics = thrift.Statistics(null_count=0, max_value=high, min_value=low)
     else:
         texts = (item.encode() for item in data)
         body = b"".join(len(text).to_bytes(4, "little") + text for text in texts)
@@ -276,19 +264,15 @@ def _scalar_page(column: _Column, count: int, data: Any) -> _Page:
 
 def _runs(runs: list[tuple[int, int]]) -> bytes:
     """Levels as run-length runs (count, level), behind their size in bytes."""
-    body = b"".join(_run(count, level) for count, level in runs if count)
+    # The lowest bit of a run's header tells runs from packed bits.
+    body = b"".join(varint(count << 1) + bytes((level,)) for count, level in runs if count)
     return len(body).to_bytes(4, "little") + body
 
 
-def _run(count: int, level: int) -> bytes:
-    """One run; the lowest bit of its header tells runs from packed bits."""
-    return varint(count << 1) + bytes((level,))
-
-
+@functools.lru_cache(maxsize=256)
 def _full_lists(width: int, count: int) -> bytes:
     """Repetition levels of `count` lists of one width: 0 where a list begins, 1 within it."""
-    body = (_run(1, 0) + (_run(width - 1, 1) if width > 1 else b"")) * count
-    return len(body).to_bytes(4, "little") + body
+    return _runs([(1, 0), (width - 1, 1)] * count)
 
 
 @functools.lru_cache(maxsize=16)
@@ -296,14 +280,6 @@ def _lists(lengths: bytes) -> bytes:
     """Repetition levels of lists of these int32 lengths; every layer asks for the same ones."""
     counts = np.frombuffer(lengths, "<i4").tolist()
     return _runs([run for length in counts for run in ((1, 0), (length - 1, 1))])
-
-
-def _range(values: np.ndarray) -> bytes:
-    """Statistics of an int32 column without NULLs."""
-    low, high = (
-        int(end).to_bytes(4, "little", signed=True) for end in (values.min(), values.max())
-    )
-    return thrift.Statistics(null_count=0, max_value=high, min_value=low)
 
 
 def plain(column: pa.Array) -> Any:

@@ -18,8 +18,7 @@ class Parts:
 
     Args:
         staged: the run being written.
-        dataset: the dataset.
-        layer: the layer; None for embeddings and logits.
+        layer: None for embeddings and logits.
         widths: width of each site that will come.
     """
 

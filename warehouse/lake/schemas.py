@@ -21,8 +21,9 @@ def vector(width: int | None) -> pa.DataType:
 
 
 def _scalars(*names: str) -> list[pa.Field]:
-    types = {"kind": pa.string(), "state": pa.string(), "label": pa.string(), "site": pa.string()}
-    optional = {"prompt_id", "label"}
+    types = dict.fromkeys(("kind", "state", "label", "site", "token"), pa.string())
+    types |= dict.fromkeys(("logprob", "kl", "next_logprob"), pa.float32())
+    optional = {"prompt_id", "label", "token", "kl", "next_token_id", "next_rank", "next_logprob"}
     return [pa.field(name, types.get(name, pa.int32()), name in optional) for name in names]
 
 
@@ -44,28 +45,14 @@ def tensor_schema(dataset: str, widths: Mapping[str, int]) -> pa.Schema:
 
 def state_schema(width: int | None) -> pa.Schema:
     """Schema of `states`: one vector per state, layer and site."""
-    return pa.schema(
-        [
-            *_scalars("prompt_id", "state", "state_index", "label", "layer", "site"),
-            pa.field("vector", vector(width), False),
-        ]
-    )
+    places = _scalars("prompt_id", "state", "state_index", "label", "layer", "site")
+    return pa.schema([*places, pa.field("vector", vector(width), False)])
 
 
 def lens_schema() -> pa.Schema:
     """Schema of `logit_lens`: one row per token, layer and rank."""
-    return pa.schema(
-        [
-            *_scalars("prompt_id", "step", "position", "layer", "rank", "token_id"),
-            pa.field("token", pa.string()),
-            pa.field("logprob", pa.float32(), False),
-            pa.field("kl", pa.float32()),
-            pa.field("site", pa.string(), False),
-            pa.field("next_token_id", pa.int32()),
-            pa.field("next_rank", pa.int32()),
-            pa.field("next_logprob", pa.float32()),
-        ]
-    )
+    columns = "prompt_id step position layer rank token_id token logprob kl site"
+    return pa.schema(_scalars(*columns.split(), "next_token_id", "next_rank", "next_logprob"))
 
 
 def label_schema(columns: pa.Schema | None = None) -> pa.Schema:
@@ -76,40 +63,22 @@ def label_schema(columns: pa.Schema | None = None) -> pa.Schema:
 
 def norm_schema(width: int | None) -> pa.Schema:
     """Schema of a model's `norm.parquet`."""
-    return pa.schema(
-        [
-            ("model", pa.string()),
-            ("centred", pa.bool_()),
-            ("eps", pa.float64()),
-            ("scale", pa.float64()),
-            ("softcap", pa.float64()),
-            ("error", pa.float64()),
-            ("weight", vector(width)),
-            ("shift", vector(width)),
-        ]
-    )
+    numbers = dict.fromkeys(("eps", "scale", "softcap", "error"), pa.float64())
+    vectors = dict.fromkeys(("weight", "shift"), vector(width))
+    return pa.schema({"model": pa.string(), "centred": pa.bool_()} | numbers | vectors)
 
 
 def unembedding_schema(width: int | None) -> pa.Schema:
     """Schema of a model's `unembedding.parquet`: one row per token of the vocabulary."""
-    return pa.schema(
-        [
-            ("token_id", pa.int32()),
-            ("token", pa.string()),
-            ("bias", pa.float32()),
-            ("vector", vector(width)),
-        ]
-    )
+    scalars = {"token_id": pa.int32(), "token": pa.string(), "bias": pa.float32()}
+    return pa.schema(scalars | {"vector": vector(width)})
 
 
 def empty_schema(dataset: str) -> pa.Schema:
     """Schema of a dataset in a lake without runs."""
     if dataset in BULK:
         return tensor_schema(dataset, {})
-    return {
-        "states": state_schema(None),
-        "logit_lens": lens_schema(),
-        "labels": label_schema(),
-        "norm": norm_schema(None),
-        "unembedding": unembedding_schema(None),
-    }[dataset]
+    if dataset in ("logit_lens", "labels"):
+        return lens_schema() if dataset == "logit_lens" else label_schema()
+    schemas = {"states": state_schema, "norm": norm_schema, "unembedding": unembedding_schema}
+    return schemas[dataset](None)

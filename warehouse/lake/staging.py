@@ -28,7 +28,6 @@ class StagedRun:
         lock: what keeps others from it; let go at the end.
 
     Attributes:
-        run_id: id of the run.
         folder: where its files are written meanwhile, laid out like the lake.
     """
 

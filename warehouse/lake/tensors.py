@@ -4,7 +4,7 @@ A captured run and an imported one store the same rows in different orders; here
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -34,32 +34,30 @@ class RowRange:
     stop: int
 
 
-@dataclass
 class Source:
     """The part files of a dataset and layer, and where in them each pass is.
 
     Attributes:
+        open: the files.
         ranges: rows of each pass, in the order they are stored.
         span: first and last position of each pass.
         count: number of rows of each pass.
     """
 
-    files: list[Path]
-    ranges: list[RowRange] = field(default_factory=list)
-    span: dict[PassId, tuple[int, int]] = field(default_factory=dict)
-    count: dict[PassId, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.open = [pq.ParquetFile(path) for path in self.files]
+    def __init__(self, files: list[Path]):
+        self.open = [pq.ParquetFile(path) for path in files]
+        self.ranges: list[RowRange] = []
+        self.span: dict[PassId, tuple[int, int]] = {}
+        self.count: dict[PassId, int] = {}
         self._latest: tuple[tuple, pa.Table] | None = None
         for number, file in enumerate(self.open):
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=["prompt_id", "step", "position"])
-                self._index(number, group, *(column.to_numpy() for column in table.columns))
+                self._index(number, group)
 
-    def _index(
-        self, number: int, group: int, prompts: np.ndarray, steps: np.ndarray, positions: np.ndarray
-    ) -> None:
+    def _index(self, number: int, group: int) -> None:
+        columns = ["prompt_id", "step", "position"]
+        table = self.open[number].read_row_group(group, columns=columns)
+        prompts, steps, positions = (column.to_numpy() for column in table.columns)
         edges = np.flatnonzero((np.diff(prompts) != 0) | (np.diff(steps) != 0)) + 1
         for start, stop in zip([0, *edges], [*edges, len(steps)], strict=True):
             at = int(prompts[start]), int(steps[start])
@@ -73,10 +71,7 @@ class Source:
     def columns(self) -> dict[str, int | None]:
         """Width of each vector column that has values; None where it differs from row to row."""
         fields = [f for f in self.open[0].schema_arrow if pa.types.is_nested(f.type)]
-        widths = {
-            f.name: f.type.list_size if pa.types.is_fixed_size_list(f.type) else None
-            for f in fields
-        }
+        widths = {f.name: getattr(f.type, "list_size", None) for f in fields}
         return {name: width for name, width in widths.items() if width or name == "weights"}
 
     def read(self, column: str, passes: set[PassId]) -> Iterator[tuple[PassId, pa.Array]]:

@@ -4,45 +4,22 @@ The structs are those of `parquet.thrift` in https://github.com/apache/parquet-f
 fields that we do not write.
 """
 
-from collections.abc import Sequence
+import re
 from enum import IntEnum
 from typing import Any
 
 #: Type codes of the compact protocol.
-I32, I64, BINARY, LIST, STRUCT = 5, 6, 8, 9, 12
+_CODES = {"i32": 5, "i64": 6, "binary": 8, "list": 9, "struct": 12}
 
 
-class Type(IntEnum):
-    """How values are stored."""
-
-    INT32 = 1
-    FLOAT = 4
-    BYTE_ARRAY = 6
-
-
-class ConvertedType(IntEnum):
-    """What stored values mean."""
-
-    UTF8 = 0
-    LIST = 3
-
-
-class Repetition(IntEnum):
-    """How often a field is there."""
-
-    REQUIRED = 0
-    OPTIONAL = 1
-    REPEATED = 2
-
-
-class Encoding(IntEnum):
-    """How values become bytes."""
-
-    PLAIN = 0
-    RLE = 3
-    BYTE_STREAM_SPLIT = 9
-
-
+#: How values are stored.
+Type = IntEnum("Type", {"INT32": 1, "FLOAT": 4, "BYTE_ARRAY": 6})
+#: What stored values mean.
+ConvertedType = IntEnum("ConvertedType", {"UTF8": 0, "LIST": 3})
+#: How often a field is there.
+Repetition = IntEnum("Repetition", {"REQUIRED": 0, "OPTIONAL": 1, "REPEATED": 2})
+#: How values become bytes.
+Encoding = IntEnum("Encoding", {"PLAIN": 0, "RLE": 3, "BYTE_STREAM_SPLIT": 9})
 #: The codec of zstd, and the type of a page with data, first version.
 ZSTD, DATA_PAGE = 6, 0
 
@@ -51,11 +28,14 @@ class Struct:
     """A kind of struct; a call gives the bytes of one.
 
     Args:
-        fields: by name, in the order of their ids, (id, type) or (id, LIST, type of an element).
+        fields: id, type and name of each, by id, such as `2 list<i32> encodings`.
     """
 
-    def __init__(self, **fields: tuple[int, ...]):
-        self._fields = fields
+    def __init__(self, fields: str = ""):
+        self._fields = {
+            name: (int(number), *(_CODES[word] for word in re.findall(r"\w+", kind)))
+            for number, kind, name in re.findall(r"(\d+) (\S+) (\w+)", fields)
+        }
 
     def __call__(self, **values: Any) -> bytes:
         """The bytes of a struct; a field without a value, or None, is left out."""
@@ -71,20 +51,16 @@ class Struct:
 
 
 def _encoded(value: Any, kind: int, element: int = 0) -> bytes:
-    if kind == STRUCT:
+    if kind == _CODES["struct"]:
         return value
-    if kind == LIST:
-        return _list(value, element)
-    if kind == BINARY:
+    if kind == _CODES["list"]:
+        count = len(value)
+        head = bytes((min(count, 15) << 4 | element,)) + (varint(count) if count >= 15 else b"")
+        return head + b"".join(_encoded(item, element) for item in value)
+    if kind == _CODES["binary"]:
         data = value.encode() if isinstance(value, str) else value
         return varint(len(data)) + data
     return varint(value << 1 ^ value >> 63)  # zigzag: small numbers of either sign are short
-
-
-def _list(items: Sequence[Any], kind: int) -> bytes:
-    count = len(items)
-    head = bytes((count << 4 | kind,)) if count < 15 else bytes((0xF0 | kind,)) + varint(count)
-    return head + b"".join(_encoded(item, kind) for item in items)
 
 
 def varint(value: int) -> bytes:
@@ -97,54 +73,32 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-Statistics = Struct(null_count=(3, I64), max_value=(5, BINARY), min_value=(6, BINARY))
+Statistics = Struct("3 i64 null_count, 5 binary max_value, 6 binary min_value")
 SchemaElement = Struct(
-    type=(1, I32),
-    repetition_type=(3, I32),
-    name=(4, BINARY),
-    num_children=(5, I32),
-    converted_type=(6, I32),
+    "1 i32 type, 3 i32 repetition_type, 4 binary name, 5 i32 num_children, 6 i32 converted_type"
 )
 DataPageHeader = Struct(
-    num_values=(1, I32),
-    encoding=(2, I32),
-    definition_level_encoding=(3, I32),
-    repetition_level_encoding=(4, I32),
+    "1 i32 num_values, 2 i32 encoding, 3 i32 definition_level_encoding, "
+    "4 i32 repetition_level_encoding"
 )
 PageHeader = Struct(
-    type=(1, I32),
-    uncompressed_page_size=(2, I32),
-    compressed_page_size=(3, I32),
-    data_page_header=(5, STRUCT),
+    "1 i32 type, 2 i32 uncompressed_page_size, 3 i32 compressed_page_size, "
+    "5 struct data_page_header"
 )
 ColumnMetaData = Struct(
-    type=(1, I32),
-    encodings=(2, LIST, I32),
-    path_in_schema=(3, LIST, BINARY),
-    codec=(4, I32),
-    num_values=(5, I64),
-    total_uncompressed_size=(6, I64),
-    total_compressed_size=(7, I64),
-    data_page_offset=(9, I64),
-    statistics=(12, STRUCT),
+    "1 i32 type, 2 list<i32> encodings, 3 list<binary> path_in_schema, 4 i32 codec, "
+    "5 i64 num_values, 6 i64 total_uncompressed_size, 7 i64 total_compressed_size, "
+    "9 i64 data_page_offset, 12 struct statistics"
 )
-ColumnChunk = Struct(file_offset=(2, I64), meta_data=(3, STRUCT))
+ColumnChunk = Struct("2 i64 file_offset, 3 struct meta_data")
 RowGroup = Struct(
-    columns=(1, LIST, STRUCT),
-    total_byte_size=(2, I64),
-    num_rows=(3, I64),
-    file_offset=(5, I64),
-    total_compressed_size=(6, I64),
+    "1 list<struct> columns, 2 i64 total_byte_size, 3 i64 num_rows, 5 i64 file_offset, "
+    "6 i64 total_compressed_size"
 )
-KeyValue = Struct(key=(1, BINARY), value=(2, BINARY))
+KeyValue = Struct("1 binary key, 2 binary value")
 TypeDefinedOrder = Struct()
-ColumnOrder = Struct(type_order=(1, STRUCT))
+ColumnOrder = Struct("1 struct type_order")
 FileMetaData = Struct(
-    version=(1, I32),
-    schema=(2, LIST, STRUCT),
-    num_rows=(3, I64),
-    row_groups=(4, LIST, STRUCT),
-    key_value_metadata=(5, LIST, STRUCT),
-    created_by=(6, BINARY),
-    column_orders=(7, LIST, STRUCT),
+    "1 i32 version, 2 list<struct> schema, 3 i64 num_rows, 4 list<struct> row_groups, "
+    "5 list<struct> key_value_metadata, 6 binary created_by, 7 list<struct> column_orders"
 )

@@ -104,7 +104,7 @@ def extract(model: Any) -> Head:
     """
     name = type(model).__name__
     linear = model.get_output_embeddings()
-    if linear is None or getattr(linear, "weight", None) is None:
+    if getattr(linear, "weight", None) is None:
         raise AlabError(f"{name} has no unembedding", "It has no logit lens.")
     probe = trace(model, sample(model, count=_TOKENS, seed=2))
     stack = find_stack(model, probe)
@@ -127,11 +127,7 @@ def extract(model: Any) -> Head:
 
 
 def _finished(head: Head, normed: Tensor, logits: Tensor, model: Any, tolerance: float) -> Head:
-    """A head with the factor and the cap that give the model's own logits.
-
-    Raises:
-        AlabError: none do.
-    """
+    """A head with the factor and the cap that give the model's own logits; refused if none do."""
     raw = head.logits(normed)
     best = min(_finishes(model.config), key=lambda finish: _error(_finish(raw, *finish), logits))
     for finish in ((1.0, None), best):
@@ -159,12 +155,9 @@ def _values(model: Any, linear: nn.Module, name: str) -> Tensor | None:
 
 def _unembedding(model: Any, probe: Trace, linear: nn.Module) -> Call:
     """The last call of the unembedding."""
-    calls = [call for call in probe.of(linear) if call.reads]
-    if not calls:
-        raise AlabError(
-            f"{type(model).__name__} does not send its last layer through its unembedding"
-        )
-    return calls[-1]
+    if calls := [call for call in probe.of(linear) if call.reads]:
+        return calls[-1]
+    raise AlabError(f"{type(model).__name__} does not send its last layer through its unembedding")
 
 
 def _modules_between(probe: Trace, last: Call, unembedding: Call) -> list[nn.Module]:
@@ -187,8 +180,8 @@ def _candidates(
     for module in norms:
         weight, shift = offload.values(module, "weight"), offload.values(module, "bias")
         weights = [one] if weight is None else [weight, 1 + weight]
-        numbers = ((name, value) for name, value in vars(module).items() if "eps" in name)
-        epsilons = {value for _, value in numbers if isinstance(value, float)}
+        numbers = (value for name, value in vars(module).items() if "eps" in name)
+        epsilons = {value for value in numbers if isinstance(value, float)}
         heads += [
             Head(unembedding, bias, w, zero if shift is None else shift, centred, eps)
             for w in weights

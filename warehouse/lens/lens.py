@@ -70,9 +70,8 @@ def logit_lens(
     with open_run(lake, name) as run:
         head = store.head_of(lake, run, model, progress)
         if not 1 <= top_k <= len(head.unembedding):
-            raise AlabError(
-                f"--top-k is {top_k}; it can be 1 to {len(head.unembedding)}", exit_code=2
-            )
+            most = len(head.unembedding)
+            raise AlabError(f"--top-k is {top_k}; it can be 1 to {most}", exit_code=2)
         places = places_of(run, steps, position)
         progress(f"looking at {len(places)} tokens", 0, 0)
         with lake.hold(run.run_id) as hold:
@@ -161,12 +160,8 @@ def _check(run: Run, places: list[Place], answers: Answers, noted: dict[Place, f
     first = answers.logprobs[:, -1, 0]
     errors = [abs(noted[p] - float(first[i])) for i, p in enumerate(places) if p in noted]
     if errors and not max(errors) <= _TOLERANCE:
-        raise store.refused(
-            run.lake,
-            run,
-            "do not give what the model said in this run: log-probabilities are off by "
-            f"{max(errors):.2g} nats",
-        )
+        off = f"log-probabilities are off by {max(errors):.2g} nats"
+        raise store.refused(run, f"do not give what the model said in this run: {off}")
 
 
 def _table(
@@ -182,9 +177,6 @@ def _table(
     tokens, _, k = answers.top.shape
     each = len(layers) * k
 
-    def spread(values: np.ndarray) -> np.ndarray:
-        return np.repeat(values.reshape(-1), k)
-
     prompts, steps, positions = (np.repeat(column, each) for column in np.array(places, np.int32).T)
     ids = answers.top.reshape(-1).astype(np.int32)
     following = np.repeat(np.array(targets, np.int32), each)
@@ -198,10 +190,10 @@ def _table(
         "token_id": ids,
         "token": texts.take(pa.array(ids)),
         "logprob": answers.logprobs.reshape(-1),
-        "kl": pa.array(spread(answers.kl), mask=np.full(len(ids), not has_final)),
+        "kl": pa.array(np.repeat(answers.kl, k), mask=np.full(len(ids), not has_final)),
         "site": pa.array([site]).take(pa.array(np.zeros(len(ids), np.int32))),
         "next_token_id": pa.array(following, mask=no_next),
-        "next_rank": pa.array(spread(answers.next_rank), mask=no_next),
-        "next_logprob": pa.array(spread(answers.next_logprob), mask=no_next),
+        "next_rank": pa.array(np.repeat(answers.next_rank, k), mask=no_next),
+        "next_logprob": pa.array(np.repeat(answers.next_logprob, k), mask=no_next),
     }
     return pa.table(columns, schema=lens_schema())

@@ -40,11 +40,7 @@ def look(head: Head, streams: Tensor, targets: list[int], top_k: int) -> Answers
     All rows meet one block of the vocabulary after another, so that memory is bounded however large
     it is. Each look at a block costs as much as a tenth of its matrix product, so looks are few.
 
-    Args:
-        head: the model's head.
-        streams: residual stream after each layer.
-        targets: per token, id of the token that follows; -1 where none does.
-        top_k: how many tokens to give.
+    `targets` has for each token the id of the one that follows; -1 where none does.
     """
     tokens, layers, width = streams.shape
     rows, vocabulary = tokens * layers, len(head.unembedding)
@@ -86,13 +82,7 @@ class _Tally:
         self._means = torch.zeros(tokens, layers, layers)
 
     def add(self, first: int, logits: Tensor, scratch: Tensor) -> None:
-        """Take in a block of the vocabulary.
-
-        Args:
-            first: its first token.
-            logits: (rows, block), overwritten.
-            scratch: room of the same shape.
-        """
+        """Take in a block of the vocabulary from a token on; overwrites both (rows, block)."""
         best, places = _top(logits, min(self._k, logits.shape[1]))
         shares = torch.softmax(logits, -1, out=scratch)
         self._merge_top(best, places + first)
@@ -115,14 +105,18 @@ class _Tally:
         largest = self._values[:, :1]
         added = (best - largest).exp_() / share
         added.masked_fill_(best == -torch.inf, 0.0)  # a block of tokens that the model never says
-        self._sum = self._sum * (self._largest - largest).exp_() + added
+        # Until a token that the model says, the largest are −∞, and −∞ − −∞ is no number.
+        self._sum = self._sum * (self._largest - largest).exp_().nan_to_num_(0.0) + added
         self._largest = largest
         return added
 
     def _merge_means(self, logits: Tensor, shares: Tensor, added: Tensor) -> None:
         """Average the means so far with those over the block, each by its share of the sum."""
         shape = self._tokens, self._layers, -1
-        of_block = torch.bmm(shares.view(shape), logits.view(shape).transpose(1, 2))
+        shares, others = shares.view(shape), logits.view(shape).transpose(1, 2)
+        of_block = torch.bmm(shares, others)
+        if not of_block.isfinite().all():  # 0 · −∞, of tokens that the model never says: nothing
+            of_block = torch.bmm(shares, others.clamp_min(torch.finfo(others.dtype).min))
         weight = (added / self._sum).view(shape)
         merged = self._means + (of_block - self._means) * weight
         self._means = torch.where(weight > 0, merged, self._means)

@@ -46,16 +46,10 @@ def key(model: str) -> str:
 
 
 def save(lake: Lake, model: str, head: Head) -> Path:
-    """Write a head to the lake; leaves one that is there.
+    """Write a head to the lake, unless it is there, and give its folder.
 
-    Args:
-        lake: the warehouse's lake.
-        model: fingerprint of the weights, as `runs.weights_hash` has it; of a run without one the
-            model's name.
-        head: what to keep.
-
-    Returns:
-        Its folder.
+    `model` is the fingerprint of the weights, as `runs.weights_hash` has it; of a run without one
+    the model's name.
     """
     folder = lake.root / "models" / key(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -103,10 +97,8 @@ def load(lake: Lake, model: str) -> Head | None:
     table = pq.read_table(folder / "unembedding.parquet", memory_map=True)
     width = table.schema.field("vector").type.list_size
     vectors = np.empty((table.num_rows, width), np.float32)
-    at = 0
-    for chunk in table["vector"].chunks:
-        vectors[at : at + len(chunk)] = chunk.flatten().to_numpy().reshape(-1, width)
-        at += len(chunk)
+    chunks = [chunk.flatten().to_numpy().reshape(-1, width) for chunk in table["vector"].chunks]
+    np.concatenate(chunks, out=vectors)
     return Head(
         torch.from_numpy(vectors),
         torch.from_numpy(table["bias"].to_numpy().copy()),
@@ -120,12 +112,7 @@ def load(lake: Lake, model: str) -> Head | None:
 def head_of(lake: Lake, run: Run, model: Any, progress: Callable[[str, int, int], None]) -> Head:
     """The head of the weights that a run was captured with: from the lake, or once from the model.
 
-    Args:
-        lake: the warehouse's lake.
-        run: the run.
-        model: a `models.Loaded` of the weights, where they cannot be loaded by the model's name; or
-            None.
-        progress: told of what is happening.
+    `model` is a `Loaded` of the weights, where they cannot be loaded by the model's name; or None.
 
     Raises:
         AlabError: the model, given or loaded, has other weights than the run, or no logit lens.
@@ -140,7 +127,8 @@ def head_of(lake: Lake, run: Run, model: Any, progress: Callable[[str, int, int]
             "Give the model as it was then"
             + ("." if head is None else ", or none: what it takes is kept."),
         )
-    spec = _spec(row)
+    spec = json.loads(row["scenario_json"] or "{}").get("model")
+    spec = spec or {"id": row["model_id"], "dtype": "float32"}
     name = "/".join(filter(None, [row["model_id"], spec.get("gguf_file")]))
     if head is None:
         head = _taken(model or _loaded(run.run_id, row, spec, progress), name)
@@ -149,19 +137,13 @@ def head_of(lake: Lake, run: Run, model: Any, progress: Callable[[str, int, int]
         if model is not None and not torch.equal(
             head.unembedding, extract(model.model).unembedding
         ):
-            raise refused(lake, run, "are not those of the model that is given")
+            raise refused(run, "are not those of the model that is given")
         if head.model != name:
-            raise refused(lake, run, f"are those of {head.model}, not of {name}")
+            raise refused(run, f"are those of {head.model}, not of {name}")
     width, hidden = head.unembedding.shape[1], row["hidden_size"]
     if width != hidden:
-        raise refused(lake, run, f"are {width} wide, the run's vectors {hidden}")
+        raise refused(run, f"are {width} wide, the run's vectors {hidden}")
     return head
-
-
-def _spec(row: dict[str, Any]) -> dict[str, Any]:
-    """A run's `model`, as its scenario has it."""
-    spec = json.loads(row["scenario_json"] or "{}").get("model")
-    return spec or {"id": row["model_id"], "dtype": "float32"}
 
 
 def _taken(model: loading.Loaded, name: str) -> Head:
@@ -175,11 +157,7 @@ def _taken(model: loading.Loaded, name: str) -> Head:
 
 
 def _loaded(run_id: str, row: dict[str, Any], spec: dict[str, Any], progress: Callable) -> Any:
-    """The model of a run, loaded again as it ran.
-
-    Raises:
-        AlabError: what its name stands for now has other weights.
-    """
+    """The model of a run, loaded again as it ran; refused where its name has other weights now."""
     progress(f"loading {row['model_id']}, once", 0, 0)
     spec = spec | {"device": "auto"}
     exact = row["weights_hash"] is not None
@@ -196,10 +174,10 @@ def _loaded(run_id: str, row: dict[str, Any], spec: dict[str, Any], progress: Ca
     return model
 
 
-def refused(lake: Lake, run: Run, why: str) -> AlabError:
+def refused(run: Run, why: str) -> AlabError:
     """The error for a head that is kept and is not the run's."""
     (row,) = run.rows("runs")
-    folder = lake.root / "models" / key(row["weights_hash"] or row["model_id"])
+    folder = run.lake.root / "models" / key(row["weights_hash"] or row["model_id"])
     return AlabError(
         f"the final norm and unembedding kept of {row['model_id']} {why}",
         f"Delete {folder} and try again: they are taken from the model anew.",

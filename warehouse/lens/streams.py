@@ -22,14 +22,8 @@ def residual_streams(
 ) -> Tensor:
     """The residual stream after each layer, (tokens, layers, width), float32.
 
-    Args:
-        db: a connection to the catalog.
-        run_id: id of the run.
-        site: hidden_out, or contributions for hidden_in of layer 0 with the contributions added
-            layer by layer.
-        layers: the layers that were captured.
-        places: the tokens.
-        width: width of the residual stream.
+    The site is hidden_out, or contributions for hidden_in of layer 0 with the contributions added
+    layer by layer; the layers are all that were captured.
 
     Raises:
         AlabError: what is needed was not captured.

@@ -1,5 +1,6 @@
 """Adapters of PEFT, such as LoRA, that a scenario puts on a model: `model.adapter`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,7 @@ CONFIG = "adapter_config.json"
 def attach(
     model: Any, adapter: str, model_id: str, commit: str | None = None
 ) -> tuple[Any, list[tuple[str, str]]]:
-    """Put an adapter on a model, switched on.
-
-    Args:
-        model: the model, loaded.
-        adapter: a directory or hub id.
-        model_id: the model as the scenario names it.
-        commit: commit of the hub that the model is of.
+    """Put an adapter, a directory or hub id, on a model of a commit of the hub, switched on.
 
     Returns:
         The model, its modules wrapped by PEFT, and notes as (code, sentence).
@@ -30,7 +25,12 @@ def attach(
         AlabError: PEFT is not installed, or the adapter cannot be read, does not fit, or changes
             more than weights.
     """
-    peft = _peft()
+    try:
+        import peft
+    except ImportError as error:
+        raise AlabError(
+            "model.adapter needs the package peft", "Install it: pip install 'alab[peft]'"
+        ) from error
     local = Path(adapter).expanduser()
     folder = str(local) if local.is_dir() else adapter
     if not local.is_dir() and adapter.startswith((".", "/", "~")):
@@ -52,7 +52,7 @@ def attach(
         )
     try:
         wrapped = peft.PeftModel.from_pretrained(model, folder, config=config).eval()
-        _check(peft, wrapped, folder, adapter)
+        _check(wrapped, folder, adapter)
     except AlabError:
         raise
     except Exception as error:  # shapes that do not fit, modules that are not there, damaged files
@@ -65,8 +65,6 @@ def attach(
 
 def base_of(folder: Path) -> str | None:
     """The model that an adapter's directory names; empty if it names none, None for no adapter."""
-    import json
-
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         return config.get("base_model_name_or_path") or ""
@@ -85,22 +83,12 @@ def refuse_as_model(adapter: str, base: str) -> AlabError:
     )
 
 
-def _peft() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise AlabError(
-            "model.adapter needs the package peft", "Install it: pip install 'alab[peft]'"
-        ) from error
-    return peft
-
-
-def _check(peft: Any, wrapped: Any, folder: str, adapter: str) -> None:
+def _check(wrapped: Any, folder: str, adapter: str) -> None:
     """Make sure that each weight of the adapter is as its file has it, and none is left over."""
-    from peft.utils import load_peft_weights
+    from peft.utils import get_peft_model_state_dict, load_peft_weights
 
     weights = load_peft_weights(folder, device="cpu")
-    own = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    own = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     everywhere = wrapped.state_dict()
     if missing := own.keys() - weights.keys():
         raise AlabError(
@@ -108,23 +96,16 @@ def _check(peft: Any, wrapped: Any, folder: str, adapter: str) -> None:
             f"config asks for: {listed(missing)}",
             "They would be random numbers, or nothing. Get the whole adapter.",
         )
-    nowhere = weights.keys() - own.keys() - everywhere.keys()
-    if nowhere:
+    if nowhere := weights.keys() - own.keys() - everywhere.keys():
         raise AlabError(
             f"model.adapter: {len(nowhere)} of the {len(weights)} weights of {adapter} fit nowhere "
             f"in the model: {listed(nowhere)}",
             _made_for(wrapped.peft_config["default"]),
         )
-    other = [
-        name
-        for name, value in weights.items()
-        if not _same(own.get(name, everywhere.get(name)), value)
-    ]
-    if other:
-        raise AlabError(
-            f"model.adapter: PEFT loaded {len(other)} weights of {adapter} otherwise: "
-            f"{listed(other)}"
-        )
+    loaded = everywhere | own
+    if other := [name for name, value in weights.items() if not _same(loaded[name], value)]:
+        loaded_otherwise = f"{len(other)} weights of {adapter} otherwise: {listed(other)}"
+        raise AlabError(f"model.adapter: PEFT loaded {loaded_otherwise}")
 
 
 def _same(loaded: torch.Tensor, saved: torch.Tensor) -> bool:
@@ -132,8 +113,7 @@ def _same(loaded: torch.Tensor, saved: torch.Tensor) -> bool:
 
 
 def _made_for(config: Any) -> str:
-    base = getattr(config, "base_model_name_or_path", None)
-    return f"It was made for {base}." if base else "It was made for another model."
+    return f"It was made for {config.base_model_name_or_path or 'another model'}."
 
 
 def _base_notes(

@@ -5,6 +5,7 @@ A causal model gives a token what it gives it in its sequence alone, since paddi
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class Batch:
         self, sequences: Sequence[list[int]], places: Sequence[Sequence[int]] | None = None
     ):
         self.sequences = sequences
+        self._lengths = torch.tensor(list(map(len, sequences)))
         self.width = max(map(len, sequences))
         self.spans = [
             (number, *span)
@@ -46,8 +48,7 @@ class Batch:
     @cached_property
     def ends(self) -> Tensor:
         """Where the last token of each sequence is, as `rows`."""
-        lengths = torch.tensor([len(ids) for ids in self.sequences])
-        return torch.arange(len(lengths)) * self.width + lengths - 1
+        return torch.arange(len(self.sequences)) * self.width + self._lengths - 1
 
     @property
     def ids(self) -> Tensor:
@@ -57,8 +58,7 @@ class Batch:
     @property
     def mask(self) -> Tensor:
         """(sequences, width): 1 for a token, 0 for padding."""
-        lengths = torch.tensor([len(ids) for ids in self.sequences])
-        return (torch.arange(self.width) < lengths[:, None]).long()
+        return (torch.arange(self.width) < self._lengths[:, None]).long()
 
     def pick(self, values: Tensor) -> Tensor:
         """The recorded rows of (sequences × width, …) values, as a copy where they are not all."""
@@ -82,8 +82,7 @@ class Batch:
         rows = torch.arange(len(weights) * self.width) if self.rows is None else self.rows
         rows = rows.to(weights.device)
         keys = max(first + count for _, first, count in self.spans)
-        picked = weights[rows // self.width, :, rows % self.width, :keys]
-        return picked.transpose(0, 1)
+        return weights[rows // self.width, :, rows % self.width, :keys].transpose(0, 1)
 
     def _rows(self, spans: list[tuple[int, int, int]]) -> Tensor | None:
         if sum(count for _, _, count in spans) == len(self.sequences) * self.width:
@@ -98,13 +97,6 @@ def _consecutive(places: Sequence[int]) -> Iterator[tuple[int, int]]:
     if len(places) and places[-1] - places[0] == len(places) - 1:
         yield places[0], len(places)
         return
-    first = count = 0
-    for place in places:
-        if count and place == first + count:
-            count += 1
-        else:
-            if count:
-                yield first, count
-            first, count = place, 1
-    if count:
-        yield first, count
+    for _, run in groupby(enumerate(places), lambda pair: pair[1] - pair[0]):
+        numbers = [place for _, place in run]
+        yield numbers[0], len(numbers)

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from warehouse.errors import AlabError
@@ -231,7 +232,8 @@ class Chat:
     def _read(self, messages: list[dict], text: str, *, split: bool = True) -> Rendered:
         """Tokens of a rendering and whom they belong to."""
         placement = spans.place(messages, text, self._try)
-        parts = spans.segments(messages, text, placement, self._without_prompt, split)
+        without_prompt = partial(self._try, generation_prompt=False)
+        parts = spans.segments(messages, text, placement, without_prompt, split)
         ids, first, ranges = self._encode(text)
         last = first + len(ranges)
         owners: list[Owner] = []
@@ -328,9 +330,6 @@ class Chat:
             return self.text(messages, generation_prompt=generation_prompt)
         except Exception:  # whatever the template does
             return None
-
-    def _without_prompt(self, messages: Sequence[dict]) -> str | None:
-        return self._try(messages, generation_prompt=False)
 
 
 def _shows_parts(text: str, messages: Sequence[dict]) -> bool:

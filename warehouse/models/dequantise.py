@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
 
 from warehouse.errors import AlabError
 from warehouse.models import weights
+from warehouse.models.fingerprint import fingerprint
 
 #: Part of what a copy is known by: copies made otherwise are made anew.
 _FORMAT = 2
@@ -37,11 +39,7 @@ class Copy:
     notes: list[tuple[str, str]]
 
     def check(self, weights_hash: str) -> None:
-        """Refuse a copy whose weights are no longer those of the GGUF file.
-
-        Raises:
-            AlabError: they are not.
-        """
+        """Refuse a copy whose weights are no longer those of the GGUF file."""
         if weights_hash != self.weights_hash:
             raise AlabError(
                 f"the dequantised weights in {self.folder} are damaged: they are not those that "
@@ -112,14 +110,14 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _make(path: Path, folder: Path) -> dict[str, Any]:
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from warehouse.models.fingerprint import fingerprint
+    options: dict[str, Any] = {"gguf_file": path.name, "dtype": torch.float32}
+    with contextlib.suppress(ImportError):  # a transformers that could compute on packed weights
+        from transformers import GgufConfig
 
-    model, report = weights.load_strictly(
-        AutoModelForCausalLM, path.parent, gguf_file=path.name, dtype=torch.float32, **_dense()
-    )
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    model, report = weights.load_strictly(AutoModelForCausalLM, path.parent, **options)
     notes = weights.check(model, report, str(path)) + _unread(path, model)
     # The weights are plain float32 now, but transformers refuses to save what was quantised.
     model.hf_quantizer = None
@@ -132,15 +130,6 @@ def _make(path: Path, folder: Path) -> dict[str, Any]:
     return about
 
 
-def _dense() -> dict[str, Any]:
-    """What makes transformers unpack the weights, where it could compute on the packed ones."""
-    try:
-        from transformers import GgufConfig
-    except ImportError:
-        return {}
-    return {"quantization_config": GgufConfig(dequantize=True)}
-
-
 def _unread(path: Path, model: Any) -> list[tuple[str, str]]:
     """A note about tensors that transformers has no place for, where it does not report them."""
     from gguf import GGUFReader
@@ -149,19 +138,13 @@ def _unread(path: Path, model: Any) -> list[tuple[str, str]]:
     file = GGUFReader(path)
     arch = file.fields["general.architecture"].contents()
     with contextlib.suppress(Exception):  # its own tables, which change with its version
-        if _is_reported(arch):
-            return []
+        with contextlib.suppress(ImportError):  # a transformers that reports none itself
+            from transformers.integrations.gguf.utils import is_gguf_arch_supported
+
+            if is_gguf_arch_supported(arch):
+                return []
         rules = gguf_reader.TENSOR_PROCESSORS.get(arch, gguf_reader.TensorProcessor)(config={})
         known = gguf_reader.get_gguf_hf_weights_map(model, rules)
         unread = [tensor.name for tensor in file.tensors if tensor.name not in known]
         return weights.left_out(unread, path.name, model)
     return []
-
-
-def _is_reported(arch: str) -> bool:
-    """Whether transformers itself reports tensors of such a file that it has no place for."""
-    try:
-        from transformers.integrations.gguf.utils import is_gguf_arch_supported
-    except ImportError:  # a transformers that reports none
-        return False
-    return is_gguf_arch_supported(arch)

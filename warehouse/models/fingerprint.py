@@ -29,7 +29,6 @@ def fingerprint(model: nn.Module) -> str:
     buffers that are computed, and hooks. The precision counts: weights loaded in float16 and in
     float32 are other numbers.
     """
-    digest = hashlib.sha256()
     places = (v.data_ptr() for v in (*model.parameters(), *model.buffers()) if not v.is_meta)
     stay = set(places) - {0}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -44,9 +43,8 @@ def fingerprint(model: nn.Module) -> str:
             if value.data_ptr() in stay:  # tied ones are hashed once; offloaded ones do not stay
                 known[key] = checksum
             lines.append(f"{name} {value.dtype} {tuple(value.shape)} {checksum}")
-    for line in sorted(lines):
-        digest.update(line.encode() + b"\n")
-    return digest.hexdigest()[:32]
+    text = "".join(f"{line}\n" for line in sorted(lines))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _digest(tensor: Tensor, pool: Executor) -> str:

@@ -15,8 +15,7 @@ _CACHES = ("cache", "past_key_values")
 
 def context_length(model: Any) -> int | None:
     """Longest sequence the model takes; None where its config does not say."""
-    config = model.config.get_text_config()
-    lengths = (getattr(config, name, None) for name in _LENGTHS)
+    lengths = (getattr(model.config.get_text_config(), name, None) for name in _LENGTHS)
     return next((n for n in lengths if isinstance(n, int) and n > 0), None)
 
 

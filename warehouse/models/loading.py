@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from warehouse import extras, scenario
 from warehouse.errors import AlabError, first_line
 from warehouse.models import adapters, dequantise, notices, weights
@@ -71,8 +73,6 @@ def load(
             not there.
     """
     quiet_libraries()
-    import torch
-
     device = _device(spec.device)
     dtype, notes = spec.dtype, list[tuple[str, str]]()
     if device == "cpu" and dtype == "float16" and not exact_dtype:
@@ -180,11 +180,10 @@ def resolve(spec: scenario.Model) -> tuple[str, str | None]:
     if base is not None:
         raise adapters.refuse_as_model(spec.id, base)
     if not gguf and not (folder / "config.json").is_file():
+        hint = f"Name one of its GGUF files as model.gguf_file: {models}"
         raise AlabError(
             f"model.id: there is no config.json in {source}",
-            f"Name one of its GGUF files as model.gguf_file: {models}"
-            if models
-            else "It holds no model.",
+            hint if models else "It holds no model.",
         )
     return source, gguf
 
@@ -217,14 +216,8 @@ def quiet_libraries() -> None:
 
 
 def _device(name: str) -> str:
-    import torch
-
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    available = [device for device, is_there in there.items() if is_there]
+    backends = {"cuda": torch.cuda, "mps": torch.backends.mps, "cpu": torch.cpu}
+    available = [device for device, backend in backends.items() if backend.is_available()]
     if name == "auto":
         return available[0]
     if name not in available:

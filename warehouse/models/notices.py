@@ -71,11 +71,8 @@ def notes(messages: list[str], when: str = "on loading") -> list[tuple[str, str]
     for message in dict.fromkeys(messages):
         text = " ".join(message.split())
         if tied := _TIED.search(text):
-            sentence = (
-                f"the config ties {tied[1]} and {tied[2]}, and the checkpoint has other values for "
-                "each: each has its own"
-            )
-            notes.append(("tied_weights", sentence))
+            values = "and the checkpoint has other values for each: each has its own"
+            notes.append(("tied_weights", f"the config ties {tied[1]} and {tied[2]}, {values}"))
         elif not _IDLE.search(text):
             notes.append(("library", f"{when}, transformers said: {text[:500]}"))
     return notes

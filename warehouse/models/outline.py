@@ -27,9 +27,6 @@ def outline(model_id: str, gguf_file: str | None = None, *, run_probe: bool = Fa
         model_id: hub id, local directory, or package:NAME.
         gguf_file: file to read, in the model's directory.
         run_probe: load the weights instead of probing a stand-in.
-
-    Raises:
-        AlabError: the model cannot be found, or its layers cannot.
     """
     if not model_id:
         raise AlabError(
@@ -44,11 +41,9 @@ def outline(model_id: str, gguf_file: str | None = None, *, run_probe: bool = Fa
         model, how = stand_in(config), "a stand-in with random weights"
         config = config.get_text_config()
     model_sites = sites.discover(model, sharing=False)
-    head = (
-        f"{model_id}: {type(model).__name__}, "
-        f"{config.num_hidden_layers} layers × {config.hidden_size}, "
-        f"{config.num_attention_heads} heads, vocabulary {config.vocab_size}; probed {how}"
-    )
+    size = f"{config.num_hidden_layers} layers × {config.hidden_size}"
+    more = f"{config.num_attention_heads} heads, vocabulary {config.vocab_size}; probed {how}"
+    head = f"{model_id}: {type(model).__name__}, {size}, {more}"
     return "\n\n".join([head, _modules(model, model_sites), *_missing(model_sites)])
 
 
@@ -73,11 +68,13 @@ def stand_in(config: Any) -> nn.Module:
 
 
 def _modules(model: Any, model_sites: sites.ModelSites) -> str:
-    """The modules of a model, a line each; of its layers the first of each kind."""
+    """The modules of a model, a line each; of layers with modules of the same classes the first."""
     paths = [layer.module for layer in model_sites.layers]
     first_of_kind: dict[tuple, str] = {}
     for path in paths:
-        first_of_kind.setdefault(_kind(model.get_submodule(path)), path)
+        parts = model.get_submodule(path).named_modules()
+        kind = tuple((name, type(module).__name__) for name, module in parts)
+        first_of_kind.setdefault(kind, path)
     hidden = tuple(f"{path}." for path in paths if path not in first_of_kind.values())
     notes = _notes(model_sites)
     head = model.get_output_embeddings()
@@ -98,9 +95,8 @@ def _notes(model_sites: sites.ModelSites) -> dict[str, list[str]]:
     """What is taken from each module, by its path."""
     notes = {model_sites.embedding: [f"embeddings ({model_sites.embedding_width})"]}
     for layer in model_sites.layers:
-        for site in SITES:
-            if (port := layer.ports.get(site)) is None:
-                continue
+        for site in filter(layer.ports.get, SITES):
+            port = layer.ports[site]
             more = ", added up" if port.more else ""
             for module in port.modules:
                 note = f"{site} = {port.side}{port.part} ({port.width}{more})"
@@ -110,11 +106,6 @@ def _notes(model_sites: sites.ModelSites) -> dict[str, list[str]]:
     return notes
 
 
-def _kind(layer: nn.Module) -> tuple:
-    """What tells layers of a different make apart: the classes of their modules."""
-    return tuple((name, type(module).__name__) for name, module in layer.named_modules())
-
-
 def _missing(model_sites: sites.ModelSites) -> list[str]:
     """One line for each site that some layers lack, with the reason."""
     first_of: dict[tuple[str, str], str] = {}
@@ -122,11 +113,9 @@ def _missing(model_sites: sites.ModelSites) -> list[str]:
         for site, reason in layer.reasons.items():
             if site not in layer.ports:
                 first_of.setdefault((site, reason), layer.module)
-    lines = [
-        f"no {site}: {reason} (first in {module})"
-        for (site, reason), module in sorted(first_of.items())
-    ]
-    return ["\n".join(lines)] if lines else []
+    rows = sorted(first_of.items())
+    lines = (f"no {site}: {reason} (first in {module})" for (site, reason), module in rows)
+    return ["\n".join(lines)] if first_of else []
 
 
 def _config(spec: scenario.Model) -> Any:

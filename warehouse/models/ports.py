@@ -1,5 +1,6 @@
 """Where tensors pass in a model: what a probe has found, and what hooks are put on."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -37,14 +38,10 @@ class Port:
     @property
     def part(self) -> str:
         """What of the module's side it is, such as ` × 0.22`; empty for the whole."""
-        parts = []
+        columns = "" if self.columns is None else "[interleaved]"
         if isinstance(self.columns, slice):
-            parts.append(f"[{self.columns.start}:{self.columns.stop}]")
-        elif self.columns is not None:
-            parts.append("[interleaved]")
-        if self.scale != 1.0:
-            parts.append(f" × {self.scale:g}")
-        return "".join(parts)
+            columns = f"[{self.columns.start}:{self.columns.stop}]"
+        return columns + (f" × {self.scale:g}" if self.scale != 1.0 else "")
 
     def __str__(self) -> str:
         return " + ".join(f"{module}.{self.side}{self.part}" for module in self.modules)
@@ -65,6 +62,10 @@ class LayerSites:
     ports: dict[str, Port] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     attention: str | None = None
+
+    def lacks(self, names: Iterable[str], reason: str) -> None:
+        """Say why sites are absent."""
+        self.reasons |= dict.fromkeys(names, reason)
 
 
 @dataclass

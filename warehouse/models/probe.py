@@ -1,8 +1,10 @@
 """One forward pass over a few tokens that notes what every module takes and gives."""
 
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import count as count_from
 from typing import Any
 
 import torch
@@ -113,21 +115,12 @@ def sample(model: Any, *, count: int = TOKENS, seed: int = 0) -> Tensor:
 
 
 def trace(model: Any, tokens: Tensor) -> Trace:
-    """Run the model once on (1, tokens) ids and note every call of every module.
-
-    Raises:
-        AlabError: the model cannot be run on token ids alone.
-    """
+    """Run the model once on (1, tokens) ids, as `forward` does, and note every call of a module."""
     count = tokens.numel()
     heads = getattr(model.config.get_text_config(), "num_attention_heads", 0)
     notes = _Notes(count, heads, device_of(model))
-
-    def handles() -> Iterator[Any]:
-        for path, module in model.named_modules():
-            if path:
-                yield from notes.watch(path, module)
-
-    with hooked(handles):
+    modules = ((path, module) for path, module in model.named_modules() if path)
+    with hooked(handle for place in modules for handle in notes.watch(*place)):
         output = forward(model, tokens, use_cache=False)
     for call, side, raw, rows in notes.raw:  # tensors of inference mode have no version
         if not torch.equal(as_rows(raw, count).to(rows.device), rows):
@@ -149,7 +142,7 @@ class _Notes:
         self.calls: list[Call] = []
         self.raw: list[tuple[Call, str, Tensor, Tensor]] = []
         self._open: list[Call] = []
-        self._clock = 0
+        self._clock = count_from(1)
 
     def watch(self, path: str, module: nn.Module) -> list[Any]:
         """Put hooks on a module, the last of all and, for what others change, the first too.
@@ -160,7 +153,7 @@ class _Notes:
 
         def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
             value = self._copy(first_input(args, kwargs))
-            self._open.append(Call(path, module, self._tick(), bare_input=value))
+            self._open.append(Call(path, module, next(self._clock), bare_input=value))
 
         def begin(module: nn.Module, args: tuple, kwargs: dict) -> None:
             call = self._open[-1]
@@ -171,7 +164,7 @@ class _Notes:
 
         def end(module: nn.Module, args: tuple, output: Any) -> None:
             call = self._open.pop()
-            call.ended = self._tick()
+            call.ended = next(self._clock)
             call.output = self._rows(call, "output", output)
             call.weights = _has_weights(output, self._heads, self._count)
             self.calls.append(call)
@@ -182,10 +175,6 @@ class _Notes:
             module.register_forward_hook(own, prepend=True),
             module.register_forward_hook(end),
         ]
-
-    def _tick(self) -> int:
-        self._clock += 1
-        return self._clock
 
     def _rows(self, call: Call, side: str, value: Any) -> Tensor:
         """A copy of a tensor, which is compared with it once the pass is over."""
@@ -217,12 +206,24 @@ def forward(model: Any, tokens: Tensor, **options: Any) -> Any:
 
 
 @contextmanager
-def hooked(handles: Callable[[], Iterator[Any]]) -> Iterator[None]:
-    """Put hooks on for a while; `handles` yields their handles."""
+def hooked(handles: Iterable[Any]) -> Iterator[None]:
+    """Keep hooks on for a while, given their handles, which a generator may make one by one."""
     with ExitStack() as stack:
-        for handle in handles():
+        for handle in handles:
             stack.callback(handle.remove)
         yield
+
+
+@contextmanager
+def outputs_of(modules: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[Tensor]]]:
+    """Copies of what modules give for a while, in order."""
+    outputs: dict[nn.Module, list[Tensor]] = defaultdict(list)
+
+    def note(module: nn.Module, args: tuple, output: Any) -> None:
+        outputs[module].append(first(output).detach().clone())
+
+    with hooked(module.register_forward_hook(note) for module in modules):
+        yield outputs
 
 
 def first(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """Queries, keys and values: projections by name and width, fused ones by what the cache holds."""
 
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from warehouse.models import limits
 from warehouse.models.ports import LayerSites
-from warehouse.models.probe import Call, forward, hooked, port_of, sample
+from warehouse.models.probe import Call, forward, outputs_of, port_of, sample
 from warehouse.models.sublayers import linear_calls
 
 #: Names that models give to separate projections of the attention.
@@ -22,13 +21,6 @@ _PROJECTIONS = {
 _FUSED_TOKENS = 24
 
 
-def attention_path(calls: list[Call]) -> str | None:
-    """Path of the attention: what returns its weights, else the outermost module called so."""
-    named = [c.path for c in calls if "attention" in type(c.module).__name__.lower()]
-    outermost = min(named, key=len, default=None)
-    return next((call.path for call in calls if call.weights), outermost)
-
-
 def find_projections(
     model: Any, config: Any, layers: list[LayerSites], calls: list[list[Call]]
 ) -> None:
@@ -39,7 +31,8 @@ def find_projections(
     """
     fused: dict[int, Call] = {}
     for index, (site, inside) in enumerate(zip(layers, calls, strict=True)):
-        path = attention_path(inside)
+        called_so = [c.path for c in inside if "attention" in type(c.module).__name__.lower()]
+        path = site.attention or min(called_so, key=len, default=None)  # else the outermost
         linears = [c for c in linear_calls(inside) if path and c.path.startswith(path + ".")]
         named = {
             name: [c for c in linears if c.path.rpartition(".")[2] in names]
@@ -53,7 +46,7 @@ def find_projections(
         elif len(wider) == 1 and not any(named.values()):
             fused[index] = wider[0]
         else:
-            site.reasons |= dict.fromkeys("qkv", "the attention's projections were not recognised")
+            site.lacks("qkv", "the attention's projections were not recognised")
     if fused:
         _split_fused(model, config, layers, fused)
 
@@ -67,9 +60,8 @@ def _take_separate(
     for name, call in calls.items():
         width = call.output.shape[1]
         if name == "q" and size and width != heads * size:
-            site.reasons["q"] = (
-                f"its projection gives {width} values where {heads} heads of {size} need fewer"
-            )
+            reason = f"its projection gives {width} values where {heads} heads of {size} need fewer"
+            site.reasons["q"] = reason
         else:
             site.ports[name] = port_of(call)
 
@@ -81,49 +73,29 @@ def _split_fused(model: Any, config: Any, layers: list[LayerSites], fused: dict[
     are columns of the fused output as it stands, in the model's own order of heads. The columns
     that are neither are the query's.
     """
-    outputs, cache = _single_tokens(model, fused)
+    with outputs_of(call.module for call in fused.values()) as outputs:
+        tokens = sample(model, count=_FUSED_TOKENS, seed=1).T
+        cache = limits.cache_in(forward(model, tokens, use_cache=True))
     for index, call in fused.items():
-        site, output = layers[index], outputs[index]
+        site, output = layers[index], outputs[call.module][-1].reshape(_FUSED_TOKENS, -1)
         key, value = (_matching_columns(output, rows) for rows in _cached(cache, index))
         if key is None or value is None:
-            reason = "the fused projection could not be told apart"
-            site.reasons |= dict.fromkeys("qkv", reason)
+            site.lacks("qkv", "the fused projection could not be told apart")
             continue
         rest = torch.ones(output.shape[1], dtype=torch.bool)
         rest[key] = rest[value] = False
         query = rest.nonzero().flatten()
         if len(query) % config.num_attention_heads:
-            reason = "the fused projection has columns that no head explains"
-            site.reasons |= dict.fromkeys("qkv", reason)
+            site.lacks("qkv", "the fused projection has columns that no head explains")
             continue
         for name, columns in {"k": key, "v": value, "q": query}.items():
             site.ports[name] = port_of(call, _as_slice(columns, output.device))
 
 
-def _single_tokens(model: Any, fused: dict[int, Call]) -> tuple[dict[int, Tensor], Any]:
-    """What fused projections give for tokens that are each alone, and the cache of that pass."""
-    outputs: dict[int, Tensor] = {}
-
-    def watch(index: int, call: Call) -> Any:
-        def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
-            outputs[index] = output.detach().reshape(_FUSED_TOKENS, -1).clone()
-
-        return call.module.register_forward_hook(hook)
-
-    def handles() -> Iterator[Any]:
-        yield from (watch(index, call) for index, call in fused.items())
-
-    with hooked(handles):
-        tokens = sample(model, count=_FUSED_TOKENS, seed=1).T
-        cache = limits.cache_in(forward(model, tokens, use_cache=True))
-    return outputs, cache
-
-
 def _cached(cache: Any, index: int) -> list[Tensor | None]:
     """The keys and the values of a layer, each (tokens, width); None where the cache has none."""
     with suppress(AttributeError, IndexError, TypeError, RuntimeError):
-        layer = cache.layers[index]
-        tensors = layer.keys, layer.values
+        tensors = cache.layers[index].keys, cache.layers[index].values
         return [t.transpose(1, 2).reshape(_FUSED_TOKENS, -1) for t in tensors]
     return [None, None]
 

@@ -38,8 +38,7 @@ class Reader:
         self.model = model
         self._device = device_of(model)
         self.ids: list[int] = []
-        self._trees = trees
-        self._rewinds = rewinds
+        self._trees, self._rewinds = trees, rewinds
         self.reach = limits.reach(model)
         self._embedded = embedding_rows(model) or math.inf
         self._cache: Any = None
@@ -87,9 +86,9 @@ class Reader:
         if len(tree.ends) == 1:
             self.read(tree.tokens)
             return
-        sees, stem = tree.mask(), tree.stem()
-        blocked = torch.zeros((1, 1, *sees.shape), dtype=self.model.dtype)
-        blocked.masked_fill_(~sees, torch.finfo(self.model.dtype).min)
+        sees, dtype = tree.mask(), self.model.dtype
+        blocked = torch.zeros((1, 1, *sees.shape), dtype=dtype)
+        blocked.masked_fill_(~sees, torch.finfo(dtype).min)
         self._forward(
             tree.tokens,
             logits=1,
@@ -98,7 +97,7 @@ class Reader:
         )
         self._regimes.add(limits.rotary_regime(self.model, max(tree.positions) + 1))
         self.ids = self.ids + tree.tokens
-        self.rewind(tree.trunk + stem)
+        self.rewind(tree.trunk + tree.stem())
 
     def read_batch(self, batch: Batch, *, all_logits: bool = False) -> Tensor:
         """Read whole sequences in one pass; what was read before is forgotten, no cache is kept.
@@ -181,9 +180,9 @@ class Reader:
         )
         self._cache = limits.cache_in(output)
         if self._cache is None:
+            name = type(self.model).__name__
             raise AlabError(
-                f"{type(self.model).__name__} gives no key-value cache of the kind "
-                "that transformers passes on",
+                f"{name} gives no key-value cache of the kind that transformers passes on",
                 "It cannot be captured token by token.",
             )
         return output.logits[0]
@@ -217,9 +216,9 @@ def _can_crop(cache: Any) -> bool:
     layers = getattr(cache, "layers", None)
     if not layers or not hasattr(cache, "crop"):
         return False
-    for layer in layers:
-        if hasattr(layer, "conv_states") or hasattr(layer, "recurrent_states"):
-            return False
-        if getattr(layer, "is_sliding", False) and layer.get_seq_length() >= layer.sliding_window:
-            return False
-    return True
+    return not any(
+        hasattr(layer, "conv_states")
+        or hasattr(layer, "recurrent_states")
+        or (getattr(layer, "is_sliding", False) and layer.get_seq_length() >= layer.sliding_window)
+        for layer in layers
+    )

@@ -13,11 +13,7 @@ RECORDED: "WeakSet[nn.Module]" = WeakSet()
 
 
 def check_free(model: nn.Module) -> None:
-    """Refuse a model that is being recorded.
-
-    Raises:
-        AlabError: it is; what a probe reads would become a part of that recording.
-    """
+    """Refuse a model that is being recorded: what a probe reads would become a part of that."""
     if model in RECORDED:
         raise AlabError(
             f"{type(model).__name__} is being recorded already",
@@ -26,11 +22,7 @@ def check_free(model: nn.Module) -> None:
 
 
 def check_plain(model: nn.Module) -> None:
-    """Refuse a compiled model: its code was made before our hooks, and runs without them.
-
-    Raises:
-        AlabError: it, or a module of it, was compiled by `torch.compile`.
-    """
+    """Refuse a model that is compiled, or a part of which is: such code runs without our hooks."""
     for path, module in model.named_modules():
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
             raise AlabError(
@@ -42,11 +34,7 @@ def check_plain(model: nn.Module) -> None:
 
 
 def check_mode(model: nn.Module) -> None:
-    """Refuse a model in training mode, the whole of it or a dropout in it.
-
-    Raises:
-        AlabError: it is; the message says which part.
-    """
+    """Refuse a model in training mode, the whole of it or a dropout in it."""
     dropouts = torch.nn.modules.dropout._DropoutNd
     for path, module in model.named_modules():
         if module.training and (not path or (isinstance(module, dropouts) and module.p > 0)):

@@ -143,7 +143,7 @@ class Sampler:
         scores = logits.float().cpu() / options.temperature
         if options.top_k is not None:
             floor = scores.topk(min(options.top_k, len(scores))).values[-1]
-            scores = scores.masked_fill(scores < floor, -torch.inf)
+            scores[scores < floor] = -torch.inf
         probabilities = scores.softmax(-1)
         if options.top_p is not None:
             ordered, order = probabilities.sort(descending=True)
@@ -160,9 +160,6 @@ def processors(model: Any, prompt: int, new: int, eos: set[int]) -> list[Callabl
         prompt: tokens of the prompt.
         new: tokens to generate at the most.
         eos: tokens that end a reply.
-
-    Raises:
-        AlabError: transformers refuses what the config says.
     """
     parts, device = requests(model), device_of(model)
     ends = torch.tensor(sorted(eos), dtype=torch.int64, device=device)

@@ -5,16 +5,12 @@ some kinds of attention have no such mask. A cache may not go back, a batch may 
 Where a model ignores what it is told, some token's state moves by far more than rounding.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from warehouse.errors import AlabError
 from warehouse.models.batch import Batch
-from warehouse.models.probe import alike, as_rows, first
+from warehouse.models.probe import alike, outputs_of
 from warehouse.models.reader import Reader
 
 #: Tokens that the sequences of a probe begin with alike.
@@ -22,12 +18,9 @@ _STEM = 2
 
 
 def decodes(reader: Reader, tokens: list[int], logits: Tensor) -> bool:
-    """Whether a decode step over the cache gives what reading the same tokens at once gave.
+    """Whether a decode step over the cache gives the (tokens, vocabulary) logits of one pass.
 
-    Args:
-        reader: of the model; its cache holds the tokens afterwards.
-        tokens: some tokens.
-        logits: (tokens, vocabulary) of one pass over them.
+    The reader's cache holds the tokens afterwards.
     """
     try:
         with torch.no_grad():
@@ -60,12 +53,13 @@ def trees_and_rewinds(
             reader.rewind(len(stem))
             tree = next(reader.as_trees(sequences))
             reader.read_tree(tree)
-            same = _close(outputs[-1][-len(rest) :], plain[len(stem) :])
+            states = outputs[layer][-1].flatten(0, -2)
+            same = _close(states[-len(rest) :], plain[len(stem) :])
         except Exception:  # whatever the model's own code does with what it does not expect
             return False
         return same and len(tree.ends) == len(sequences) and tree.trunk == len(stem)
 
-    with torch.no_grad(), _outputs(layer) as outputs:
+    with torch.no_grad(), outputs_of([layer]) as outputs:
         trees = right(reader, [other, tokens])
         return trees, trees or right(Reader(reader.model), [tokens])
 
@@ -73,40 +67,18 @@ def trees_and_rewinds(
 def batches(reader: Reader, layer: nn.Module, tokens: list[int], plain: Tensor) -> bool:
     """Whether a model reads sequences of different lengths in one pass rightly; costs two passes.
 
-    Args:
-        reader: of the model.
-        layer: its last decoder layer.
-        tokens: tokens of a plain pass.
-        plain: what the layer gave for them, (tokens, width).
+    Arguments as of `trees_and_rewinds`.
     """
     short = tokens[::-1][: len(tokens) // 2 + 1]
     batch = Batch([short, tokens])
-    with torch.no_grad(), _outputs(layer) as outputs:
+    with torch.no_grad(), outputs_of([layer]) as outputs:
         try:
             reader.read_batch(Batch([short]))
             reader.read_batch(batch)
-            alone, together = outputs
+            alone, together = (states.flatten(0, -2) for states in outputs[layer])
             return _close(batch.pick(together), torch.cat([alone, plain]))
         except Exception:  # as above
             return False
-
-
-@contextmanager
-def _outputs(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """What a layer gives in each pass, (tokens of all sequences, width)."""
-    outputs: list[Tensor] = []
-
-    def note(module: nn.Module, args: tuple, output: Any) -> None:
-        value = first(output)
-        rows = as_rows(value, value.shape[:-1].numel())
-        assert rows is not None
-        outputs.append(rows)
-
-    handle = layer.register_forward_hook(note)
-    try:
-        yield outputs
-    finally:
-        handle.remove()
 
 
 def _close(states: Tensor, plain: Tensor) -> bool:

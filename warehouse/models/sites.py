@@ -10,23 +10,14 @@ cannot be shown to be right is left out, with a reason.
 from typing import Any
 
 from warehouse.models import sharing as together
-from warehouse.models.ports import LayerSites, ModelSites, Port
+from warehouse.models.ports import LayerSites, ModelSites
 from warehouse.models.probe import Trace, sample, trace, unwrapped
 from warehouse.models.projections import find_projections
 from warehouse.models.reader import Reader
 from warehouse.models.refusals import check_free, check_plain
-from warehouse.models.stack import (
-    Stack,
-    check_causal,
-    check_kind,
-    decoder_layers,
-    find_stack,
-    refused,
-)
+from warehouse.models.stack import Stack, check_causal, check_kind, find_stack, refused
 from warehouse.models.sublayers import find_contributions, find_mlp
 from warehouse.vocabulary import SITES
-
-__all__ = ["LayerSites", "ModelSites", "Port", "decoder_layers", "discover"]
 
 
 def discover(model: Any, *, sharing: bool = True, batches: bool = False) -> ModelSites:

@@ -192,11 +192,8 @@ class _Search:
         if pairs:
             return [Span(span.start, span.end + 1, last) for span in pairs]
         starts = marks[k, first]
-        lengths = [common_start(content[first:], self.text[start:]) for start in starts]
-        return [
-            Span(start, start + length, first + length)
-            for start, length in zip(starts, lengths, strict=True)
-        ]
+        lengths = ((at, common_start(content[first:], self.text[at:])) for at in starts)
+        return [Span(start, start + length, first + length) for start, length in lengths]
 
     def once(self, k: int, spans: list[list[Span]]) -> list[Span]:
         """Words that stand in the rendering once, through this message, though no mark came out."""
@@ -250,20 +247,16 @@ def _core(content: str) -> tuple[int, int]:
 
 def _pairs(starts: list[int], ends: list[int], upto: int) -> list[Span] | None:
     """Spans between marks that come out equally often, one after the other."""
-    if len(starts) != len(ends) or any(
-        start > end for start, end in zip(starts, ends, strict=True)
-    ):
+    pairs = list(zip(starts, ends, strict=False))
+    if len(starts) != len(ends) or any(start > end for start, end in pairs):
         return None
-    return [Span(start, end, upto) for start, end in zip(starts, ends, strict=True)]
+    return [Span(start, end, upto) for start, end in pairs]
 
 
 def characters_not_in(taken: set[str]) -> Iterator[str]:
     """Characters that no text has a use for: those that Unicode leaves to private use."""
-    return (
-        chr(n)
-        for n in chain(range(0xE000, 0xF900), range(0xF0000, 0x10FFFE))
-        if chr(n) not in taken
-    )
+    private = map(chr, chain(range(0xE000, 0xF900), range(0xF0000, 0x10FFFE)))
+    return (character for character in private if character not in taken)
 
 
 def segments(

@@ -7,7 +7,8 @@ run of such bytes is read as UTF-8.
 
 import codecs
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 #: A token that is one byte, in SentencePiece's spelling.
@@ -85,9 +86,7 @@ class Spelling:
         raw = self.raw(token_id)
         if raw is not None:
             return raw.decode("utf-8", _ERRORS)
-        text = self._tokenizer.decode(
-            [token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        text = self._decoded([token_id])
         if "\ufffd" in text or text == "":
             piece = self._tokenizer.convert_ids_to_tokens(token_id)
             return piece if isinstance(piece, str) else text
@@ -120,12 +119,13 @@ class Spelling:
             return list(offsets)
         ends, end = [], 0
         for n in range(1, len(ids) + 1):
-            so_far = self._tokenizer.decode(
-                ids[:n], skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
-            end = max(end, common_start(so_far, text))
+            end = max(end, common_start(self._decoded(ids[:n]), text))
             ends.append(end)
-        return list(zip([0, *ends[:-1]], ends, strict=False))
+        return list(pairwise([0, *ends]))
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        return self._tokenizer.decode(ids, **options)
 
     def texts(self, text: str, ids: Sequence[int], ranges: Sequence[tuple[int, int]]) -> list[str]:
         """Text of each token of a text; they join to it, whatever became of its white space.
@@ -146,20 +146,16 @@ class Spelling:
             if group[-1] == len(ids) - 1:
                 end = len(text)
             shared = text[start:end]
-            alone = len(group) == 1
-            texts += [shared] if alone else self._shared(shared, [ids[i] for i in group])
+            raws = self._bytes_of_text(shared, [ids[i] for i in group]) if group[1:] else None
+            if raws is None:  # one token, or one character that the tokenizer rewrote as several
+                texts += [""] * (len(group) - 1) + [shared]
+            else:
+                texts += [raw.decode("utf-8", _ERRORS) for raw in raws]
         return texts
-
-    def _shared(self, text: str, ids: list[int]) -> list[str]:
-        """Texts of tokens some of which make a character together."""
-        raws = self._bytes_of_text(text, ids)
-        if raws is None:  # one character that the tokenizer rewrote as several
-            return [""] * (len(ids) - 1) + [text]
-        return [raw.decode("utf-8", _ERRORS) for raw in raws]
 
     def _bytes_of_text(self, text: str, ids: Sequence[int]) -> list[bytes] | None:
         """The bytes of each token, where together they are the text's; a space before it aside."""
-        raws = _all_known(map(self.raw, ids))
+        raws = _all_known([self.raw(token_id) for token_id in ids])
         if raws is None:
             return None
         written, data = b"".join(raws), text.encode()
@@ -177,21 +173,17 @@ class Spelling:
             except Exception:  # whatever the tokenizer's own code does
                 return None
             for kind in ("letters", "spaces"):
-                raws = _all_known(_bytes_of(piece, kind) for piece in pieces)
+                raws = _all_known([_bytes_of(piece, kind) for piece in pieces])
                 text = b"".join(raws or []).decode("utf-8", "replace")
                 if text.removeprefix(" ") == probe:
                     return kind
         return None
 
 
-def _all_known(raws: Iterable[bytes | None]) -> list[bytes] | None:
+def _all_known(raws: Sequence[bytes | None]) -> list[bytes] | None:
     """The bytes of some tokens; None where those of any are unknown."""
-    known = []
-    for raw in raws:
-        if raw is None:
-            return None
-        known.append(raw)
-    return known
+    known = [raw for raw in raws if raw is not None]
+    return known if len(known) == len(raws) else None
 
 
 def _bytes_of(piece: Any, kind: str | None) -> bytes | None:

@@ -5,7 +5,6 @@ last output alone the head's input comes, whatever a config says and however man
 beside them. All of it is told by numbers.
 """
 
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -14,22 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from warehouse.errors import AlabError
-from warehouse.models import limits
-from warehouse.models.probe import (
-    Call,
-    Trace,
-    alike,
-    as_rows,
-    first,
-    first_input,
-    forward,
-    hooked,
-    identical,
-    sample,
-    trace,
-    unwrapped,
-    with_first,
-)
+from warehouse.models import limits, probe
+from warehouse.models.probe import Call, Trace
 
 
 @dataclass
@@ -65,7 +50,7 @@ def find_stack(model: Any, trace: Trace) -> Stack:
         raise refused(model, "its token embedding does not give one vector for each token")
     last = layers[-1]
     later = sorted((c for c in trace.calls if c.began > last.ended), key=lambda call: call.began)
-    reader = next((call for call in later if identical(call.bare_input, last.output)), None)
+    reader = next((call for call in later if probe.identical(call.bare_input, last.output)), None)
     return Stack(layers, embedding[0], head, logits, reader)
 
 
@@ -78,21 +63,13 @@ def refused(model: Any, why: str) -> AlabError:
 
 
 def decoder_layers(model: Any) -> list[tuple[str, nn.Module]]:
-    """Paths and modules of the decoder layers, in order, by two passes over a few tokens.
-
-    Raises:
-        AlabError: as `find_stack`.
-    """
-    stack = find_stack(model, trace(model, sample(model)))
+    """Paths and modules of the decoder layers, in order, found as `find_stack` does."""
+    stack = find_stack(model, probe.trace(model, probe.sample(model)))
     return [(call.path, call.module) for call in stack.layers]
 
 
 def check_kind(model: Any) -> None:
-    """Refuse what is no causal language model by its own account, before anything runs.
-
-    Raises:
-        AlabError: it has an encoder, no embedding or no head.
-    """
+    """Refuse what is no causal language model by its own account, before anything runs."""
     if not isinstance(model, nn.Module) or not hasattr(model, "config"):
         raise AlabError(
             f"{type(model).__name__} is no model of transformers",
@@ -115,22 +92,12 @@ def check_causal(model: Any, trace: Trace, stack: Stack) -> None:
     """
     tokens = trace.tokens.clone()
     tokens[0, -1] = tokens[0, 0] if tokens[0, -1] != tokens[0, 0] else tokens[0, 1]
-    outputs: dict[int, Tensor] = {}
-
-    def handles() -> Iterator[Any]:
-        for index, call in enumerate(stack.layers):
-            yield call.module.register_forward_hook(
-                lambda module, args, output, index=index: outputs.__setitem__(
-                    index, first(output).detach().clone()
-                )
-            )
-
-    with hooked(handles):
-        output = forward(model, tokens, use_cache=True)
-    pairs = [(outputs[index], call.output) for index, call in enumerate(stack.layers)]
+    with probe.outputs_of(call.module for call in stack.layers) as outputs:
+        output = probe.forward(model, tokens, use_cache=True)
+    pairs = [(outputs[call.module][-1], call.output) for call in stack.layers]
     for value, expected in [*pairs, (output.logits, stack.logits)]:
-        rows = as_rows(value, tokens.numel())
-        if not rows.numel() or not alike(rows, expected)[:-1].all():
+        rows = probe.as_rows(value, tokens.numel())
+        if not rows.numel() or not probe.alike(rows, expected)[:-1].all():
             raise refused(model, "a later token changes what it computes for earlier ones")
     _check_cache(model, output, tokens.numel())
 
@@ -141,11 +108,8 @@ def _check_cache(model: Any, output: Any, count: int) -> None:
     with suppress(AttributeError, ValueError):  # no cache, or one of recurrent states alone
         length = limits.cache_in(output).get_seq_length()
     if length > count:
-        raise refused(
-            model,
-            f"its cache holds {length} tokens after {count} were read "
-            "(virtual tokens of an adapter?)",
-        )
+        why = f"its cache holds {length} tokens after {count} were read"
+        raise refused(model, f"{why} (virtual tokens of an adapter?)")
 
 
 def _logits(model: Any, trace: Trace) -> Tensor:
@@ -164,15 +128,14 @@ def _logits(model: Any, trace: Trace) -> Tensor:
         )
     vocabulary = model.config.get_text_config().vocab_size
     if logits.shape[-1] < vocabulary:
-        raise refused(
-            model, f"its logits are over {logits.shape[-1]} classes, not over {vocabulary} tokens"
-        )
+        classes = logits.shape[-1]
+        raise refused(model, f"its logits are over {classes} classes, not over {vocabulary} tokens")
     return logits[0].detach()
 
 
 def _head(model: Any, trace: Trace, logits: Tensor) -> Call:
     """The call whose output the logits are, but for a factor or a cap: a map that keeps order."""
-    named = getattr(unwrapped(model), "get_output_embeddings", lambda: None)()
+    named = getattr(probe.unwrapped(model), "get_output_embeddings", lambda: None)()
     shaped = (c for c in trace.calls if c.reads and c.output.shape == logits.shape)
     calls = [call for call in shaped if _same_order(call.output, logits)]
     if not calls:
@@ -199,11 +162,8 @@ def _layers(model: Any, trace: Trace, head: Call) -> list[Call]:
     Of several lists that qualify it is the outermost: layers may be lists of parts themselves.
     Where none does, the error is about the longest.
     """
-    lists = [
-        (path, module)
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module)
-    ]
+    named, kinds = model.named_modules(), nn.ModuleList | nn.Sequential
+    lists = [(path, module) for path, module in named if isinstance(module, kinds) and len(module)]
     reasons: list[tuple[int, str]] = []
     for path, modules in sorted(lists, key=lambda item: item[0].count(".")):
         calls = [trace.of(module) for module in modules]
@@ -224,7 +184,7 @@ def _broken(path: str, calls: list[list[Call]]) -> str | None:
             return f"{path}.{index} {times} in a pass over text"
         if not (of[0].reads and of[0].gives):
             return f"what {path}.{index} reads or gives is not one vector for each token"
-        if index and not identical(of[0].bare_input, calls[index - 1][0].output):
+        if index and not probe.identical(of[0].bare_input, calls[index - 1][0].output):
             return f"{path}.{index} does not read what {path}.{index - 1} gives"
     return None
 
@@ -237,18 +197,19 @@ def _bypassed(model: Any, trace: Trace, head: Call, last: Call) -> str | None:
     """
     inputs: list[Tensor] = []
 
-    def handles() -> Iterator[Any]:
-        yield last.module.register_forward_hook(
-            lambda module, args, output: with_first(output, last.output.roll(1, 0))
-        )
-        yield head.module.register_forward_pre_hook(
-            lambda module, args, kwargs: inputs.append(first_input(args, kwargs).detach().clone()),
-            with_kwargs=True,
-        )
+    def move(module: nn.Module, args: tuple, output: Any) -> Any:
+        return probe.with_first(output, last.output.roll(1, 0))
 
-    with hooked(handles):
-        forward(model, trace.tokens, use_cache=False)
-    rows = as_rows(inputs[-1] if inputs else None, trace.tokens.numel())
-    if rows.numel() and alike(rows, head.inputs.roll(1, 0)).all():
+    def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        inputs.append(probe.first_input(args, kwargs).detach().clone())
+
+    hooks = (
+        last.module.register_forward_hook(move),
+        head.module.register_forward_pre_hook(note, with_kwargs=True),
+    )
+    with probe.hooked(hooks):
+        probe.forward(model, trace.tokens, use_cache=False)
+    rows = probe.as_rows(inputs[-1] if inputs else None, trace.tokens.numel())
+    if rows.numel() and probe.alike(rows, head.inputs.roll(1, 0)).all():
         return None
     return f"the head's input does not come through {last.path} alone"

@@ -12,26 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from warehouse.models import probe
 from warehouse.models.ports import LayerSites, Port
-from warehouse.models.probe import (
-    Call,
-    Trace,
-    alike,
-    as_rows,
-    first,
-    forward,
-    hooked,
-    identical,
-    port_of,
-    with_first,
-    with_first_input,
-)
+from warehouse.models.probe import Call, Trace, identical, port_of
 from warehouse.models.stack import Stack
 
 #: Contributions that a layer may have; with more, looking for them would take long.
 _MOST = 4
 #: What each site that a layer adds does, as reasons say it.
 _DEEDS = {"attn_out": "mixes positions", "mlp_down_out": "works on each position alone"}
+_INSIDE_MLP = ("mlp_gate", "mlp_up", "mlp_down_in")
 
 #: A contribution of a layer, as (layer, path of its module).
 Contribution = tuple[int, str]
@@ -71,15 +61,13 @@ def find_contributions(model: Any, trace: Trace, stack: Stack, layers: list[Laye
             site.ports[name] = port_of(layer, side=side)
         if total is None:
             reason = "no submodule outputs add up to what the layer adds to the residual stream"
-            site.reasons |= dict.fromkeys(_DEEDS, reason)
+            site.lacks(_DEEDS, reason)
         elif not all((index, part.path) in compared for part in total.parts):
-            reason = "whether what the layer adds mixes positions could not be compared"
-            site.reasons |= dict.fromkeys(_DEEDS, reason)
+            site.lacks(_DEEDS, "whether what the layer adds mixes positions could not be compared")
         else:
             for name, deed in _DEEDS.items():
                 mixes = name == "attn_out"
-                parts = [p for p in total.parts if ((index, p.path) in mixing) == mixes]
-                if parts:
+                if parts := [p for p in total.parts if ((index, p.path) in mixing) == mixes]:
                     site.ports[name] = total.port(parts)
                 else:
                     site.reasons[name] = f"nothing that the layer adds {deed}"
@@ -99,9 +87,7 @@ def _sum_of(trace: Trace, layer: Call, scales: list[float]) -> Sum | None:
     be found beside the block.
     """
     inside = (call for call in trace.calls if call.inside(layer) and call.gives)
-    candidates = _distinct(
-        [call for call in inside if call.output.shape == layer.bare_output.shape]
-    )
+    candidates = _distinct([c for c in inside if c.output.shape == layer.bare_output.shape])
     outer = [c for c in candidates if not any(c.inside(other) for other in candidates)]
     groups = [
         *itertools.combinations(candidates, 2),
@@ -133,8 +119,7 @@ def _distinct(calls: list[Call]) -> list[Call]:
 def _adds_up(parts: list[Tensor], total: Tensor, exact: bool) -> bool:
     """Whether parts add up to a total: bit for bit in some order, or to rounding in float32."""
     if exact:
-        orders = itertools.permutations(parts)
-        return any(torch.equal(_added(order), total) for order in orders)
+        return any(torch.equal(_added(order), total) for order in itertools.permutations(parts))
     parts, sum_ = [part.float() for part in parts], total.float()
     size = torch.stack([*parts, sum_]).abs().amax(0).amax(-1, keepdim=True)
     apart = (sum_ - _added(parts)).abs()
@@ -164,7 +149,7 @@ def _mixing(
 
         def hook(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             running[:] = [index]
-            return with_first_input(args, kwargs, turned)
+            return probe.with_first_input(args, kwargs, turned)
 
         return call.module.register_forward_pre_hook(hook, with_kwargs=True)
 
@@ -172,11 +157,11 @@ def _mixing(
         def hook(module: nn.Module, args: tuple, output: Any) -> Any:
             if running != [index]:  # a module that several layers share
                 return None
-            rows = as_rows(first(output), trace.tokens.numel()).to(part.output.device)
+            rows = probe.as_rows(probe.first(output), trace.tokens.numel()).to(part.output.device)
             compared.add((index, part.path))
-            if not alike(rows[-1:], part.output[-1:]).all():
+            if not probe.alike(rows[-1:], part.output[-1:]).all():
                 mixing.add((index, part.path))
-            return with_first(output, torch.cat([rows[:-1], part.output[-1:]]))
+            return probe.with_first(output, torch.cat([rows[:-1], part.output[-1:]]))
 
         return part.module.register_forward_hook(hook)
 
@@ -186,8 +171,8 @@ def _mixing(
             for part in total.parts if total else ():
                 yield compare(index, part)
 
-    with hooked(handles):
-        forward(model, trace.tokens, use_cache=False)
+    with probe.hooked(handles()):
+        probe.forward(model, trace.tokens, use_cache=False)
     return mixing, compared
 
 
@@ -204,13 +189,14 @@ def find_mlp(site: LayerSites, calls: list[Call]) -> None:
     """
     port = site.ports.get("mlp_down_out")
     if port is None:
-        _lack(site, "the MLP's contribution was not found")
+        site.lacks(_INSIDE_MLP, "the MLP's contribution was not found")
         return
     linears = linear_calls(calls)
     whole = next(call for call in calls if call.path == port.module)
     down = None if port.more else _down_projection(calls, linears, whole)
     if down is None:
-        _lack(site, "the MLP has no single down projection (a mixture of experts, for one)")
+        reason = "the MLP has no single down projection (a mixture of experts, for one)"
+        site.lacks(_INSIDE_MLP, reason)
         return
     site.ports["mlp_down_in"] = port_of(down, side="input")
     home = down.path.rpartition(".")[0] + "."
@@ -225,11 +211,7 @@ def find_mlp(site: LayerSites, calls: list[Call]) -> None:
         site.ports["mlp_up"] = port_of(*inputs[1 - gate])
     else:
         reason = "the MLP's input projections could not be told apart"
-        site.reasons |= dict.fromkeys(("mlp_gate", "mlp_up"), reason)
-
-
-def _lack(site: LayerSites, reason: str) -> None:
-    site.reasons |= dict.fromkeys(("mlp_gate", "mlp_up", "mlp_down_in"), reason)
+        site.lacks(("mlp_gate", "mlp_up"), reason)
 
 
 def _down_projection(calls: list[Call], linears: list[Call], contribution: Call) -> Call | None:

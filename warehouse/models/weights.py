@@ -31,10 +31,7 @@ def listed(names: Iterable[str]) -> str:
 def check(model: nn.Module, report: dict[str, Any], source: str) -> list[tuple[str, str]]:
     """Refuse a model whose weights are not all those of its checkpoint.
 
-    Args:
-        model: the model as it was loaded.
-        report: what `from_pretrained` gave as loading info.
-        source: what it was loaded from, for messages.
+    `report` is what `from_pretrained` gave as loading info; messages call the checkpoint `source`.
 
     Returns:
         Notes about weights that were left out, as (code, sentence).
@@ -79,14 +76,12 @@ def left_out(names: Collection[str], source: str, model: nn.Module) -> list[tupl
 
 
 def _why(missing: Collection[str], unexpected: Collection[str], total: int) -> str:
-    for name in unexpected:
-        for own in missing:
-            if name != own and name.endswith(f".{own}"):
-                prefix = name.removesuffix(own)
-                return (
-                    f"Its names begin with {prefix!r}, as of a model that was wrapped: rename them "
-                    "in the checkpoint."
-                )
+    ends = ((name, own) for name in unexpected for own in missing if name.endswith(f".{own}"))
+    if pair := next(ends, None):
+        return (
+            f"Its names begin with {pair[0].removesuffix(pair[1])!r}, as of a model that was "
+            "wrapped: rename them in the checkpoint."
+        )
     if any("score" in name or "classifier" in name for name in unexpected):
         return (
             "It is a classifier, made from a language model without its head. "
@@ -101,42 +96,32 @@ def _why(missing: Collection[str], unexpected: Collection[str], total: int) -> s
 
 
 def load_strictly(kind: Any, source: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
-    """Load a model with a report that keeps quiet about nothing that matters.
+    """Load a model with `kind.from_pretrained` and a report that hides nothing that matters.
 
     A model class may tell transformers not to report some missing weights
     (`_keys_to_ignore_on_load_missing`). Where one of those is no constant, which a rule would have
     filled in (a bias of zeros), it was read or drawn: the model is loaded again with everything
     reported.
 
-    Args:
-        kind: class of transformers to load with.
-        source: directory or hub id.
-        options: of its `from_pretrained`.
-
     Returns:
         The model and its loading report.
     """
-
-    def load() -> Any:
-        return kind.from_pretrained(
-            source, **options, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     name = "_keys_to_ignore_on_load_missing"
-    model, report = load()
+    model, report = kind.from_pretrained(source, **options)
     patterns = getattr(model, name, None)
     if not patterns:
         return model, report
     quiet = re.compile("|".join(f"({pattern})" for pattern in patterns))
     if all(_is_constant(value) for name, value in model.state_dict().items() if quiet.search(name)):
         return model, report
-    rules = {type(module): getattr(type(module), name, None) for module in model.modules()}
-    rules = {owner: rule for owner, rule in rules.items() if rule}
+    kinds = {type(module) for module in model.modules()}
+    rules = {owner: rule for owner in kinds if (rule := getattr(owner, name, None))}
     del model
     for owner in rules:
         setattr(owner, name, None)
     try:
-        return load()
+        return kind.from_pretrained(source, **options)
     finally:
         for owner, rule in rules.items():
             setattr(owner, name, rule)
@@ -163,13 +148,8 @@ def _computed(model: nn.Module, names: set[str]) -> set[str]:
     except Exception:  # the model's own code
         return set()
     ours = dict(model.named_buffers())
-    return {
-        name
-        for name in names
-        if name in fresh
-        and fresh[name].shape == ours[name].shape
-        and torch.equal(fresh[name].to(ours[name].dtype), ours[name].cpu())
-    }
+    pairs = {name: (fresh[name], ours[name].cpu()) for name in names & fresh.keys()}
+    return {name for name, (new, own) in pairs.items() if torch.equal(new.to(own.dtype), own)}
 
 
 def _offloaded(model: nn.Module, name: str) -> bool:
@@ -195,15 +175,9 @@ def vocabulary_notes(tokenizer: Any, model: Any) -> list[tuple[str, str]]:
 
 
 def check_ids(ids: Iterable[int], model: Any, where: str) -> None:
-    """Refuse token ids that the model has no embedding of.
-
-    Raises:
-        AlabError: with exit code 2; names the prompt and the id.
-    """
+    """Refuse token ids that the model has no embedding of, as wrong usage."""
     rows = embedding_rows(model)
-    if not rows:
-        return
-    if beyond := sorted({i for i in ids if not 0 <= i < rows}):
+    if rows and (beyond := sorted({i for i in ids if not 0 <= i < rows})):
         raise AlabError(
             f"{where}: the tokenizer gives the token {beyond[0]}; the model has embeddings of "
             f"0 to {rows - 1}",

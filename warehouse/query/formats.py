@@ -5,7 +5,7 @@ import datetime
 import html
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import chain, count, islice
 from typing import Any, TextIO
 
@@ -19,9 +19,7 @@ def _csv(names: list[str], rows: Iterable[tuple], stream: TextIO) -> None:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(names)
     for row in rows:
-        writer.writerow(
-            [json.dumps(plain(value)) if isinstance(value, list | dict) else value for value in row]
-        )
+        writer.writerow([json.dumps(plain(v)) if isinstance(v, list | dict) else v for v in row])
 
 
 def _json(names: list[str], rows: Iterable[tuple], stream: TextIO) -> None:
@@ -81,13 +79,12 @@ def _table(names: list[str], rows: Iterable[tuple], stream: TextIO) -> None:
     first = list(islice(rows, TABLE_ROWS + 1))
     shown = [[cell(value) for value in row] for row in first[:TABLE_ROWS]]
     widths = [max(map(len, column)) for column in zip(names, *shown, strict=True)]
-    right = [
-        all(isinstance(row[i], int | float | None) for row in first) for i in range(len(names))
+    puts = [
+        str.rjust if all(isinstance(value, int | float | None) for value in values) else str.ljust
+        for _, *values in zip(names, *first, strict=True)
     ]
     for cells in chain([names, ["─" * width for width in widths]], shown):
-        padded = [
-            c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True)
-        ]
+        padded = [put(cell, width) for put, cell, width in zip(puts, cells, widths, strict=True)]
         stream.write("  ".join(padded).rstrip() + "\n")
     if len(first) > TABLE_ROWS:
         stream.write(f"… the first {TABLE_ROWS} rows; all of them: --format csv\n")
@@ -118,10 +115,4 @@ def html_table(names: list[str], rows: Iterable[tuple]) -> str:
 
 
 #: What writes each format: column names, rows, and the stream that they go to.
-FORMATS: dict[str, Callable[[list[str], Iterable[tuple], TextIO], None]] = {
-    "table": _table,
-    "csv": _csv,
-    "json": _json,
-    "jsonl": _jsonl,
-    "md": _markdown,
-}
+FORMATS = {"table": _table, "csv": _csv, "json": _json, "jsonl": _jsonl, "md": _markdown}

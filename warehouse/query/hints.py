@@ -5,6 +5,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import duckdb
 
@@ -33,20 +34,9 @@ _HOMES = {
 }
 #: Columns whose values are such names. An argument of an analysis may have a longer name, such as
 #: `positive_label`.
-_COLUMNS = {
-    "run_id": "run",
-    "run_a": "run",
-    "run_b": "run",
-    "site": "site",
-    "label": "label",
-    "layer": "layer",
-    "layer_a": "layer",
-    "layer_b": "layer",
-    "step": "step",
-    "prompt_id": "prompt",
-    "message_index": "message",
-    "model_id": "model",
-}
+_COLUMNS = {column: kind for kind, (_, column) in _HOMES.items()}
+_COLUMNS |= dict.fromkeys(("run_id", "run_a", "run_b"), "run")
+_COLUMNS |= dict.fromkeys(("layer_a", "layer_b"), "layer")
 _ARGUMENT = re.compile(
     r"(?:^|_)(runs?|sites?|labels?|layers?|steps?|prompts?|message|model)(?=_|$)"
 )
@@ -58,45 +48,35 @@ _ALIASES = {"site": {"mlp_act"}}
 def explained(lake: Lake, db: duckdb.DuckDBPyConnection, on: Callable) -> Iterator[None]:
     """Turn DuckDB's errors into one line of what is wrong and one of what to do next.
 
-    Args:
-        lake: the warehouse's lake.
-        db: the catalog.
-        on: calls what asks it.
+    What asks the catalog about it is called through `on`.
     """
     try:
         yield
     except duckdb.Error as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         line = next((line for line in lines if line.startswith("LINE ")), "")
-        ambiguous = re.search(r"'.*' could be any of \d+ runs: .*", lines[0])
-        if ambiguous:
+        if ambiguous := re.search(r"'.*' could be any of \d+ runs: .*", lines[0]):
             raise AlabError(ambiguous[0], "Type more of the id.") from error
-        damaged = (
-            type(error) is duckdb.Error or str(lake.root) in lines[0]
-        )  # told of a file, not of the query
-        hint = (
-            "What of the warehouse is damaged: alab check" if damaged else on(_next_move, db, lines)
-        )
+        if type(error) is duckdb.Error or str(lake.root) in lines[0]:  # of a file, not of the query
+            hint = "What of the warehouse is damaged: alab check"
+        else:
+            hint = on(_next_move, db, lines)
         raise AlabError(" ".join(filter(None, [lines[0], line and f"({line})"])), hint) from error
 
 
 def _next_move(db: duckdb.DuckDBPyConnection, lines: list[str]) -> str:
-    unknown = re.search(
-        r"(?:Function|Table|View) with name \"?([\w.]+)\"? does not exist", lines[0]
-    )
-    if unknown:
-        return suggestion(db, unknown[1])
+    unknown = r"(?:Function|Table|View) with name \"?([\w.]+)\"? does not exist"
+    if match := re.search(unknown, lines[0]):
+        return suggestion(db, match[1])
     if "read-only" in lines[0]:
         return readonly.OWN
     if "Permission denied" in lines[0] or "create directory" in lines[0]:
         return readonly.OUTPUT
     if "pytz" in lines[0] or "pytz" in lines[-1]:
         return "Cast times with a zone, `…::TIMESTAMP`, or: pip install pytz"
-    at = next(
-        (i for i, line in enumerate(lines) if line.startswith(("Candidate", "Did you mean"))), 0
-    )
-    if at:
-        return " ".join(lines[at : at + 2] if lines[at].endswith(":") else lines[at : at + 1])
+    for line, after in pairwise([*lines[1:], ""]):
+        if line.startswith(("Candidate", "Did you mean")):
+            return f"{line} {after}".strip() if line.endswith(":") else line
     return "What there is: alab sql --list; how one is used: alab sql --describe NAME"
 
 
@@ -104,29 +84,18 @@ def suggestion(db: duckdb.DuckDBPyConnection, name: str) -> str:
     """Which objects of the catalog have a name like this one."""
     names = [row[0] for row in db.execute("SELECT name FROM help").fetchall()]
     close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
-    return (
-        f"Did you mean {' or '.join(close)}? " if close else ""
-    ) + "See them all: alab sql --list"
+    meant = f"Did you mean {' or '.join(close)}? " if close else ""
+    return f"{meant}See them all: alab sql --list"
 
 
 def about(db: duckdb.DuckDBPyConnection, sql: str, empty: bool) -> list[str]:
     """Why rows may be missing: damaged runs, and names in the query that nothing has.
 
-    Args:
-        db: the catalog.
-        sql: the query.
-        empty: whether it gave no rows.
+    `empty` says that the query gave none.
     """
-    hints = [
-        f"the metadata of {run_id} is damaged, it is left out: alab check"
-        for run_id in catalog.damaged(db)
-    ]
-    runs = [
-        row[0]
-        for row in db.execute(
-            "SELECT run_id FROM runs ORDER BY created_at DESC, run_id DESC"
-        ).fetchall()
-    ]
+    left_out = "is damaged, it is left out: alab check"
+    hints = [f"the metadata of {run_id} {left_out}" for run_id in catalog.damaged(db)]
+    runs = [run_id for run_id, _ in library.newest_first(db)]
     if not runs:
         return hints + ["the warehouse has no runs yet; capture one: alab capture SCENARIO"] * empty
     names = list(dict.fromkeys(names_in(sql)))
@@ -171,11 +140,8 @@ def _about_name(
         return []
     where = f" in {runs[0]}" if few and len(runs) == 1 else ""
     if not known:
-        return (
-            [f"there is no {kind} {value!r}{where}: it has no reference states"]
-            if kind == "label" and few
-            else []
-        )
+        lacking = f"there is no {kind} {value!r}{where}: it has no reference states"
+        return [lacking] if kind == "label" and few else []
     if isinstance(value, str) != isinstance(known[0], str):
         return []  # compared with something else of that name
     close = difflib.get_close_matches(value, known, n=1) if isinstance(value, str) else []
@@ -197,9 +163,8 @@ def _listed(values: list) -> str:
             spans[-1][1] = value
         else:
             spans.append([value, value])
-    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in spans[:20]) + ", …" * (
-        len(spans) > 20
-    )
+    texts = [f"{first}" if first == last else f"{first}-{last}" for first, last in spans]
+    return ", ".join(texts[:20]) + ", …" * (len(spans) > 20)
 
 
 def names_in(sql: str) -> Iterator[tuple[str, str | float, bool]]:
@@ -222,9 +187,8 @@ def names_in(sql: str) -> Iterator[tuple[str, str | float, bool]]:
 @functools.cache
 def _arguments() -> dict[str, list[str]]:
     """Names of the arguments of each analysis and macro."""
-    return {
-        item.name: item.arguments for item in sqldoc.library() if item.kind in ("analysis", "macro")
-    }
+    macros = [item for item in sqldoc.library() if item.kind in ("analysis", "macro")]
+    return {item.name: item.arguments for item in macros}
 
 
 def _in_call(
@@ -235,10 +199,9 @@ def _in_call(
         name = name or (arguments[position] if position < len(arguments) else "")
         kind = _ARGUMENT.search(name)
         values = [_value(token) for token in inside if token not in ("[", "]", ",")]
-        if kind and None not in values:
-            yield from (
-                (kind[1].rstrip("s"), value, False) for value in values if value is not None
-            )
+        literals = [value for value in values if value is not None]
+        if kind and len(literals) == len(values):
+            yield from ((kind[1].rstrip("s"), value, False) for value in literals)
 
 
 def _split(tokens: list[str], start: int) -> Iterator[tuple[str, list[str]]]:

@@ -16,8 +16,6 @@ SECTIONS = {
     "files": "FROM run_files($run)",
     "warnings": "FROM run_warnings($run)",
 }
-
-
 #: Names of columns, and rows.
 Rows = tuple[list[str], list[tuple]]
 
@@ -25,10 +23,7 @@ Rows = tuple[list[str], list[tuple]]
 def inspect(lake: Lake, name: str, fmt: str = "table") -> str:
     """Everything about a run but its tensors.
 
-    Args:
-        lake: the warehouse's lake.
-        name: a run id, a unique prefix of one, or `latest`.
-        fmt: `table`, or `json` for one object with the run's columns and a list per section.
+    The format `json` is one object with the run's columns and a list per section.
 
     Raises:
         AlabError: there is no such run.
@@ -86,9 +81,8 @@ def _head(run: dict, worst: tuple[int, float] | None) -> dict[str, str]:
         "created": f"{run['created_at']:%Y-%m-%d %H:%M:%S} UTC, took "
         f"{(run['finished_at'] - run['created_at']).total_seconds():.1f} s",
     }
-    layer, error = worst or (None, None)
-    if error is not None:
-        head["residual"] = (
-            f"adds up within {error:.1e} of a token's largest value; worst in layer {layer}"
-        )
+    if worst and worst[1] is not None:
+        layer, error = worst
+        most = f"{error:.1e} of a token's largest value"
+        head["residual"] = f"adds up within {most}; worst in layer {layer}"
     return {key: value for key, value in head.items() if value is not None and value != ""}

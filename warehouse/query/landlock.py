@@ -12,11 +12,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = (
-    444,
-    445,
-    446,
-)  # system calls, alike on all architectures but Alpha
+#: System calls, alike on all architectures but Alpha.
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION = 1  # flag of the first: tell the version of the interface
 _PATH_BENEATH = 1  # type of a rule
 _NO_NEW_PRIVILEGES = 38  # option of prctl; the kernel asks for it first
@@ -29,10 +26,7 @@ _LATER = {2: 1 << 13, 3: 1 << 14}
 
 
 def restrict(writable: Iterable[Path]) -> bool:
-    """Let the calling thread write below some folders and nowhere else.
-
-    Args:
-        writable: folders that exist.
+    """Let the calling thread write below some folders, which exist, and nowhere else.
 
     Returns:
         Whether the kernel does so; False leaves everything as it was.
@@ -46,11 +40,8 @@ def restrict(writable: Iterable[Path]) -> bool:
     abi = call.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)
     if abi < 1:
         return False
-    rights = (
-        _WRITE_FILE
-        | _CHANGE_FOLDERS
-        | sum(right for since, right in _LATER.items() if abi >= since)
-    )
+    rights = _WRITE_FILE | _CHANGE_FOLDERS
+    rights |= sum(right for since, right in _LATER.items() if abi >= since)
     rules = call.syscall(_CREATE_RULESET, struct.pack("Q", rights), ctypes.c_size_t(8), 0)
     if rules < 0:
         return False
@@ -58,11 +49,8 @@ def restrict(writable: Iterable[Path]) -> bool:
         for folder in writable:
             place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                _done(
-                    call.syscall(
-                        _ADD_RULE, rules, _PATH_BENEATH, struct.pack("=Qi", rights, place), 0
-                    )
-                )
+                rule = struct.pack("=Qi", rights, place)
+                _done(call.syscall(_ADD_RULE, rules, _PATH_BENEATH, rule, 0))
             finally:
                 os.close(place)
         _done(call.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))

@@ -15,12 +15,15 @@ OWN = (
     "alab sql only reads. "
     "To keep tables or views of your own, open alab.duckdb in the DuckDB shell."
 )
+INSTALL = "alab sql only reads. Install extensions in the DuckDB shell."
+SETTINGS = "alab sql only reads, and its settings of files stay as they are."
 
 #: Settings that decide where DuckDB writes, what it loads, or what it may do.
 _SETTING = (
     r"temp_directory|home_directory|secret_directory|profil\w*_output|\w*logging\w*|log_query_path|\w*extension\w*|"
     r"allow\w*|enable_external_access|lock_configuration|access_mode|default_secret_storage"
 )
+_SCOPE = r"(?:global\s+|session\s+|local\s+)?"
 #: What a statement looks like in lower case, its comments gone and its strings empty; and what to
 #: do instead. `copy` and the like may be names of columns too: they count where a statement can
 #: begin.
@@ -30,18 +33,9 @@ _WRITING = (
     (re.compile(_START + r"(export)\s+database\b"), OUTPUT),
     (re.compile(_START + r"(copy)\s+from\s+database\b"), OUTPUT),
     (re.compile(_START + r"(import)\s+database\b"), OWN),
-    (
-        re.compile(_START + r"((?:force\s+)?install)\s+\w"),
-        "alab sql only reads. Install extensions in the DuckDB shell.",
-    ),
-    (
-        re.compile(rf"^(?:set|reset|pragma)\s+(?:global\s+|session\s+|local\s+)?({_SETTING})\b"),
-        "alab sql only reads, and its settings of files stay as they are.",
-    ),
-    (
-        re.compile(r"\b(enable_logging|write_log)\s*\("),
-        "alab sql only reads, and its settings of files stay as they are.",
-    ),
+    (re.compile(_START + r"((?:force\s+)?install)\s+\w"), INSTALL),
+    (re.compile(rf"^(?:set|reset|pragma)\s+{_SCOPE}({_SETTING})\b"), SETTINGS),
+    (re.compile(r"\b(enable_logging|write_log)\s*\("), SETTINGS),
     (re.compile(r"^(create\s+(?:or\s+replace\s+)?persistent\s+secret)\b"), OWN),
 )
 
@@ -50,19 +44,19 @@ def refuse(sql: str) -> None:
     """Refuse what is known to write.
 
     Raises:
+        UnicodeEncodeError: the query is no text for DuckDB.
         AlabError: a statement writes a file, or changes where files are written.
     """
+    sql.encode()
     try:
         statements = [statement.query for statement in duckdb.extract_statements(sql)]
     except duckdb.Error:
         return  # no SQL at all, which running it explains better
     for text in map(_plain, statements):
         for pattern, hint in _WRITING:
-            if found := pattern.search(text):
-                raise AlabError(
-                    f"{' '.join(found[1].upper().split())} would write, or change what is written",
-                    hint,
-                )
+            if match := pattern.search(text):
+                writes = " ".join(match[1].upper().split())
+                raise AlabError(f"{writes} would write, or change what is written", hint)
 
 
 def _plain(sql: str) -> str:
@@ -71,9 +65,9 @@ def _plain(sql: str) -> str:
     >>> _plain("SELECT 'copy x' -- to y\nFROM t")
     "select ''  from t"
     """
-    tokens = duckdb.tokenize(sql)
-    ends = [start for start, _ in tokens[1:]] + [len(sql.encode())]
-    data, parts = sql.encode(), []
+    tokens, data = duckdb.tokenize(sql), sql.encode()
+    ends = [*(start for start, _ in tokens[1:]), len(data)]
+    parts = []
     for (start, kind), end in zip(tokens, ends, strict=True):
         text = data[start:end].decode(errors="replace")
         if kind == duckdb.token_type.comment:

@@ -68,7 +68,7 @@ def ask(lake: Lake, sql: str, params: Mapping[str, Any] | None = None) -> Iterat
         NoRowsError: no statement gives rows.
         AlabError: the query does not run, or writes.
     """
-    _refuse(sql)
+    readonly.refuse(sql)
     with scratch(lake) as spill, _bound(lake, [spill]) as (db, call):
         cursor = call(db.execute, sql, params)
         if cursor is None or cursor.description is None:
@@ -83,23 +83,17 @@ def ask(lake: Lake, sql: str, params: Mapping[str, Any] | None = None) -> Iterat
 
 
 def save(lake: Lake, sql: str, path: Path, params: Mapping[str, Any] | None = None) -> list[str]:
-    """Run a query and have DuckDB write its rows to a Parquet file.
+    """Run a query as `ask` does, and have DuckDB write its rows to a Parquet file.
 
-    Args:
-        lake: the warehouse's lake.
-        sql: one or more statements; the rows are those of the last one.
-        path: the file, in a folder of its own: the query may write anything there.
-        params: values of `$name` in the query.
+    The file is in a folder of its own: the query may write anything there.
 
     Returns:
         Hints, as `Result.hints` gives them.
 
     Raises:
-        NoRowsError: no statement gives rows.
-        AlabError: the query does not run, or writes.
         OSError: the file cannot be written.
     """
-    _refuse(sql)
+    readonly.refuse(sql)
 
     def write() -> None:
         relation: Any = db.sql(sql, params=params)
@@ -117,12 +111,6 @@ def save(lake: Lake, sql: str, path: Path, params: Mapping[str, Any] | None = No
     with scratch(lake) as spill, _bound(lake, [spill, path.parent]) as (db, call):
         call(write)
         return call(hints.about, db, sql, empty=False)
-
-
-def _refuse(sql: str) -> None:
-    """Refuse what is no text for DuckDB, and what is known to write."""
-    sql.encode()
-    readonly.refuse(sql)
 
 
 @contextmanager

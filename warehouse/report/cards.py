@@ -5,7 +5,7 @@ from collections import defaultdict
 import pyarrow.compute as pc
 
 from warehouse.report import findings
-from warehouse.report.tables import MARGINS, RUN_ROWS, Row, Tables, by_conversation, of_conversation
+from warehouse.report.tables import MARGINS, RUN_ROWS, Row, Tables, grouped, of_conversation
 
 #: Conversations that get a card of their own; the overview has all of them.
 MAX_CARDS = 120
@@ -16,20 +16,13 @@ COMPARED = ("generation prompt", "last token")
 def cards(
     tables: Tables, runs: list[Row], prompts: list[Row], results: dict[str, list[Row]]
 ) -> list[Row]:
-    """Make a card of each conversation.
-
-    Args:
-        tables: the page's tables.
-        runs: the runs, filled.
-        prompts: rows of the conversations, which become the cards.
-        results: rows about every conversation, as `tables.fill_runs` gives them.
-    """
+    """Make cards of the rows `prompts`, a conversation each, with `results` of `fill_runs`."""
     by_id = {run["run_id"]: run for run in runs}
     _add_intervals(results["leaning"], results.get(MARGINS, []))
     rows = {name: results[name] for name in ("intra_summary", "leaning", "reply_summary")}
     rows |= {"places": results["state_tokens"]}
     rows |= {name: tables.rows(name, runs=list(by_id)) for name in ("messages", "snapshots")}
-    groups = {name: by_conversation(own) for name, own in rows.items()}
+    groups = {name: grouped(own, "run_id", "prompt_id") for name, own in rows.items()}
     labels = defaultdict(list)
     for row in tables.rows("labels", runs=list(by_id)):
         labels[row["run_id"]].append(row["label"])
@@ -66,9 +59,7 @@ def _sort(rows: dict[str, list[Row]]) -> Row:
     roles = {row["role"] for row in rows["snapshots"] if not row["is_generated"]}
     summary = rows["intra_summary"]
     return {
-        "messages": rows["messages"],
-        "snapshots": rows["snapshots"],
-        "leaning": rows["leaning"],
+        **{name: rows[name] for name in ("messages", "snapshots", "leaning")},
         "reply": next(iter(rows["reply_summary"]), None),
         "has_both_roles": roles >= {"user", "assistant"},
         "intra_summary": {

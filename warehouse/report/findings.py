@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 
-from warehouse.report.tables import Row, Tables
+from warehouse.report.tables import Row, Tables, grouped
 
 #: A lead in this share of the layers is clear.
 CLEAR = 2 / 3
@@ -90,18 +90,14 @@ def further(cosine: float | None, before: float | None) -> str | None:
 def differences(variants: list[Row], names: dict[str, str]) -> list[Row]:
     """What the conversations of some runs have in common and where they part, message by message.
 
-    Args:
-        variants: rows of `message_variants`.
-        names: short name of each run.
+    Told from rows of `message_variants`, with the short name of each run.
 
     Returns:
         Per message `prompt_id`, `message_index`, `is_generated`, `role`, and `wordings`: each with
         `runs` and `words`, pieces of text as (whether it is in the first wording too, text). A
         message that all runs share has one wording.
     """
-    messages = defaultdict(list)
-    for row in variants:
-        messages[row["prompt_id"], row["message_index"]].append(row)
+    messages = grouped(variants, "prompt_id", "message_index")
     return [_difference(rows, names) for rows in messages.values()]
 
 
@@ -156,16 +152,10 @@ def overall(
     pairs: Row | None,
     site: str,
 ) -> Row:
-    """What can be said of several conversations together, and of several runs.
+    """What can be said of several conversations together, and of several runs, at one site.
 
-    Args:
-        tables: the page's tables, with `reply_summary_rows` and `before_reply_rows` in their
-            connection.
-        runs: the runs, with their short names.
-        prompts: every conversation.
-        results: rows about every conversation, as `tables.fill_runs` gives them.
-        pairs: the comparison between runs; None for one run.
-        site: site that the findings are about.
+    The connection of the tables has `reply_summary_rows` and `before_reply_rows`, and `results` are
+    those of `tables.fill_runs`; there are no `pairs` of a single run.
     """
     names = {run["run_id"]: run["name"] for run in runs}
     ids, title, pairs = list(names), _titles(names, prompts), pairs or {}

@@ -6,7 +6,7 @@ from collections import Counter
 
 from warehouse.catalog.removal import readable
 from warehouse.report.cards import COMPARED
-from warehouse.report.tables import Row, Tables, by_conversation
+from warehouse.report.tables import Row, Tables, grouped
 
 #: A run's id as `Lake.stage` makes it.
 _ID = re.compile(
@@ -57,12 +57,11 @@ def facts(runs: list[Row], prompts: list[Row]) -> list[tuple[str, str, str]]:
     models = list(dict.fromkeys(run["model_id"] for run in runs))
     shapes = {_shape(run) for run in runs}
     cut = sum(prompt["stop_reason"] == "length" and prompt["n_generated"] > 0 for prompt in prompts)
-    replies = "reply cut at its limit"
-    if len(prompts) > 1:
-        replies = f"{cut:,} of {len(prompts):,} replies cut"
+    several = len(prompts) > 1
+    replies = f"{cut:,} of {len(prompts):,} replies cut" if several else "reply cut at its limit"
     end = f"to {last['created_at']:%Y-%m-%d %H:%M}" if len(runs) > 1 else f"in {_seconds(first)}"
     where = f"in {len(runs):,} runs" if len(runs) > 1 else ""
-    several = [("Conversations", f"{len(prompts):,}", where)] if len(prompts) > 1 else []
+    conversations = [("Conversations", f"{len(prompts):,}", where)] if several else []
 
     def total(column: str) -> int:
         return sum(prompt[column] or 0 for prompt in prompts)
@@ -72,7 +71,7 @@ def facts(runs: list[Row], prompts: list[Row]) -> list[tuple[str, str, str]]:
         if len(models) == 1
         else ("Models", str(len(models)), ", ".join(models[:4])),
         ("Layers × width", shapes.pop() if len(shapes) == 1 else "differ", ""),
-        *several,
+        *conversations,
         ("Tokens read", f"{total('n_prompt_tokens'):,}", f"{total('n_messages'):,} messages"),
         ("Tokens written", f"{total('n_generated'):,}", replies if cut else ""),
         ("Captured", f"{first['created_at']:%Y-%m-%d %H:%M} UTC", end),
@@ -129,7 +128,7 @@ def overview(prompts: list[Row], runs: list[Row], summary: list[Row]) -> list[Ro
     """A row for each conversation that was answered, with a card or not: how far the reply went."""
     names = {run["run_id"]: run["name"] for run in runs}
     several = {row["run_id"] for row in prompts if row["prompt_id"]}
-    groups = by_conversation(summary)
+    groups = grouped(summary, "run_id", "prompt_id")
     rows = []
     for index, prompt in enumerate(prompts):
         run_id, prompt_id = prompt["run_id"], prompt["prompt_id"]

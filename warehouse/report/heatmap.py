@@ -159,15 +159,10 @@ def limits(values: np.ndarray) -> tuple[float, float]:
 
 
 def write_png(path: Path, values: np.ndarray, low: float, high: float, colours: np.ndarray) -> None:
-    """Write values as a palette image, a pixel for each.
+    """Write (rows, columns) values as a palette image, a pixel for each; NaN and infinity are grey.
 
-    Args:
-        path: the file.
-        values: (rows, columns) numbers; NaN and infinity are drawn grey.
-        low: value of the first colour; smaller ones get it too.
-        high: value of the last colour; larger ones get it too. Where it equals `low`, everything is
-            the middle.
-        colours: (255, 3) bytes.
+    `low` and what is smaller gets the first of the `colours`, (255, 3) bytes, `high` and what is
+    larger the last; where both are equal, everything is the middle.
     """
     from PIL import Image
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import orjson
 import pyarrow as pa
 
 from warehouse.assets import asset_dir
+from warehouse.atomic import writing
+from warehouse.errors import AlabError
 
 #: Sites, roles in the order of their colours; a role has the hue of its messages on the page.
 SITE_COLOURS = ("hidden_in", "hidden_out", "attn_out", "mlp_down_out")
@@ -139,32 +142,23 @@ def vega() -> str:
     snippet = "alab.embed = vegaEmbed;"
     name = f"vega-{vl_convert.get_vega_version()}-{version('vl-convert-python')}.js"
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alab" / name
-    try:
+    with suppress(OSError):
         return path.read_text(encoding="utf-8")
-    except OSError:
-        bundle = vl_convert.javascript_bundle(snippet)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(bundle, encoding="utf-8")
-        unfinished.replace(path)
-    except OSError:  # no cache folder: bundling again next time is only slow
-        pass
-    return bundle
+    bundle = vl_convert.javascript_bundle(snippet)
+    with suppress(OSError, AlabError), writing(path, "$XDG_CACHE_HOME") as draft:
+        draft.write_text(bundle, encoding="utf-8")
+    return bundle  # without a cache folder bundling again next time is only slow
 
 
 def charts() -> dict[str, dict]:
     """Every Vega-Lite file of `reports/charts`, by name."""
-    folder = asset_dir("reports") / "charts"
-    return {
-        path.name.removesuffix(".vl.json"): json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob("*.vl.json"))
-    }
+    files = sorted((asset_dir("reports") / "charts").glob("*.vl.json"))
+    return {file.name.removesuffix(".vl.json"): json.loads(file.read_bytes()) for file in files}
 
 
 def measures() -> dict[str, dict]:
     """What charts can draw: the words for each measured column, by its name in the tables."""
-    return json.loads((asset_dir("reports") / "measures.json").read_text(encoding="utf-8"))
+    return json.loads((asset_dir("reports") / "measures.json").read_bytes())
 
 
 def scales(labels: Iterable[str]) -> dict[str, list[str]]:
@@ -187,11 +181,7 @@ def script() -> str:
 
 
 def render(context: dict) -> str:
-    """Fill the page's template.
-
-    Args:
-        context: what the templates show; `registry` and `packed` are what the script draws.
-    """
+    """Fill the page's template; its script draws `registry` and `packed` of the context."""
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(asset_dir("reports")),
         autoescape=True,

@@ -1,8 +1,6 @@
 """Runs against one another: every pair is in the charts, some have a card of their own."""
 
-from collections import defaultdict
-
-from warehouse.report.tables import Row, Tables
+from warehouse.report.tables import Row, Tables, grouped
 
 #: Pairs that get a card: all up to twice this, else so many of the least and of the most alike.
 MAX_PAIRS = 8
@@ -54,9 +52,7 @@ def _by_message(tables: Tables, ids: list[str]) -> bool:
 def _cards(pairs: list[Row], runs: list[Row], summary: list[Row]) -> list[Row]:
     """The pairs that have a card, each with its runs and its rows of the summary."""
     by_id = {run["run_id"]: run for run in runs}
-    rows = defaultdict(list)
-    for row in summary:
-        rows[row["run_a"], row["run_b"]].append(row)
+    rows = grouped(summary, "run_a", "run_b")
     cards = []
     for row in pairs:
         a, b = row["run_a"], row["run_b"]

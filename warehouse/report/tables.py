@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
@@ -39,16 +40,8 @@ PASS_TABLES = ("steps", "top_tokens", "residual", "residual_error", "logit_lens"
 #: Tables of each run that templates print.
 RUN_ROWS = ("reference_table",)
 #: Tables of what replies and references say, of all conversations, with a card or without one.
-RESULTS = (
-    "intra",
-    "intra_summary",
-    "reply_summary",
-    "leaning",
-    "separating",
-    "caveats",
-    "state_tokens",
-    "before_reply",
-)
+REPLIES = ("intra", "intra_summary", "reply_summary", "before_reply")
+RESULTS = (*REPLIES, "leaning", "separating", "caveats", "state_tokens")
 #: The intervals of the leanings, of runs whose labels have several examples.
 MARGINS = "leaning_margins"
 #: Runs are asked about together, up to so many numbers in their states (64 MB as DuckDB has them).
@@ -57,27 +50,25 @@ TOGETHER = 16_000_000
 SIDE_BY_SIDE = 2
 
 
+@dataclass
 class Tables:
     """The tables that a page draws, each with the query that made it.
 
-    Args:
+    Attributes:
         lake: the warehouse's lake.
         db: an open catalog.
-
-    Attributes:
         packed: the tables, packed for the page, by name.
         origin: the query of each table and the values bound in it.
         queries: text of the queries, by name.
         stored: names of the rows that are kept in the connection.
     """
 
-    def __init__(self, lake: Lake, db: duckdb.DuckDBPyConnection):
-        self.lake = lake
-        self.db = db
-        self.packed: dict[str, str] = {}
-        self.origin: dict[str, Row] = {}
-        self.queries: dict[str, str] = {}
-        self.stored: set[str] = set()
+    lake: Lake
+    db: duckdb.DuckDBPyConnection
+    packed: dict[str, str] = field(default_factory=dict)
+    origin: dict[str, Row] = field(default_factory=dict)
+    queries: dict[str, str] = field(default_factory=dict)
+    stored: set[str] = field(default_factory=set)
 
     def beside(self) -> "Tables":
         """The same tables with a connection of its own, for another thread."""
@@ -139,12 +130,6 @@ def fill_runs(
     What several queries about all runs together read stays in the connection: `intra_rows`,
     `intra_summary_rows`, `reply_summary_rows` and `before_reply_rows`.
 
-    Args:
-        tables: the page's tables.
-        runs: the runs, oldest first.
-        prompts: conversations that have a card.
-        site: site that the findings are about.
-
     Returns:
         Rows of every conversation, by the name of the query: most of `RESULTS`.
     """
@@ -156,19 +141,13 @@ def fill_runs(
         passes = pool.map(lambda group: _fill_passes(tables, group, cards), groups)
         parts = list(pool.map(lambda group: _fill_states(tables, group, cards, site), groups))
         list(passes)
-    names = dict.fromkeys(name for part in parts for name in part)
-    results = {
-        name: pa.concat_tables(part[name] for part in parts if name in part) for name in names
-    }
+    names = {name for part in parts for name in part}
+    results = {name: pa.concat_tables(p[name] for p in parts if name in p) for name in names}
     values = {"runs": [run["run_id"] for run in runs]}
     tables.put("intra", results["intra"], query="intra", values=values)
-    for name in ("intra", "intra_summary", "reply_summary", "before_reply"):
+    for name in REPLIES:
         tables.store(f"{name}_rows", results[name])
-    return {
-        name: table.to_pylist()
-        for name, table in results.items()
-        if name not in ("intra", "before_reply")
-    }
+    return {name: results[name].to_pylist() for name in names - {"intra", "before_reply"}}
 
 
 def _groups(runs: list[Row]) -> list[list[Row]]:
@@ -234,13 +213,10 @@ def _cross_layers(tables: Tables, runs: list[Row], cards: Cards) -> None:
     table = tables.query("cross_layer", runs=ids, prompt=0 if alone else None)
     for run, rows in _by_run(table, runs):
         for prompt_id, index in cards[run["run_id"]].items():
+            own = of_conversation(rows, prompt_id)
             values = {"runs": [run["run_id"]], "prompt": prompt_id}
-            run["cross_layer"][prompt_id] = tables.put(
-                f"cross_layer-{index}",
-                of_conversation(rows, prompt_id),
-                query="cross_layer",
-                values=values,
-            )
+            put = tables.put(f"cross_layer-{index}", own, query="cross_layer", values=values)
+            run["cross_layer"][prompt_id] = put
 
 
 def _by_run(table: pa.Table, runs: list[Row]) -> Iterator[tuple[Row, pa.Table]]:
@@ -260,9 +236,9 @@ def of_conversation(table: pa.Table, prompt_id: int) -> pa.Table:
     return table.filter(pc.field("prompt_id") == prompt_id)
 
 
-def by_conversation(rows: list[Row]) -> dict[tuple, list[Row]]:
-    """Rows grouped by run and prompt."""
+def grouped(rows: list[Row], *columns: str) -> dict[tuple, list[Row]]:
+    """Rows by their values of some columns; a group that there is not is empty."""
     groups = defaultdict(list)
     for row in rows:
-        groups[row["run_id"], row["prompt_id"]].append(row)
+        groups[tuple(row[column] for column in columns)].append(row)
     return groups

@@ -29,13 +29,7 @@ CSV_FILES = {
 def write_report(
     lake: Lake, runs: Iterable[str] = (), *, out: Path | None = None, csv_dir: Path | None = None
 ) -> list[Path]:
-    """Write the report of some runs, or of all.
-
-    Args:
-        lake: the warehouse's lake.
-        runs: ids, unique prefixes or `latest`; none means every run.
-        out: the HTML file; `report.html` in the warehouse by default.
-        csv_dir: a folder for the tables as CSV files; none are written without one.
+    """Write the report of some runs, or of all, as `Warehouse.report` and `alab report` do.
 
     Returns:
         Paths of the files: the HTML file first.
@@ -62,15 +56,12 @@ def _chosen(db: duckdb.DuckDBPyConnection, names: Iterable[str]) -> list[str]:
 
 def _write_csvs(tables: Tables, folder: Path) -> list[Path]:
     """Write the CSV files of what is on the page; those about pairs only where there are any."""
-    paths = {
-        name: folder / f"{name}.csv"
-        for name, source in CSV_FILES.items()
-        if source in tables.stored
-    }
-    for name, path in paths.items():
+    names = [name for name, source in CSV_FILES.items() if source in tables.stored]
+    paths = [folder / f"{name}.csv" for name in names]
+    for name, path in zip(names, paths, strict=True):
         with writing(path, "--csv-dir") as draft:
             tables.relation(name).write_csv(str(draft))
-    return list(paths.values())
+    return paths
 
 
 def collect(lake: Lake, tables: Tables, run_ids: list[str]) -> Row:
