@@ -13,6 +13,7 @@ from warehouse import vocabulary
 from warehouse.catalog import catalog
 from warehouse.lake import lake as lakes
 from warehouse.lake import schemas
+from warehouse.lake.metadata import MetadataWriter
 from warehouse.lake.pages import PageWriter
 
 #: The order in which files hold prompts has nothing to do with their numbers; rows of a group, and of a file.
@@ -91,16 +92,8 @@ def make_dataset(
         columns | {name: made.labels[name].combine_chunks() for name in made.labels.column_names},
         rows,
     )
-    types = catalog.metadata_schemas()
     tables = metadata(made, name, shape, sites, rng)
-    staged.publish(
-        {
-            table: pa.Table.from_pylist(
-                [{"run_id": staged.run_id} | row for row in tables.get(table, [])], types[table]
-            )
-            for table in types
-        }
-    )
+    staged.publish(MetadataWriter(staged, catalog.metadata_schemas(), tables))
     return made
 
 
@@ -155,7 +148,9 @@ def write_activations(
             folder = staged.path("activations", "steps=0-0", f"layer={layer:02d}")
             folder.mkdir(parents=True, exist_ok=True)
             widths = {site: shape.site_width(site) for site in sites}
-            writer = PageWriter(folder / f"part-{part}.parquet", schemas.activation_schema(widths))
+            writer = PageWriter(
+                folder / f"part-{part}.parquet", schemas.tensor_schema("activations", widths)
+            )
             for first in range(start, min(start + PART, len(order)), GROUP):
                 rows = order[first : min(first + GROUP, start + PART)]
                 prompts, positions = np.array(made.places, "i4")[rows].T
