@@ -8,16 +8,14 @@ all shards ─→ one run, published as any other
 A shard that is finished stays, whatever happens to the capture: `--resume` goes on after it.
 """
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
 from warehouse.capture import facts
 from warehouse.capture.batches import BatchPlan, PlannedBatch, make_batches
@@ -27,7 +25,8 @@ from warehouse.capture.hooks import LayerTensors
 from warehouse.capture.pieces import Piece
 from warehouse.capture.plan import Plan, check_room, make_plan
 from warehouse.capture.prompt_rows import read_rows
-from warehouse.capture.rounding import SiteStats, Stats
+from warehouse.capture.proof import Proof
+from warehouse.capture.rounding import Stats
 from warehouse.capture.session import Progress, Session
 from warehouse.catalog import catalog
 from warehouse.errors import AlabError
@@ -43,8 +42,6 @@ from warehouse.models.reader import Reader
 from warehouse.scenario import Scenario
 from warehouse.vocabulary import STATE_SITES
 
-#: Prompts that are read alone again, over all, at the least.
-SAMPLE = 16
 #: Prompts of a batch, at the most, and tokens that a pass reads together; more on a GPU.
 SIZES = {"cpu": (64, 1 << 10), "cuda": (512, 1 << 15)}
 #: What a capture that goes on needs to find as it was.
@@ -196,7 +193,7 @@ class _Shards:
     def _read_shard(self, shard: Shard, batches: Sequence[PlannedBatch]) -> None:
         metadata = MetadataWriter(shard, catalog.metadata_schemas())
         run = Session(self.plan, shard, metadata)
-        proof = _Proof(self.plan, batches)
+        proof = Proof(self.plan, batches)
         try:
             with torch.inference_mode(), run.recorder, run.tensors:
                 for batch in batches:
@@ -210,9 +207,9 @@ class _Shards:
         except BaseException:
             metadata.abandon()
             raise
-        shard.finish(_stats_to_json(run.tensors.stats))
+        shard.finish(run.tensors.stats.to_json())
 
-    def _read_batch(self, run: Session, batch: PlannedBatch, proof: "_Proof") -> None:
+    def _read_batch(self, run: Session, batch: PlannedBatch, proof: Proof) -> None:
         """Read a batch, or its prompts one by one where they would be other numbers together."""
         together = self.plan.sites.batches and len(batch.prompts) > 1
         if together and proof.asks(batch):
@@ -290,90 +287,6 @@ class _Shards:
             )
 
 
-class _Proof:
-    """Whether prompts read together are what they are alone: by numbers, for each shape of a batch.
-
-    Attributes:
-        errors: per layer, the largest ‖together − alone‖ / ‖alone‖ of a vector, of the shapes that
-            are right.
-        warnings: rows about those that are not.
-    """
-
-    def __init__(self, plan: Plan, batches: Sequence[PlannedBatch]):
-        kind = getattr(torch, plan.loaded.dtype)
-        self._limit = 1e-5 if kind == torch.float32 else 16 * torch.finfo(kind).eps
-        shapes = {batch.shape for batch in batches if len(batch.prompts) > 1}
-        self._each = -(-SAMPLE // max(1, len(shapes)))
-        self._right: dict[tuple[int, int], bool] = {}
-        self.errors: dict[int, float] = {}
-        self.warnings: list[dict] = []
-
-    def asks(self, batch: PlannedBatch) -> bool:
-        """Whether nothing is known of a batch's shape."""
-        return batch.shape not in self._right
-
-    def is_right(self, batch: PlannedBatch) -> bool:
-        """Whether batches of this shape were shown to be right."""
-        return self._right[batch.shape]
-
-    def sample(self, batch: PlannedBatch) -> list[int]:
-        """Which of a batch's prompts are read alone, spread from the shortest to the longest."""
-        count, some = len(batch.prompts), min(self._each, len(batch.prompts))
-        return sorted({(count - 1) * n // max(1, some - 1) for n in range(some)})
-
-    def holds(
-        self,
-        batch: PlannedBatch,
-        together: list[LayerTensors],
-        alone: list[tuple[int, list[LayerTensors]]],
-        counts: list[int],
-    ) -> bool:
-        """Compare prompts of a batch with what they are alone.
-
-        Args:
-            batch: the batch.
-            together: what its pass gave.
-            alone: per sampled prompt, its place in the batch and what its own pass gave.
-            counts: rows of each prompt of the batch.
-        """
-        errors: dict[int, float] = {}
-        for place, own in alone:
-            first = sum(counts[:place])
-            for one, other in zip(together, own, strict=True):
-                rows = slice(first, first + counts[place])
-                pairs = [(one.sites[site][rows], other.sites[site]) for site in other.sites]
-                pairs += [(one.means[site][place], other.means[site][0]) for site in other.means]
-                if one.attention is not None and other.attention is not None:
-                    width = other.attention.shape[-1]
-                    pairs.append((one.attention[:, rows, :width], other.attention))
-                error = max((_difference(*pair) for pair in pairs), default=0.0)
-                errors[one.layer] = max(errors.get(one.layer, 0.0), error)
-        right = all(error <= self._limit for error in errors.values())
-        self._right[batch.shape] = right
-        if right:
-            for layer, error in errors.items():
-                self.errors[layer] = max(self.errors.get(layer, 0.0), error)
-        else:
-            count, tokens = batch.shape
-            worst = max(errors, key=lambda layer: errors[layer])
-            message = (
-                f"{count} prompts of {tokens} tokens together gave layer {worst} other numbers than "
-                f"alone, by {errors[worst]:.1e} of a vector's length: they were read one by one"
-            )
-            self.warnings.append({"code": "batch", "message": message})
-        return right
-
-
-def _difference(rows: Tensor, alone: Tensor) -> float:
-    """The largest ‖a − b‖ / ‖b‖ of a vector; infinite where only one of them is finite."""
-    rows, alone = rows.float(), alone.float().to(rows.device)
-    apart, size = (rows - alone).norm(dim=-1), alone.norm(dim=-1)
-    ratio = torch.where(apart == 0, 0.0, apart / size)
-    same = (rows == alone) | (rows.isnan() & alone.isnan())
-    ratio = torch.where(same.all(-1), 0.0, ratio)
-    return float(ratio.nan_to_num(nan=torch.inf).max()) if ratio.numel() else 0.0
-
-
 def _publish(
     plan: Plan, prompts: DatasetPrompts, batches: BatchPlan, staged: StagedRun, began: datetime
 ) -> None:
@@ -383,7 +296,7 @@ def _publish(
     try:
         for number in range(len(batches.shards)):
             shard = Shard(staged, number)
-            stats.add(_stats_from_json(shard.record()))
+            stats.add(Stats.from_json(shard.record()))
             shard.gather()
             for table in catalog.table_names():
                 if table not in ("runs", "files"):
@@ -407,23 +320,3 @@ def _write_labels(prompts: DatasetPrompts, staged: StagedRun) -> None:
     table = pa.table(names | dict(zip(rows.column_names, rows.columns, strict=True)))
     with open_parquet(staged.path("labels", "part-0.parquet"), table.schema) as writer:
         writer.write_table(table)
-
-
-def _stats_to_json(stats: Stats) -> bytes:
-    fields = asdict(stats)
-    fields["sites"] = [[*at, asdict(counts)] for at, counts in stats.sites.items()]
-    fields["absent"] = [[*at, count] for at, count in stats.absent.items()]
-    return json.dumps(fields).encode()
-
-
-def _stats_from_json(record: bytes) -> Stats:
-    fields = json.loads(record)
-    by_layer = {
-        name: {int(layer): value for layer, value in fields[name].items()}
-        for name in ("residual", "changed", "continuity", "batch")
-    }
-    return Stats(
-        sites={(layer, site): SiteStats(**counts) for layer, site, counts in fields["sites"]},
-        absent={(layer, site): count for layer, site, count in fields["absent"]},
-        **by_layer,
-    )

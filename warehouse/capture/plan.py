@@ -131,7 +131,7 @@ class Plan:
 
     @property
     def hooked(self) -> list[int]:
-        """Layers to take them from: of a dataset the first one too, for the mean of what it reads."""
+        """Layers to take them from: of a dataset the first too, for the mean of what it reads."""
         return self.layers if self.scenario.dataset is None else sorted({0, *self.layers})
 
     @property

@@ -1,6 +1,7 @@
 """Rounds tensors to the precision that they are stored in, and counts what does not fit."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
@@ -56,6 +57,25 @@ class Stats:
                 own[layer] = max(own.get(layer, 0.0), value)
         for at, count in other.absent.items():
             self.absent[at] = self.absent.get(at, 0) + count
+
+    def to_json(self) -> bytes:
+        """All of it, for `from_json`."""
+        fields = asdict(self)
+        fields["sites"] = [[*at, asdict(counts)] for at, counts in self.sites.items()]
+        fields["absent"] = [[*at, count] for at, count in self.absent.items()]
+        return json.dumps(fields).encode()
+
+    @classmethod
+    def from_json(cls, record: bytes) -> "Stats":
+        """What `to_json` wrote."""
+        fields = json.loads(record)
+        sites = {(layer, site): SiteStats(**counts) for layer, site, counts in fields.pop("sites")}
+        absent = {(layer, site): count for layer, site, count in fields.pop("absent")}
+        by_layer = {
+            name: {int(layer): value for layer, value in values.items()}
+            for name, values in fields.items()
+        }
+        return cls(sites=sites, absent=absent, **by_layer)
 
 
 class Rounding:

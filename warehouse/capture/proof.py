@@ -1,0 +1,97 @@
+"""Whether prompts that were read together are what they are alone: by numbers, in every run."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from warehouse.capture.batches import PlannedBatch
+from warehouse.capture.hooks import LayerTensors
+from warehouse.capture.plan import Plan
+
+#: Prompts of a shard that are read alone again, at the least.
+SAMPLE = 16
+
+
+class Proof:
+    """Whether prompts read together are what they are alone: by numbers, for each shape of a batch.
+
+    Attributes:
+        errors: per layer, the largest ‖together − alone‖ / ‖alone‖ of a vector, of the shapes that
+            are right.
+        warnings: rows about those that are not.
+    """
+
+    def __init__(self, plan: Plan, batches: Sequence[PlannedBatch]):
+        kind = getattr(torch, plan.loaded.dtype)
+        self._limit = 1e-5 if kind == torch.float32 else 16 * torch.finfo(kind).eps
+        shapes = {batch.shape for batch in batches if len(batch.prompts) > 1}
+        self._each = -(-SAMPLE // max(1, len(shapes)))
+        self._right: dict[tuple[int, int], bool] = {}
+        self.errors: dict[int, float] = {}
+        self.warnings: list[dict] = []
+
+    def asks(self, batch: PlannedBatch) -> bool:
+        """Whether nothing is known of a batch's shape."""
+        return batch.shape not in self._right
+
+    def is_right(self, batch: PlannedBatch) -> bool:
+        """Whether batches of this shape were shown to be right."""
+        return self._right[batch.shape]
+
+    def sample(self, batch: PlannedBatch) -> list[int]:
+        """Which of a batch's prompts are read alone, spread from the shortest to the longest."""
+        count, some = len(batch.prompts), min(self._each, len(batch.prompts))
+        return sorted({(count - 1) * n // max(1, some - 1) for n in range(some)})
+
+    def holds(
+        self,
+        batch: PlannedBatch,
+        together: list[LayerTensors],
+        alone: list[tuple[int, list[LayerTensors]]],
+        counts: list[int],
+    ) -> bool:
+        """Compare prompts of a batch with what they are alone.
+
+        Args:
+            batch: the batch.
+            together: what its pass gave.
+            alone: per sampled prompt, its place in the batch and what its own pass gave.
+            counts: rows of each prompt of the batch.
+        """
+        errors: dict[int, float] = {}
+        for place, own in alone:
+            first = sum(counts[:place])
+            for one, other in zip(together, own, strict=True):
+                rows = slice(first, first + counts[place])
+                pairs = [(one.sites[site][rows], other.sites[site]) for site in other.sites]
+                pairs += [(one.means[site][place], other.means[site][0]) for site in other.means]
+                if one.attention is not None and other.attention is not None:
+                    width = other.attention.shape[-1]
+                    pairs.append((one.attention[:, rows, :width], other.attention))
+                error = max((_difference(*pair) for pair in pairs), default=0.0)
+                errors[one.layer] = max(errors.get(one.layer, 0.0), error)
+        right = all(error <= self._limit for error in errors.values())
+        self._right[batch.shape] = right
+        if right:
+            for layer, error in errors.items():
+                self.errors[layer] = max(self.errors.get(layer, 0.0), error)
+        else:
+            count, tokens = batch.shape
+            worst = max(errors, key=lambda layer: errors[layer])
+            message = (
+                f"{count} prompts of {tokens} tokens together gave layer {worst} other numbers "
+                f"than alone, by {errors[worst]:.1e} of a vector's length: read one by one"
+            )
+            self.warnings.append({"code": "batch", "message": message})
+        return right
+
+
+def _difference(rows: Tensor, alone: Tensor) -> float:
+    """The largest ‖a − b‖ / ‖b‖ of a vector; infinite where only one of them is finite."""
+    rows, alone = rows.float(), alone.float().to(rows.device)
+    apart, size = (rows - alone).norm(dim=-1), alone.norm(dim=-1)
+    ratio = torch.where(apart == 0, 0.0, apart / size)
+    same = (rows == alone) | (rows.isnan() & alone.isnan())
+    ratio = torch.where(same.all(-1), 0.0, ratio)
+    return float(ratio.nan_to_num(nan=torch.inf).max()) if ratio.numel() else 0.0
