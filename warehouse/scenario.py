@@ -304,7 +304,10 @@ class Scenario(_Strict):
         prompt = data.get("prompt") if isinstance(data, dict) else None
         if not (isinstance(prompt, dict) and prompt.get("dataset") is not None):
             return data
-        usual = {"generation": {"max_new_tokens": 0}, "capture": {"positions": ["last"]}}
+        usual: dict[str, dict[str, Any]] = {
+            "generation": {"max_new_tokens": 0},
+            "capture": {"positions": ["last"]},
+        }
         if (capture := data.get("capture") or {}) is not None and "sites" not in capture:
             usual["capture"]["attention_weights"] = False
         merged = {

@@ -114,7 +114,9 @@ def test_rounded_values_and_files_of_other_writers(made, tmp_path, low):
     values[3:5] = 0
     zeros = np.zeros(10, "i4")
     scalars = {"prompt_id": zeros, "step": zeros, "kind": ["prefill"] * 10, "position": zeros}
-    writer = PageWriter(tmp_path / "ours.parquet", schemas.activation_schema({"q": 9, "k": 9}))
+    writer = PageWriter(
+        tmp_path / "ours.parquet", schemas.tensor_schema("activations", {"q": 9, "k": 9})
+    )
     for start in (0, 10, 20):
         writer.write(10, scalars | {"q": values[start : start + 10], "k": values[:10] * 0})
     writer.close()

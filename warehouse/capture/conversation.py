@@ -1,8 +1,9 @@
 """Runs scenarios: prefill, decode, snapshots and references, every tensor put into a session."""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import groupby, takewhile
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from warehouse.capture import replies, state_tokens
-from warehouse.capture.dataset_run import capture_dataset
+from warehouse.capture.dataset_prompts import DatasetPrompts
+from warehouse.capture.dataset_run import capture_dataset, dataset_plan, means_of
 from warehouse.capture.ending import ending, next_command
 from warehouse.capture.hooks import LayerTensors
 from warehouse.capture.pieces import Piece
@@ -32,6 +34,7 @@ from warehouse.capture.writer import leave_a_core
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.models import limits, loading, notices, sampler
+from warehouse.models.batch import Batch
 from warehouse.models.chat import Owner, Rendered
 from warehouse.models.loading import Loaded
 from warehouse.models.offload import device_of
@@ -83,10 +86,9 @@ def capture(
         sites = discover(loaded.model, batches=any(scenario.dataset for scenario, _ in some))
         for scenario, lake in some:
             for single in _singles(scenario, loaded, report):
-                options: dict[str, Any] = {"force": force, "progress": report}
-                if scenario.dataset is not None or resume:
-                    options |= {"source": source, "resume": resume}
-                    run_id = capture_dataset(single, loaded, sites, lake, **options)
+                options: dict[str, Any] = {"force": force, "progress": report, "source": source}
+                if resume or (single.dataset and not single.generation.max_new_tokens):
+                    run_id = capture_dataset(single, loaded, sites, lake, resume=resume, **options)
                 else:
                     run_id = capture_one(single, loaded, sites, lake, **options)
                 runs.append((lake, run_id))
@@ -118,16 +120,22 @@ def capture_one(
     sites: ModelSites,
     lake: Lake,
     *,
+    source: Any = None,
     force: bool = False,
     progress: Progress = lambda *_: None,
 ) -> str:
     """Run one scenario on a loaded model and publish it; see `capture`.
 
+    Of a dataset each row is answered, one after the other.
+
     Returns:
         The run's id. The run is in the lake in any case; where another process holds the catalog,
         the next `alab` command registers it.
     """
-    plan = make_plan(scenario, loaded, sites)
+    if scenario.dataset is not None:
+        plan, _ = dataset_plan(scenario, loaded, sites, source)
+    else:
+        plan = make_plan(scenario, loaded, sites)
     if not force:
         check_room(plan, lake)
     try:
@@ -155,6 +163,8 @@ class _Conversations:
         self.reader = Reader(
             loaded.model, trees=self.plan.sites.trees, rewinds=self.plan.sites.rewinds
         )
+        #: The rows of a dataset that are answered; None where prompts are written out.
+        self.rows = self.plan.prompts if isinstance(self.plan.prompts, DatasetPrompts) else None
         self._progress = progress
         self._done = 0
         self._many = len(self.plan.prompts) > 1  # then prompts are counted, else passes
@@ -168,7 +178,7 @@ class _Conversations:
 
     def record(self) -> None:
         """Run every pass."""
-        for prompt_id in range(len(self.plan.prompts)):
+        for prompt_id in self.plan.prompts.readable:
             self._prompt(prompt_id)
             self._done += self._many
         self._references()
@@ -186,13 +196,18 @@ class _Conversations:
         prompt = self.plan.prompts[prompt_id]
         places = self._places(prompt_id, prompt)
         generated, stop = self._generate(prompt_id, prompt.rendered.ids, places)
-        if prompt_id == len(self.plan.prompts) - 1:
+        if prompt_id == self.plan.prompts.readable[-1]:
             self.run.tensors.flush()
         snapshots = self._snapshots(prompt_id, prompt, places, generated)
         self.run.states.flush()
         rows = prompt_rows(
             prompt_id, self.chat, prompt, generated, stop, snapshots if self.plan.states else None
         )
+        if self.rows is not None:
+            alone = {"shard": 0, "batch": prompt_id, "way": "alone"}
+            alone |= {"padded": len(prompt.rendered.ids)}
+            rows |= self.rows.rows(prompt_id, alone)
+            rows["prompts"][0]["row_id"] = self.rows.dataset.ids[prompt_id]
         for table, some in rows.items():
             self.run.add(table, some)
 
@@ -304,10 +319,12 @@ class _Conversations:
     def _step(self, prompt_id: int, step: int, ids: list[int], places: dict[Key, int]) -> Tensor:
         """One recorded forward pass; gives the last token's (vocabulary,) logits."""
         options = self.scenario.capture
-        pieces = [Piece(prompt_id, step, kind(step), len(self.reader.ids), len(ids))]
+        pieces, batch, means = self._kept(prompt_id, step, ids)
 
         def sink(tensors: LayerTensors) -> None:
-            self.run.put(pieces, tensors)
+            if tensors.layer in self.plan.layers:
+                self.run.put(pieces, replace(tensors, means={}))
+            self.run.add_means([prompt_id], tensors)
             if self.plan.states:
                 self.run.add_states(prompt_id, step, tensors, places)
 
@@ -315,17 +332,28 @@ class _Conversations:
         # family that was tried (1,536 wide, float32 and bfloat16); the faster kinds of attention do
         # not.
         same = step and options.keeps("attention") and device_of(self.model).type == "cpu"
-        with self.run.recorder.recording(sink), leave_a_core() if same else nullcontext():
+        recording = self.run.recorder.recording(sink, batch, means)
+        with recording, leave_a_core() if same else nullcontext():
             logits = self.reader.read(ids, all_logits=options.keeps("logits"))
         outputs = LayerTensors(-1, {})
         if options.keeps("embeddings"):
             assert self.run.recorder.embeddings is not None  # a pass was made
             outputs.sites["embeddings"] = self.run.recorder.embeddings
         if options.keeps("logits"):
-            outputs.sites["logits"] = logits
+            outputs.sites["logits"] = logits if batch is None else batch.pick(logits)
         self.run.put(pieces, outputs)
         self._tick("reading the prompt" if step == 0 else "generating")
         return logits[-1].clone()  # a view would keep them all
+
+    def _kept(
+        self, prompt_id: int, step: int, ids: list[int]
+    ) -> tuple[list[Piece], Batch | None, Set[tuple[int, str]]]:
+        """What is kept of a pass: all of it, but of a dataset's prompt what selectors name."""
+        if self.rows is None or step:
+            return [Piece(prompt_id, step, kind(step), len(self.reader.ids), len(ids))], None, set()
+        batch = Batch([ids], [self.rows.places(prompt_id)])
+        pieces = [Piece(prompt_id, 0, kind(0), first, count) for _, first, count in batch.spans]
+        return pieces, batch, means_of(self.plan)
 
     def _read_states(self, sequences: dict[Key, list[int]], what: str) -> None:
         """Read sequences for their last tokens' states alone."""

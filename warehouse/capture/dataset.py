@@ -196,7 +196,7 @@ class _Templates:
                     if isinstance(name, nodes.Name)
                 }
                 if len(named & self.fields) == 1 and not isinstance(node, nodes.TemplateData):
-                    place = self._names.index(*(named & self.fields))
+                    place = self._names.index(min(named & self.fields))
                     marks = [nodes.TemplateData(chr(start + place)) for start in (_OPEN, _CLOSE)]
                     parts += [marks[0], node, marks[1]]
                 else:
@@ -216,7 +216,7 @@ def _rows(request: "scenario.Dataset", table: Any, digest: Any) -> pa.Table:
     with duckdb.connect(config={"threads": 1}) as db:
         source = _source(db, request, table, digest)
         source.create("source")
-        source = None  # it may hold a caller's table
+        del source  # it may hold a caller's table
         db.execute("SET enable_external_access = false")
         db.execute("SET lock_configuration = true")
         try:

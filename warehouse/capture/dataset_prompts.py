@@ -4,8 +4,13 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from warehouse.capture.dataset import Dataset, Filled
+from warehouse.capture.plan import PlannedPrompt
 from warehouse.errors import AlabError
+from warehouse.lake.parquet import open_parquet
+from warehouse.lake.staging import StagedRun
 from warehouse.models import limits, weights
 from warehouse.models.chat import Chat, Rendered
 from warehouse.models.loading import Loaded
@@ -113,6 +118,31 @@ class DatasetPrompts:
             messages = self._messages(filled)
             yield messages, self._chat.conversation(messages, "prompt.dataset")
 
+    def __getitem__(self, prompt_id: int) -> PlannedPrompt:
+        (prompt,) = self.rendered([prompt_id])
+        return PlannedPrompt(*prompt, [])
+
+    def rows(self, prompt_id: int, batch: dict) -> dict[str, list[dict]]:
+        """Rows of `positions` and `batches` of a prompt; `batch` is what it was read in."""
+        at = {"prompt_id": prompt_id}
+        positions = [
+            at | {"selector": name, "position": place}
+            for name, places in self.by_selector(prompt_id)
+            for place in places
+        ]
+        return {"positions": positions, "batches": [at | batch]}
+
+    def write_labels(self, staged: StagedRun) -> None:
+        """Write the dataset's rows, but those that were left out, columns of their own types."""
+        rows = self.dataset.labels.take(pa.array(self.readable))
+        names = {
+            "run_id": pa.repeat(staged.run_id, len(rows)),
+            "prompt_id": pa.array(self.readable, pa.int32()),
+        }
+        table = pa.table(names | dict(zip(rows.column_names, rows.columns, strict=True)))
+        with open_parquet(staged.path("labels", "part-0.parquet"), table.schema) as writer:
+            writer.write_table(table)
+
     def _check_selectors(self) -> None:
         known = [*SELECTORS, MEAN, *sorted(self.dataset.fields)]
         for name in self.selectors:
@@ -162,6 +192,6 @@ def _positions(selector: str, rendered: Rendered, filled: Filled) -> tuple[int, 
             if message is not None and not is_template:
                 ends[message] = position
         return tuple(sorted(ends.values()))
-    message, first, end = (filled.spans or {}).get(selector, (0, 0, 0))
-    position = rendered.token_at(message, end) if end > first else None
-    return None if position is None else (position,)
+    k, first, end = (filled.spans or {}).get(selector, (0, 0, 0))
+    place = rendered.token_at(k, end) if end > first else None
+    return None if place is None else (place,)

@@ -13,7 +13,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
@@ -32,7 +31,6 @@ from warehouse.catalog import catalog
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.lake.metadata import MetadataWriter
-from warehouse.lake.parquet import open_parquet
 from warehouse.lake.staging import Shard, StagedRun
 from warehouse.models.batch import Batch
 from warehouse.models.loading import Loaded
@@ -85,19 +83,20 @@ def capture_dataset(
         AlabError: a row cannot be read, there is nothing to go on with, or what was asked for has
             changed since.
     """
-    dataset = Dataset(_request(scenario), source)
-    warnings: list[dict] = []
-    prompts = DatasetPrompts(dataset, scenario, loaded, warnings)
-    plan = make_plan(scenario.model_copy(update={"prompt": []}), loaded, sites)
-    plan = replace(plan, scenario=scenario, prompts=prompts, warnings=plan.warnings + warnings)
+    if scenario.dataset is None or scenario.generation.max_new_tokens:
+        raise AlabError(
+            f"{scenario.name} is no dataset that is read only: nothing of it is there to go on with",
+            "Capture it without --resume.",
+        )
+    plan, prompts = dataset_plan(scenario, loaded, sites, source)
     if not force:
         check_room(plan, lake)
     lake.prepare()
     lake.sweep()
     size = _batch_size(plan, prompts)
-    asked = {
+    asked: dict[str, Any] = {
         "scenario": scenario.model_dump(mode="json"),
-        "dataset": dataset.digest,
+        "dataset": prompts.dataset.digest,
         "weights": loaded.weights_hash,
         "torch": torch.__version__,
         "size": size,
@@ -107,7 +106,9 @@ def capture_dataset(
     staged = _stage(lake, asked, resume)
     try:
         asked = staged.request or asked
-        batches = make_batches(prompts.lengths, dataset.ids, prompts.readable, asked["size"])
+        batches = make_batches(
+            prompts.lengths, prompts.dataset.ids, prompts.readable, asked["size"]
+        )
         _Shards(plan, prompts, batches, staged, progress).read()
         _publish(plan, prompts, batches, staged, datetime.fromisoformat(asked["began"]))
     except BaseException:
@@ -117,9 +118,30 @@ def capture_dataset(
     return staged.run_id
 
 
-def _request(scenario: Scenario) -> Any:
+def dataset_plan(
+    scenario: Scenario, loaded: Loaded, sites: ModelSites, source: Any = None
+) -> tuple[Plan, DatasetPrompts]:
+    """Check a dataset and its scenario against a model; runs nothing.
+
+    Raises:
+        AlabError: with exit code 2; as `Dataset`, `DatasetPrompts` and `make_plan`.
+    """
     assert scenario.dataset is not None  # who calls this has looked
-    return scenario.dataset
+    warnings: list[dict] = []
+    dataset = Dataset(scenario.dataset, source)
+    prompts = DatasetPrompts(dataset, scenario, loaded, warnings)
+    plan = make_plan(scenario.model_copy(update={"prompt": []}), loaded, sites)
+    warnings = plan.warnings + warnings
+    return replace(plan, scenario=scenario, prompts=prompts, warnings=warnings), prompts
+
+
+def means_of(plan: Plan) -> frozenset[tuple[int, str]]:
+    """(layer, site) of the means over tokens that are kept: always of what layer 0 reads."""
+    own = {(0, "hidden_in")}
+    if "mean" in (plan.scenario.capture.positions or ()):
+        named = plan.stored & set(STATE_SITES)
+        own |= {(layer, site) for layer in plan.layers for site in named}
+    return frozenset(own)
 
 
 def _stage(lake: Lake, asked: dict, resume: bool) -> StagedRun:
@@ -169,10 +191,7 @@ class _Shards:
     ):
         self.plan, self.prompts, self.batches, self.staged = plan, prompts, batches, staged
         self.reader = Reader(plan.loaded.model)
-        self.means = frozenset({(0, "hidden_in")})
-        if prompts.means:
-            named = plan.stored & set(STATE_SITES)
-            self.means |= {(layer, site) for layer in plan.layers for site in named}
+        self.means = means_of(plan)
         self._progress = progress
         self._done = 0
 
@@ -257,10 +276,7 @@ class _Shards:
             for prompt in prompts
             for place in self.prompts.places(prompt)
         ]
-        means = {site: value.cpu() for site, value in tensors.means.items()}
-        if means:
-            keys = {(prompt, "mean", 0, None): n for n, prompt in enumerate(prompts)}
-            run.states.add(keys, tensors.layer, means)
+        run.add_means(prompts, tensors)
         if tensors.layer in (-1, *self.plan.layers):
             run.put(pieces, replace(tensors, means={}))
 
@@ -274,17 +290,9 @@ class _Shards:
             if rendered.ids != self.prompts.ids(prompt):
                 raise AlabError(f"prompt.dataset: row {prompt} reads otherwise than before", "")
             rows = read_rows(prompt, messages, rendered, self.prompts.dataset.ids[prompt])
+            rows |= self.prompts.rows(prompt, at | {"way": way})
             for table, some in rows.items():
                 run.add(table, some)
-            run.add("batches", [at | {"prompt_id": prompt, "way": way}])
-            run.add(
-                "positions",
-                [
-                    {"prompt_id": prompt, "selector": name, "position": place}
-                    for name, places in self.prompts.by_selector(prompt)
-                    for place in places
-                ],
-            )
 
 
 def _publish(
@@ -301,22 +309,10 @@ def _publish(
             for table in catalog.table_names():
                 if table not in ("runs", "files"):
                     metadata.append(table, pq.ParquetFile(shard.metadata(table)).read())
-        _write_labels(prompts, staged)
+        prompts.write_labels(staged)
         for table, rows in facts.conclude(staged, plan, stats, began).items():
             metadata.add(table, rows)
         staged.publish(metadata)
     except BaseException:
         metadata.abandon()
         raise
-
-
-def _write_labels(prompts: DatasetPrompts, staged: StagedRun) -> None:
-    """Write the dataset's rows, but those that were left out, with columns of their own types."""
-    rows = prompts.dataset.labels.take(pa.array(prompts.readable))
-    names = {
-        "run_id": pa.repeat(staged.run_id, len(rows)),
-        "prompt_id": pa.array(prompts.readable, pa.int32()),
-    }
-    table = pa.table(names | dict(zip(rows.column_names, rows.columns, strict=True)))
-    with open_parquet(staged.path("labels", "part-0.parquet"), table.schema) as writer:
-        writer.write_table(table)

@@ -2,7 +2,7 @@
 
 import shutil
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from warehouse.capture import state_tokens
 from warehouse.errors import AlabError
@@ -13,6 +13,9 @@ from warehouse.models.loading import Loaded
 from warehouse.models.ports import ModelSites
 from warehouse.scenario import Prompt, Scenario
 from warehouse.vocabulary import SITES, STATE_SITES
+
+if TYPE_CHECKING:
+    from warehouse.capture.dataset_prompts import DatasetPrompts
 
 #: Bytes that a stored value takes on disk, measured on real activations, rounded up.
 _BYTES_PER_VALUE = {"float16": 1.8, "bfloat16": 1.45, "float32": 3.6}
@@ -75,6 +78,11 @@ class Prompts:
     def __len__(self) -> int:
         return len(self._scenario.prompt)
 
+    @property
+    def readable(self) -> range:
+        """Those that are read: all."""
+        return range(len(self))
+
     def __getitem__(self, prompt_id: int) -> PlannedPrompt:
         return self._renderings[prompt_id] if self._renderings else self._render(prompt_id)[0]
 
@@ -111,7 +119,7 @@ class Plan:
     scenario: Scenario
     loaded: Loaded
     sites: ModelSites
-    prompts: Prompts
+    prompts: "Prompts | DatasetPrompts"
     references: list[tuple[str, list[dict], Rendered]]
     layers: list[int]
     stored: set[str]

@@ -101,13 +101,10 @@ def read_rows(
     prompt_id: int, messages: Sequence[dict], rendered: Rendered, row_id: str
 ) -> dict[str, list[dict]]:
     """Rows of a dataset's prompt that has been read and not answered, without the run's id."""
-    at = {"prompt_id": prompt_id}
-    tokens = [
-        at | dict(zip(_TOKEN, (0, position, token_id, text, *owner, False), strict=True))
-        for position, (token_id, text, owner) in enumerate(
-            zip(rendered.ids, rendered.texts, rendered.owners, strict=True)
-        )
-    ]
+    at: dict[str, Any] = {"prompt_id": prompt_id}
+    parts = zip(rendered.ids, rendered.texts, rendered.owners, strict=True)
+    values = [(0, position, *part[:2], *part[2], False) for position, part in enumerate(parts)]
+    tokens = [at | dict(zip(_TOKEN, row, strict=True)) for row in values]
     prompt = {"n_prompt_tokens": len(tokens), "n_generated": 0, "prompt_text": rendered.text}
     return {
         "prompts": [at | prompt | {"row_id": row_id}],

@@ -44,9 +44,9 @@ class Stats:
     def add(self, other: "Stats") -> None:
         """Take in what the values of another part of the run were like."""
         for at, counts in other.sites.items():
-            own = self.site(*at)
-            own.out_of_range += counts.out_of_range
-            own.nonfinite += counts.nonfinite
+            site = self.site(*at)
+            site.out_of_range += counts.out_of_range
+            site.nonfinite += counts.nonfinite
         for own, more in (
             (self.residual, other.residual),
             (self.changed, other.changed),

@@ -7,13 +7,14 @@ plan ─→ session: stages the run, and holds
         and in the end concludes and publishes, or discards
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from torch import Tensor
 
+from warehouse.capture.dataset_prompts import DatasetPrompts
 from warehouse.capture.facts import conclude, step_rows
 from warehouse.capture.hooks import LayerTensors, Recorder
 from warehouse.capture.pieces import Piece
@@ -52,10 +53,12 @@ def session(plan: Plan, lake: Lake, progress: Progress = lambda *_: None) -> Ite
     metadata = MetadataWriter(staged, catalog.metadata_schemas(), {"warnings": plan.warnings})
     try:
         run = Session(plan, staged, metadata)
+        if isinstance(plan.prompts, DatasetPrompts):
+            plan.prompts.write_labels(staged)
         with run.recorder, run.tensors:
             yield run
             run.states.close()
-        run.conclude()
+        run.conclude(staged)
         staged.publish(metadata)
     except BaseException:
         metadata.abandon()
@@ -99,7 +102,6 @@ class Session:
         self.states = StateFile(staged, width, options.store_dtype, by_site)
         self.warnings: list[dict] = []
         self.add = metadata.add
-        self._staged = staged
         self._transfer = Transfer(device_of(loaded.model))
         self._began = datetime.now(UTC).replace(tzinfo=None)
 
@@ -115,6 +117,13 @@ class Session:
         host, ready = self._transfer(tensors)
         layer = None if tensors.layer < 0 else tensors.layer
         self.tensors.put(Rows(pieces, layer, host.sites, host.attention, ready))
+
+    def add_means(self, prompts: Sequence[int], tensors: LayerTensors) -> None:
+        """Take the means over the tokens of a dataset's prompts."""
+        if tensors.means:
+            means = {site: value.cpu() for site, value in tensors.means.items()}
+            keys: dict[Key, int] = {(id_, "mean", 0, None): n for n, id_ in enumerate(prompts)}
+            self.states.add(keys, tensors.layer, means)
 
     def add_states(
         self,
@@ -156,10 +165,10 @@ class Session:
             self.add("top_tokens", [at | entry for entry in top])
         return row | at | {"kind": kind(step), "seq_len": seq_len}
 
-    def conclude(self) -> None:
+    def conclude(self, staged: StagedRun) -> None:
         """Write the rows about the run as a whole; for when its files are finished."""
         stats = self.recorder.note(self.tensors.stats)
-        for table, rows in conclude(self._staged, self.plan, stats, self._began).items():
+        for table, rows in conclude(staged, self.plan, stats, self._began).items():
             self.add(table, rows)
         self.add("warnings", self.warnings)
 
