@@ -85,7 +85,7 @@ def capture_dataset(
     """
     if scenario.dataset is None or scenario.generation.max_new_tokens:
         raise AlabError(
-            f"{scenario.name} is no dataset that is read only: nothing of it is there to go on with",
+            f"{scenario.name} is no dataset that is read only: there is nothing to go on with",
             "Capture it without --resume.",
         )
     plan, prompts = dataset_plan(scenario, loaded, sites, source)
