@@ -63,7 +63,8 @@ def test_values_that_are_no_numbers_stay_where_they_are(two_runs, broken):
 @pytest.mark.parametrize("view", ["activations", "attention", "outputs", "states", "logit_lens"])
 def test_a_macro_may_have_parameters_named_as_columns(lab, view):
     """DuckDB 2.0.1 looks for an outer macro's parameters in the views it reads: their columns name their table."""
-    names = [row["column_name"] for row in lab.rows(f"DESCRIBE {view}")]
+    # quoted, since DuckDB 1.4 and 1.5 take `position` for a word of their own
+    names = [f'"{row["column_name"]}"' for row in lab.rows(f"DESCRIBE {view}")]
     lab.db.execute(
         f"CREATE TEMP MACRO mine_{view}({', '.join(names)}) AS TABLE SELECT count(*) AS n FROM {view} AS x"
     )

@@ -197,7 +197,7 @@ _TITLES = {"analysis": "Analyses", "macro": "Macros", "view": "Views", "table": 
 _INTRODUCTION = """# The SQL library
 
 What a warehouse's `alab.duckdb` offers, in `alab sql` and in the plain DuckDB command line alike:
-every example here runs in DuckDB 1.2 to 2.0 (alab itself needs 1.4.2 or newer), but for 1.4.0 and
+every example here runs in DuckDB 1.2 to 2.0 (alab itself needs 1.5 or newer), but for 1.4.0 and
 1.4.1. `from help` lists it there.
 
 An argument that names a run is its id, the beginning of just one id, `latest`, or `latest:NAME`
