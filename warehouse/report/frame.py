@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 from warehouse.catalog.removal import readable
 from warehouse.report.cards import COMPARED
@@ -53,13 +54,12 @@ def short_names(run_ids: list[str]) -> dict[str, str]:
 
 def facts(runs: list[Row], prompts: list[Row]) -> list[tuple[str, str, str]]:
     """The header's facts, about everything, with a card or without: name, value and detail."""
-    first, last = runs[0], runs[-1]
+    first = runs[0]
     models = list(dict.fromkeys(run["model_id"] for run in runs))
-    shapes = {_shape(run) for run in runs}
+    shapes = {shape(run) for run in runs}
     cut = sum(prompt["stop_reason"] == "length" and prompt["n_generated"] > 0 for prompt in prompts)
     several = len(prompts) > 1
     replies = f"{cut:,} of {len(prompts):,} replies cut" if several else "reply cut at its limit"
-    end = f"to {last['created_at']:%Y-%m-%d %H:%M}" if len(runs) > 1 else f"in {_seconds(first)}"
     where = f"in {len(runs):,} runs" if len(runs) > 1 else ""
     conversations = [("Conversations", f"{len(prompts):,}", where)] if several else []
 
@@ -74,13 +74,17 @@ def facts(runs: list[Row], prompts: list[Row]) -> list[tuple[str, str, str]]:
         *conversations,
         ("Tokens read", f"{total('n_prompt_tokens'):,}", f"{total('n_messages'):,} messages"),
         ("Tokens written", f"{total('n_generated'):,}", replies if cut else ""),
-        ("Captured", f"{first['created_at']:%Y-%m-%d %H:%M} UTC", end),
+        ("Captured", f"{first['created_at']:%Y-%m-%d %H:%M} UTC", until(runs)),
         ("In the lake", readable(sum(run["bytes"] or 0 for run in runs)), ""),
     ]
 
 
-def warnings(tables: Tables, runs: list[Row]) -> dict[str, dict[str, list[str]]]:
+def warnings(
+    tables: Tables, runs: list[Row], elsewhere: Sequence[str] = ()
+) -> dict[str, dict[str, list[str]]]:
     """What there is to know about the runs: each message with the names of the runs it concerns.
+
+    Warnings whose code is among `elsewhere` are told in another place of the page.
 
     Returns:
         `notes`, of what is usual and only to be noted, and `warnings`, which a reader needs.
@@ -88,6 +92,8 @@ def warnings(tables: Tables, runs: list[Row]) -> dict[str, dict[str, list[str]]]
     messages: dict[str, dict[str, list[str]]] = {"notes": {}, "warnings": {}}
     names = {run["run_id"]: run["name"] for run in runs}
     for row in tables.rows("warnings", runs=list(names)):
+        if row["code"] in elsewhere:
+            continue
         group = messages["notes" if row["code"] in NOTES else "warnings"]
         concerned = group.setdefault(row["message"], [])
         if names[row["run_id"]] not in concerned:
@@ -157,7 +163,7 @@ def about(run: Row) -> dict[str, str]:
     return {
         "run": run["run_id"],
         "model": run["model_id"],
-        "layers × width": _shape(run),
+        "layers × width": shape(run),
         "dtype": run["dtype"],
         "stored as": run["store_dtype"],
         "device": run["device"],
@@ -169,8 +175,15 @@ def about(run: Row) -> dict[str, str]:
     }
 
 
-def _shape(run: Row) -> str:
+def shape(run: Row) -> str:
+    """How many layers a run's model has, and how wide they are."""
     return f"{run['num_layers']} × {run['hidden_size']}"
+
+
+def until(runs: list[Row]) -> str:
+    """When the last of some runs began, or how long the only one took."""
+    last = runs[-1]
+    return f"to {last['created_at']:%Y-%m-%d %H:%M}" if len(runs) > 1 else f"in {_seconds(last)}"
 
 
 def _seconds(run: Row) -> str:

@@ -150,15 +150,19 @@ def vega() -> str:
     return bundle  # without a cache folder bundling again next time is only slow
 
 
-def charts() -> dict[str, dict]:
-    """Every Vega-Lite file of `reports/charts`, by name."""
-    files = sorted((asset_dir("reports") / "charts").glob("*.vl.json"))
+def charts(with_datasets: bool = False) -> dict[str, dict]:
+    """Every Vega-Lite file of `reports/charts`, and perhaps of `reports/datasets`, by name."""
+    folders = ("charts", "datasets") if with_datasets else ("charts",)
+    files = [file for one in folders for file in (asset_dir("reports") / one).glob("*.vl.json")]
+    files.sort(key=lambda file: file.name)
     return {file.name.removesuffix(".vl.json"): json.loads(file.read_bytes()) for file in files}
 
 
-def measures() -> dict[str, dict]:
+def measures(with_datasets: bool = False) -> dict[str, dict]:
     """What charts can draw: the words for each measured column, by its name in the tables."""
-    return json.loads((asset_dir("reports") / "measures.json").read_bytes())
+    names = ("measures.json", "datasets/measures.json") if with_datasets else ("measures.json",)
+    files = [json.loads((asset_dir("reports") / name).read_bytes()) for name in names]
+    return {name: words for file in files for name, words in file.items()}
 
 
 def scales(labels: Iterable[str]) -> dict[str, list[str]]:
@@ -195,7 +199,8 @@ def render(context: dict) -> str:
     env.globals["charts"] = context["registry"]["charts"]
     code = script()
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-    css = (asset_dir("reports") / "report.css").read_text(encoding="utf-8")
+    styles = ["report.css", *(["datasets/datasets.css"] if context["datasets"] else [])]
+    css = "".join((asset_dir("reports") / one).read_text(encoding="utf-8") for one in styles)
     return env.get_template("report.html.j2").render(
         context, css=css, script=code, script_hash=digest, version=version("alab")
     )

@@ -9,7 +9,7 @@ import duckdb
 from warehouse.atomic import writing
 from warehouse.catalog import catalog, runs
 from warehouse.lake.lake import Lake
-from warehouse.report import findings, frame, page
+from warehouse.report import datasets, findings, frame, page
 from warehouse.report.cards import COMPARED, MAX_CARDS, cards
 from warehouse.report.pairs import pairs
 from warehouse.report.tables import Row, Tables, fill_runs
@@ -23,6 +23,11 @@ CSV_FILES = {
     "intra_run_cosines": "intra_rows",
     "comparison_report": "pair_summary_rows",
     "comparison_cosines": "pair_rows",
+}
+#: What `_conversations` gives, where all runs are datasets.
+NO_CONVERSATIONS: Row = {
+    **dict.fromkeys(("prompts", "facts", "contents", "runs", "sites", "cards", "compared"), ()),
+    "conversations": 0,
 }
 
 
@@ -67,6 +72,34 @@ def _write_csvs(tables: Tables, folder: Path) -> list[Path]:
 def collect(lake: Lake, tables: Tables, run_ids: list[str]) -> Row:
     """Everything the templates show, and the tables for the script."""
     rows = frame.runs_of(tables, run_ids)
+    sets = [run for run in rows if lake.dataset("labels", run["run_id"]).is_dir()]
+    talks = [run for run in rows if run not in sets]
+    shown = _conversations(tables, talks) if talks else dict(NO_CONVERSATIONS)
+    sections = datasets.datasets(tables, sets) if sets else []
+    prompts = shown.pop("prompts")
+    origins = [frame.about(run) for run in rows]
+    said = frame.warnings(tables, rows, datasets.LEFT_OUT if sets else ())
+    if sections:
+        shown["facts"] = datasets.facts(rows, sections, prompts)
+        anchors = datasets.contents(sections, len(rows) == 1)
+        shown["contents"] = [*shown["contents"][:-1], *anchors]
+        shown["contents"] += [("about", "About these runs")] if len(rows) > 1 else []
+    return {
+        "title": rows[0]["scenario"] if len(rows) == 1 else f"{len(rows)} runs",
+        "warehouse": lake.warehouse.name,
+        "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        **said,
+        **shown,
+        "datasets": sections,
+        "about_head": list(origins[0]),
+        "about_rows": [list(row.values()) for row in origins],
+        "registry": _registry(tables, talks, shown, bool(sections)),
+        "packed": dict(sorted(tables.packed.items())),
+    }
+
+
+def _conversations(tables: Tables, rows: list[Row]) -> Row:
+    """What the templates show of the runs whose prompts are conversations."""
     ids = [run["run_id"] for run in rows]
     prompts = tables.rows("prompts", runs=ids)
     present = {row["site"] for row in tables.rows("sites", runs=ids) if row["layers"]}
@@ -76,46 +109,35 @@ def collect(lake: Lake, tables: Tables, run_ids: list[str]) -> Row:
     conversations = cards(tables, rows, prompts[:MAX_CARDS], results)
     comparison = pairs(tables, rows, site)
     summary = results["intra_summary"]
-    compared = [name for name in COMPARED if any(row["compared"] == name for row in summary)]
     overall = None
     if len(prompts) > 1:
         overall = findings.overall(tables, rows, prompts, results, comparison, site)
-    origins = [frame.about(run) for run in rows]
     return {
-        "title": rows[0]["scenario"] if len(rows) == 1 else f"{len(rows)} runs",
-        "warehouse": lake.warehouse.name,
-        "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "prompts": prompts,
         "facts": frame.facts(rows, prompts),
-        **frame.warnings(tables, rows),
         "contents": frame.contents(rows, conversations, results),
         "runs": rows,
         "sites": sites,
         "cards": conversations,
         "conversations": len(prompts),
-        "compared": compared,
+        "compared": [name for name in COMPARED if any(row["compared"] == name for row in summary)],
         "overview": frame.overview(prompts, rows, summary),
         "totals": tables.rows("intra_totals") if summary else [],
         "overall": overall,
         "site": site,
         "pairs": comparison,
-        "about_head": list(origins[0]),
-        "about_rows": [list(row.values()) for row in origins],
-        "registry": _registry(tables, rows, conversations, sites, compared),
-        "packed": dict(sorted(tables.packed.items())),
     }
 
 
-def _registry(
-    tables: Tables, rows: list[Row], cards: list[Row], sites: list[str], compared: list[str]
-) -> Row:
+def _registry(tables: Tables, rows: list[Row], shown: Row, has_datasets: bool) -> Row:
     """What the page's script reads beside the tables."""
     return {
-        "charts": page.charts(),
-        "measures": page.measures(),
-        "scales": page.scales({label for card in cards for label in card["references"]}),
+        "charts": page.charts(has_datasets),
+        "measures": page.measures(has_datasets),
+        "scales": page.scales({label for card in shown["cards"] for label in card["references"]}),
         "queries": tables.queries,
         "tables": dict(sorted(tables.origin.items())),  # runs are filled side by side
-        "sites": sites,
-        "compared": next(iter(compared), None),
+        "sites": shown["sites"],
+        "compared": next(iter(shown["compared"]), None),
         "names": {run["run_id"]: run["name"] for run in rows} if len(rows) > 1 else {},
     }

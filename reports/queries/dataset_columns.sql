@@ -1,0 +1,2 @@
+-- The columns of a dataset, with their kinds and how many values they have.
+FROM label_columns($run)
