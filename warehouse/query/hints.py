@@ -33,12 +33,12 @@ _HOMES = {
     "model": ("runs", "model_id"),
 }
 #: Columns whose values are such names. An argument of an analysis may have a longer name, such as
-#: `positive_label`.
+#: `positive_label`; `label_column` is about a dataset, which says itself what columns it has.
 _COLUMNS = {column: kind for kind, (_, column) in _HOMES.items()}
 _COLUMNS |= dict.fromkeys(("run_id", "run_a", "run_b"), "run")
 _COLUMNS |= dict.fromkeys(("layer_a", "layer_b"), "layer")
 _ARGUMENT = re.compile(
-    r"(?:^|_)(runs?|sites?|labels?|layers?|steps?|prompts?|message|model)(?=_|$)"
+    r"(?:^|_)(runs?|sites?|labels?|layers?|steps?|prompts?|message|model)(?=_(?!column)|$)"
 )
 #: Names that mean something although no run has them: a site's other name.
 _ALIASES = {"site": {"mlp_act"}}
