@@ -12,7 +12,7 @@ from warehouse.models.chat import Chat, Rendered
 from warehouse.models.loading import Loaded
 from warehouse.models.ports import ModelSites
 from warehouse.scenario import Prompt, Scenario
-from warehouse.vocabulary import SITES, STATE_SITES
+from warehouse.vocabulary import CONTRIBUTIONS, SITES, STATE_SITES
 
 if TYPE_CHECKING:
     from warehouse.capture.dataset_prompts import DatasetPrompts
@@ -132,10 +132,10 @@ class Plan:
 
     @property
     def recorded(self) -> set[str]:
-        """Sites to take from the model: those that are stored, and those that states need."""
-        if self.scenario.dataset is not None:
-            return self.stored | {"hidden_in"}
-        return self.stored | set(STATE_SITES) if self.states else self.stored
+        """Sites to take from the model: those that are stored, and what they are proved by."""
+        proved = bool(self.states or self.stored & set(CONTRIBUTIONS))  # as the parts of a sum
+        read = {"hidden_in"} if self.scenario.dataset is not None else set()
+        return self.stored | read | (set(STATE_SITES) if proved else set())
 
     @property
     def hooked(self) -> list[int]:
