@@ -14,7 +14,6 @@ from captures import loaded, rows
 import warehouse
 from warehouse import scenario
 from warehouse.capture.dataset_run import capture_dataset
-from warehouse.errors import AlabError
 from warehouse.models import sites
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJ0123456789.,éß"
