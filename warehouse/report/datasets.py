@@ -91,7 +91,7 @@ def offer(columns: list[Row], group: str | None) -> tuple[list[Row], int]:
     space and control characters of an attribute only nearly. The group comes after what is asked
     about, and numbers after labels.
     """
-    offered = []
+    offered: list[Row] = []
     for column in columns:
         if column["labels"] in LABELS:
             kind = "text"
@@ -124,7 +124,7 @@ def _spread(layers: list[int], count: int) -> list[int]:
 def _compare(
     tables: Tables, run: Row, at: Row, offered: list[Row], layers: list[int], numbers: int
 ) -> Row:
-    """Put norms and similarities by label on the page; says of which columns and layers they are."""
+    """Put norms and similarities by label on the page; says of which they are."""
     labels = [one for one in offered if one["kind"] == "text"]
     own = labels[: max(1, NUMBERS // max(1, numbers * LEAST_LAYERS))]
     each = max(1, numbers * len(own))
@@ -240,7 +240,7 @@ def _reasons(sites: list[Row]) -> list[tuple[str, list[str]]]:
 
 
 def facts(runs: list[Row], sections: list[Row], prompts: list[Row]) -> list[tuple[str, str, str]]:
-    """The header's facts of a page with datasets, and perhaps conversations: name, value, detail."""
+    """The header's facts of a page with datasets: name, value, detail."""
     overviews = [section["overview"] for section in sections]
     models = list(dict.fromkeys(run["model_id"] for run in runs))
     first, shapes = runs[0], {frame.shape(run) for run in runs}
