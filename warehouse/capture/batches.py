@@ -64,7 +64,7 @@ def make_batches(
     row_ids: Sequence[str],
     prompts: Sequence[int],
     size: int,
-    shard: int = SHARD,
+    shard: int | None = None,
 ) -> BatchPlan:
     """Plan which prompts are read together.
 
@@ -79,7 +79,7 @@ def make_batches(
     >>> [(batch.prompts, batch.padded) for batch in plan]
     [((0, 2), 3), ((3, 1), 9)]
     """
-    count = -(-len(prompts) // shard)
+    count = -(-len(prompts) // (shard or SHARD))
     dealt: list[list[int]] = [[] for _ in range(count)]
     for prompt in prompts:
         dealt[shard_of(row_ids[prompt], count)].append(prompt)

@@ -89,6 +89,9 @@ def capture_dataset(
             "Capture it without --resume.",
         )
     plan, prompts = dataset_plan(scenario, loaded, sites, source)
+    if not sites.batches:
+        message = "the model gives prompts other numbers together than alone: read one by one"
+        plan.warnings.append({"code": "batch", "message": message})
     if not force:
         check_room(plan, lake)
     lake.prepare()
@@ -111,8 +114,13 @@ def capture_dataset(
         )
         _Shards(plan, prompts, batches, staged, progress).read()
         _publish(plan, prompts, batches, staged, datetime.fromisoformat(asked["began"]))
-    except BaseException:
+    except BaseException as error:
         staged.release()  # what was finished stays
+        if isinstance(error, OSError):
+            raise AlabError(
+                f"cannot write to the warehouse {lake.warehouse}: {error.strerror or error}",
+                "What was finished is kept. Free some space, and go on with --resume.",
+            ) from error
         raise
     catalog.Catalog(lake).add(staged.run_id, progress)
     return staged.run_id
