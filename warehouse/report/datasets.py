@@ -24,6 +24,8 @@ POINTS, SEED, MAX_LAYERS = 2000, 0, 32
 NUMBERS, LEAST_LAYERS = 120_000_000, 5
 #: Rows shown with their text, letters of it, letters of a value, and messages about rows left out.
 EXAMPLES, LETTERS, VALUE, MESSAGES = 6, 600, 80, 12
+#: Letters beyond which a value that stands in the prompt is not shown a second time.
+REPEATED = 30
 #: Codes of warnings that the section of a dataset tells, of thousands of rows perhaps.
 LEFT_OUT = ("skipped", "batch")
 
@@ -217,15 +219,23 @@ def _examples(tables: Tables, values: Row) -> list[Row]:
     rows = tables.rows("dataset_examples", **values, examples=EXAMPLES, letters=LETTERS)
     for row in rows:
         fields = list(json.loads(row["fields"] or "{}").items())[2:]
+        fields = [(name, value) for name, value in fields if not _repeats(row, value)]
         row["labels"] = [(name, _short(value)) for name, value in fields[:MAX_OFFERED]]
         row["labels_more"] = max(0, len(fields) - MAX_OFFERED)
     return rows
+
+
+def _repeats(row: Row, value: object) -> bool:
+    """Whether a value is a text that a reader has just read in the prompt."""
+    return isinstance(value, str) and len(value) > REPEATED and value in (row["prompt_text"] or "")
 
 
 def _short(value: object) -> str | None:
     """A value of the dataset as it stands in a list, cut where it is long."""
     if value is None or value != value:
         return None
+    if isinstance(value, float):
+        return f"{value:.6g}"
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= VALUE else f"{text[:VALUE]}…"
 
@@ -246,7 +256,7 @@ def facts(runs: list[Row], sections: list[Row], prompts: list[Row]) -> list[tupl
     first, shapes = runs[0], {frame.shape(run) for run in runs}
     skipped = sum(row["skipped"] for row in overviews)
     where = [f"in {len(overviews)} datasets"] if len(overviews) > 1 else []
-    where += [f"{skipped:,} rows left out"] if skipped else []
+    where += [f"{skipped:,} row{'s' * (skipped > 1)} left out"] if skipped else []
     tokens = sum(row["tokens"] or 0 for row in overviews)
     tokens += sum(prompt["n_prompt_tokens"] or 0 for prompt in prompts)
     name, detail = (models[0], first["arch"]), (str(len(models)), ", ".join(models[:4]))
@@ -269,8 +279,7 @@ def contents(sections: list[Row], alone: bool) -> list[tuple[str, str]]:
     parts = [
         ("dataset", "What was read", True),
         ("examples", "Examples", bool(one["examples"])),
-        ("labels", "Labels over the layers", one["compared"]["there"]),
-        ("projection", "In two dimensions", bool(one["points"]["layers"])),
+        ("layers", "Where the labels lie", bool(one["points"]["layers"]) or one["compared"]["there"]),
         ("left-out", "What was left out", True),
         ("about", "About this run", True),
     ]
