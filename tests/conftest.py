@@ -26,11 +26,11 @@ from warehouse.report.write import write_report
 #: What belongs to `make test` alone: files that take seconds, or start many processes; `make quick` leaves them out.
 SLOW = (
     "test_activations", "test_adapters", "test_api", "test_attended", "test_compat", "test_report_charts",
-    "test_references", "test_capture", "test_capture_choice",
-    "test_capture_stopped", "test_catalog", "test_check", "test_cli", "test_conversations", "test_dequantise",
+    "test_references", "test_batch", "test_batches", "test_capture", "test_capture_choice",
+    "test_capture_stopped", "test_catalog", "test_check", "test_cli", "test_conversations", "test_datasets", "test_dequantise",
     "test_end_to_end", "test_ending", "test_export", "test_families", "test_fingerprint", "test_reader", "test_heatmap",
     "test_hooks", "test_import", "test_import_arrays", "test_lens", "test_lens_by_content", "test_library",
-    "test_many_prompts", "test_older_warehouse", "test_passes", "test_places", "test_run", "test_readonly", "test_recording", "test_reliability",
+    "test_many_prompts", "test_matrix", "test_older_warehouse", "test_passes", "test_places", "test_run", "test_readonly", "test_recording", "test_reliability",
     "test_report", "test_report_findings", "test_report_in_browser", "test_advice", "test_weights", "test_wheel",
 )  # fmt: skip
 #: Files that compare computations of a tiny model with each other, whatever the number of threads; a second one costs

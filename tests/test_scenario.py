@@ -4,12 +4,14 @@ import copy
 import datetime
 import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
 from warehouse import mistakes, scenario
 from warehouse.assets import asset_dir
+from warehouse.capture.dataset import Dataset
 from warehouse.errors import AlabError
 from warehouse.scenario_files import files_of, read_file
 
@@ -267,10 +269,35 @@ def test_a_directory_of_scenarios(tmp_path):
 def test_the_scenarios_we_ship_are_valid():
     paths = files_of([asset_dir("scenarios")])
     names = {read_file(path).name for path in paths}
-    assert {"quickstart", "emotions"} <= names
+    assert names == {"quickstart", "emotions", "sentiment", "airports"}
     emotions = read_file(asset_dir("scenarios") / "emotions.yaml")
     assert len(emotions.prompt[0].messages) == 20
     assert len(emotions.reference_states) >= 6
+
+
+def test_the_datasets_we_ship_are_read_only_at_the_last_token_and_one_more():
+    sentiment, airports = (
+        read_file(asset_dir("scenarios") / f"{name}.yaml") for name in ("sentiment", "airports")
+    )
+    assert sentiment.capture.positions == ["last", "mean"]
+    assert airports.capture.positions == ["last", "name"]
+    for s in (sentiment, airports):
+        assert (s.generation.max_new_tokens, s.capture.sites) == (0, ["hidden_out"])
+    assert Path(sentiment.dataset.source) == asset_dir("scenarios") / "sentiment.csv"
+    rows = Dataset(sentiment.dataset)
+    assert (len(rows), rows.fields) == (400, {"sentence"})
+    assert rows.labels.column_names == ["id", "sentence", "sentiment", "topic"]
+
+
+def test_the_airports_are_those_of_the_contiguous_states():
+    pytest.importorskip("vega_datasets", reason="pip install vega-datasets")
+    rows = Dataset(read_file(asset_dir("scenarios") / "airports.yaml").dataset)
+    assert len(rows) == 3061
+    assert len(set(rows.labels["state"].to_pylist())) == 49
+    first = next(rows.prompts())
+    name, text = rows.labels["name"][0].as_py(), first.texts[0]
+    assert text == f"{name} airport is located in the state of"
+    assert first.spans["name"] == (0, 0, len(name))
 
 
 def test_a_scenario_survives_its_own_json():

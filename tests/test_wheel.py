@@ -57,6 +57,8 @@ def test_sql_reports_and_scenarios_travel_in_the_wheel(installed, two_runs, tmp_
         "sql/queries/register.sql",
         "reports/charts",
         "scenarios/quickstart.yaml",
+        "scenarios/sentiment.yaml",
+        "scenarios/sentiment.csv",
     ):
         assert (installed / "warehouse" / "_assets" / name).exists()
     assert not (installed / "tests").exists()

@@ -49,21 +49,21 @@ def bare(loaded, texts: list[str], batches: list[list[int]]) -> int:
     """Read prompts in batches and keep all layers' last tokens in memory; gives how many tokens were read."""
     import torch
 
-    prompts = loaded.tokenizer(texts)["input_ids"]
+    prompts, device = loaded.tokenizer(texts)["input_ids"], loaded.model.device
     kept = []
     with torch.inference_mode():
         for batch in batches:
             some = [prompts[n] for n in batch]
-            ends = torch.tensor([len(ids) - 1 for ids in some])
+            ends = torch.tensor([len(ids) - 1 for ids in some], device=device)
             width = int(ends.max()) + 1
             output = loaded.model(
-                torch.tensor([ids + [0] * (width - len(ids)) for ids in some]),
-                attention_mask=(torch.arange(width) <= ends[:, None]).long(),
+                torch.tensor([ids + [0] * (width - len(ids)) for ids in some], device=device),
+                attention_mask=(torch.arange(width, device=device) <= ends[:, None]).long(),
                 use_cache=False,
                 output_hidden_states=True,
                 logits_to_keep=1,
             )
-            rows = torch.arange(len(some))
+            rows = torch.arange(len(some), device=device)
             kept.append([hidden[rows, ends] for hidden in output.hidden_states[1:]])
     return sum(len(prompts[n]) for batch in batches for n in batch)
 
@@ -116,6 +116,15 @@ def worker(way: str, options: dict) -> None:
         print(json.dumps(answer), flush=True)
 
 
+def batches_of(db, run_id: str) -> list[list[int]]:
+    """The prompts of each batch of a run."""
+    plan = (
+        "SELECT list(prompt_id) FROM batches WHERE run_id = ? "
+        "GROUP BY shard, batch ORDER BY shard, batch"
+    )
+    return [prompts for (prompts,) in db.execute(plan, [run_id]).fetchall()]
+
+
 def about(lake, run_id: str) -> dict:
     """Batches, tokens, bytes and values of a run; the runs before it go."""
     from bench_capture import _sizes
@@ -125,9 +134,8 @@ def about(lake, run_id: str) -> dict:
     for before in set(lake.run_ids()) - {run_id}:
         lake.remove(before)
     catalog.sync(lake)
-    plan = "SELECT list(prompt_id) FROM batches WHERE run_id = ? GROUP BY shard, batch ORDER BY shard, batch"
     with catalog.connect(lake) as db:
-        batches = [prompts for (prompts,) in db.execute(plan, [run_id]).fetchall()]
+        batches = batches_of(db, run_id)
         overview = "SELECT tokens, alone, batch_error FROM dataset_overview(?)"
         tokens, alone, error = db.execute(overview, [run_id]).fetchone()
     files = list(lake.root.glob(f"[!.]*/run={run_id}/**/*.parquet"))

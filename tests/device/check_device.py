@@ -4,7 +4,8 @@
 
 It needs torch, transformers, pyarrow and alab's other libraries, and no weights: models are random, from their
 configs. Without a CUDA device it runs on the CPU with a small model, so that the script itself is tested. It prints
-a line for each thing that it checks, then ratios over the bare model, and ends with status 1 if something is wrong.
+a line for each thing that it checks, for conversations and datasets, then ratios over the bare model, and ends with
+status 1 if something is wrong.
 """
 
 import argparse
@@ -21,14 +22,18 @@ from warehouse.capture.threads import let_threads_sleep
 
 let_threads_sleep()  # as the command line does, before torch is imported
 
+import pyarrow as pa
 import tiny
 import torch
 from bench_capture import bare
+from bench_dataset import ONE_SITE, batches_of
+from bench_dataset import bare as bare_batches
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from warehouse import scenario
 from warehouse.capture import conversation as capture
 from warehouse.capture import plan
+from warehouse.capture.dataset_run import capture_dataset
 from warehouse.catalog import catalog
 from warehouse.lake.lake import Lake
 from warehouse.models import limits, sites
@@ -218,6 +223,77 @@ def measure(model: models.Loaded, small: bool, folder: Path) -> None:
             check_states(model, lake, run_id)
 
 
+def rows_of(count: int) -> list[str]:
+    """Texts of many lengths, in an order that has nothing to do with them."""
+    return [f"{n}: " + "ab " * (1 + n * 7 % 19) for n in range(count)]
+
+
+def capture_rows(model: models.Loaded, found, lake: Lake, texts: list[str]) -> str:
+    store = "float32" if model.dtype == "float32" else "bfloat16"
+    request = scenario.parse({
+        "name": "rows", "model": {"id": "random", "dtype": model.dtype, "device": DEVICE},
+        "prompt": {"dataset": {"text": "{{ text }}"}}, "capture": {"store_dtype": store, **ONE_SITE},
+    })  # fmt: skip
+    return capture_dataset(request, model, found, lake, source=pa.table({"text": texts}))
+
+
+def check_dataset(family: str, dtype: str, folder: Path) -> None:
+    """Rows of a dataset against the same texts read alone, by hooks of one's own; `batch_error`."""
+    model = loaded(tiny.model_of(family), dtype)
+    found, texts = sites.discover(model.model, batches=True), rows_of(60)
+    lake = Lake(folder / f"rows-{family.replace(':', '-')}-{dtype}")
+    run_id = capture_rows(model, found, lake, texts)
+    with catalog.connect(lake) as db:
+        alone, error = db.execute(
+            "SELECT alone, batch_error FROM dataset_overview(?)", [run_id]
+        ).fetchone()
+        stored = db.execute(
+            "SELECT prompt_id, layer, hidden_out FROM activations ORDER BY prompt_id, layer"
+        ).fetchall()
+    worst = 0.0
+    own = [passes(model.model, found, ids, [0])[0] for ids in model.tokenizer(texts)["input_ids"]]
+    for prompt, layer, vector in stored:
+        expected = own[prompt][layer][-1].float().cpu()
+        worst = max(worst, float((torch.tensor(vector) - expected).norm() / expected.norm()))
+    eps = torch.finfo(getattr(torch, dtype)).eps
+    limit = 1e-5 if dtype == "float32" else 16 * eps
+    complete = len(stored) == len(texts) * len(own[0])
+    tell(
+        f"{family} {dtype}, rows of a dataset", complete and (error or 0) <= limit and worst <= limit,
+        f"batch_error {error}, worst of {len(stored)} vectors {worst:.1e}, read alone {alone}/{len(texts)}",
+    )  # fmt: skip
+
+
+def measure_dataset(model: models.Loaded, small: bool, folder: Path) -> None:
+    """Last tokens of a dataset over the bare model in the same batches, medians of three after a first."""
+    texts, lake = rows_of(200 if small else 8_000), Lake(folder / "rows")
+    found = sites.discover(model.model, batches=True)
+    catalog.sync(lake)
+    run_id = capture_rows(model, found, lake, texts)  # to warm up, and for its batches
+    with catalog.connect(lake) as db:
+        batches = batches_of(db, run_id)
+        overview = "SELECT tokens, alone, batch_error FROM dataset_overview(?)"
+        tokens, alone, error = db.execute(overview, [run_id]).fetchone()
+    tell("a dataset is read in batches", alone == 0, f"batch_error {error}")
+    tell("the bare model reads the same tokens", bare_batches(model, texts, batches) == tokens)
+    times: dict[str, list[float]] = {"bare": [], "capture": []}
+    for _ in range(3):
+        for way in times:
+            start = time.perf_counter()
+            if way == "bare":
+                bare_batches(model, texts, batches)
+                if DEVICE == "cuda":
+                    torch.cuda.synchronize()
+            else:
+                capture_rows(model, found, lake, texts)
+            times[way].append(time.perf_counter() - start)
+    bare_s, capture_s = (statistics.median(times[way]) for way in times)
+    print(
+        f"    dataset, last tokens: {capture_s / bare_s:.2f} times the bare model ({capture_s:.2f} s over {bare_s:.2f} s; "
+        f"{len(texts)} prompts, {tokens} tokens, {len(batches)} batches)", flush=True,
+    )  # fmt: skip
+
+
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument(
@@ -234,14 +310,17 @@ def main() -> int:
         folder = Path(name)
         for dtype in ("float32",) if small else ("float32", "bfloat16"):
             for family in FAMILIES[: 2 if small else None]:
-                try:
-                    check_family(family, dtype, folder)
-                except Exception as error:  # told, and the next is checked
-                    tell(f"{family} {dtype}", False, f"{type(error).__name__}: {error}")
+                for check in (check_family, check_dataset):
+                    try:
+                        check(family, dtype, folder)
+                    except Exception as error:  # told, and the next is checked
+                        what = f"{check.__name__} {family} {dtype}"
+                        tell(what, False, f"{type(error).__name__}: {error}")
         model = loaded(big(small), "bfloat16")
         count = sum(p.numel() for p in model.model.parameters())
         print(f"    a random llama of {count / 1e9:.2f} billion parameters, bfloat16")
         measure(model, small, folder)
+        measure_dataset(model, small, folder)
         if DEVICE == "cuda":
             print(
                 f"    most memory on the device: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
