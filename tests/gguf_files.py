@@ -43,11 +43,11 @@ def write(
     tokens = [
         token for token, _ in sorted(tiny.tokenizer().get_vocab().items(), key=lambda item: item[1])
     ]
-    tokens += ["ab", "<|endoftext|>"]  # what the merge makes, and what transformers would add
+    tokens += ["ab", "cd", "<|endoftext|>"]  # what the merges make, and what transformers would add
     tokens += [f"<x{n}>" for n in range(tiny.VOCAB - len(tokens))]
     out.add_token_list(tokens)
     out.add_token_types([3 if token.startswith("<") and len(token) > 1 else 1 for token in tokens])
-    out.add_token_merges(["a b"])
+    out.add_token_merges(["a b", "c d"])  # of a single one, transformers before 5.20 reads a text
     for name, value in model.state_dict().items():
         module = names[name.removesuffix(".weight")]
         array = value.numpy().copy()

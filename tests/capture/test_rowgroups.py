@@ -216,7 +216,7 @@ def test_writing_leaves_the_caller_its_threads_and_priority(tmp_path):
 
     before = now()
     with TensorWriter(staged, WIDTHS, "float16") as writer:
-        if sys.platform == "linux":
+        if sys.platform == "linux" and before[2] < 19:  # nothing gives way more than that
             threads = [t.native_id for t in threading.enumerate() if t.name == "alab-writer"]
             while before[2] in {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}:
                 time.sleep(0.001)  # until they have begun
