@@ -279,7 +279,11 @@ def contents(sections: list[Row], alone: bool) -> list[tuple[str, str]]:
     parts = [
         ("dataset", "What was read", True),
         ("examples", "Examples", bool(one["examples"])),
-        ("layers", "Where the labels lie", bool(one["points"]["layers"]) or one["compared"]["there"]),
+        (
+            "layers",
+            "Where the labels lie",
+            bool(one["points"]["layers"]) or one["compared"]["there"],
+        ),
         ("left-out", "What was left out", True),
         ("about", "About this run", True),
     ]
