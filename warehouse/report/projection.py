@@ -1,4 +1,4 @@
-"""Vectors in two dimensions: the two directions along which they differ most (PCA), layer by layer."""
+"""Vectors in two dimensions: those in which they differ most (PCA)."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
