@@ -149,7 +149,7 @@ def alone(model, name: str, ids: list[int]) -> dict:
 
 def close(value, expected, what) -> None:
     # A recurrent layer sums over the width of the pass: of rows that no sample has, some round more.
-    tolerance = 2e-5 if what[0] == "qwen3_next" else 1e-5
+    tolerance = 5e-5 if what[0] == "qwen3_next" else 1e-5
     expected = np.asarray(expected, np.float32)
     assert value.shape == expected.shape, what
     apart, size = np.linalg.norm(value - expected), np.linalg.norm(expected)

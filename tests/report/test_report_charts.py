@@ -13,10 +13,21 @@ from warehouse.catalog import catalog
 from warehouse.report import page
 from warehouse.report.page import ROLES
 
-CHARTS = page.charts()
-MEASURES = page.measures()
+CHARTS = page.charts(with_datasets=True)
+MEASURES = page.measures(with_datasets=True)
 #: Columns that say where a value is, not how large something is.
-PLACES = {"layer", "layer_a", "layer_b", "step", "message_index", "turns_since", "place"}
+PLACES = {
+    "layer",
+    "layer_a",
+    "layer_b",
+    "step",
+    "message_index",
+    "turns_since",
+    "place",
+    "left",
+    "pc1",
+    "class",
+}
 METRICS = {"cosine", "mae", "jaccard"}
 #: What `$name` in a chart's file can be: the page's metrics, or what a figure fixes.
 OPEN = {"$metric": METRICS, "$measure": {"entropy", "top1_prob"}}
@@ -88,8 +99,9 @@ def test_a_chart_draws_the_column_that_it_names(name):
 @every_chart
 def test_the_words_for_the_column_come_from_one_place(name):
     chart = CHARTS[name]
-    assert chart["title"]["text"] in ({"expr": "title"}, {"expr": "title + ' at ' + site"})
-    assert chart["title"]["subtitle"] in ({"expr": "reading"}, {"expr": "site"})
+    texts = ("title", "title + ' at ' + site", "title + ', layer ' + layer")
+    assert chart["title"]["text"]["expr"] in texts
+    assert chart["title"]["subtitle"]["expr"] in ("reading", "site", "[reading, explained[layer]]")
     channels = {channel for channel, what in encodings(chart) if what.get("field") == "value"}
     assert chart["usermeta"]["channel"] in channels
     if chart["usermeta"]["channel"] == "color":
@@ -141,7 +153,7 @@ def figures(pages):
 
 
 def test_every_column_that_is_drawn_is_in_the_data_as_a_number(figures):
-    assert {chart for chart, *_ in figures} == set(CHARTS) - {"conversation_counts"}
+    assert {chart for chart, *_ in figures} == set(page.charts()) - {"conversation_counts"}
     for chart, table, fix, columns in figures:
         fixed = {fix[name] for name in ("metric", "measure") if name in fix}
         wanted = CHARTS[chart]["usermeta"].get("columns") or (fixed or measures(CHARTS[chart]))

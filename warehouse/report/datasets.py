@@ -20,8 +20,8 @@ LABELS = range(2, 21)
 MAX_OFFERED, MAX_LISTED = 12, 60
 #: Rows whose vectors are drawn, chosen with `SEED`, and layers that can be chosen.
 POINTS, SEED, MAX_LAYERS = 2000, 0, 32
-#: Numbers that all comparisons of labels may read (some 15 s), and layers that they have at least.
-NUMBERS, LEAST_LAYERS = 120_000_000, 5
+#: Numbers that all comparisons of labels may read (some 7 s), and layers that they have at least.
+NUMBERS, LEAST_LAYERS = 60_000_000, 5
 #: Rows shown with their text, letters of it, letters of a value, and messages about rows left out.
 EXAMPLES, LETTERS, VALUE, MESSAGES = 6, 600, 80, 12
 #: Letters beyond which a value that stands in the prompt is not shown a second time.
@@ -126,7 +126,7 @@ def _spread(layers: list[int], count: int) -> list[int]:
 def _compare(
     tables: Tables, run: Row, at: Row, offered: list[Row], layers: list[int], numbers: int
 ) -> Row:
-    """Put norms and similarities by label on the page; says of which they are."""
+    """Put norms and similarities by label on the page; says of which columns and layers."""
     labels = [one for one in offered if one["kind"] == "text"]
     own = labels[: max(1, NUMBERS // max(1, numbers * LEAST_LAYERS))]
     each = max(1, numbers * len(own))
@@ -250,7 +250,10 @@ def _reasons(sites: list[Row]) -> list[tuple[str, list[str]]]:
 
 
 def facts(runs: list[Row], sections: list[Row], prompts: list[Row]) -> list[tuple[str, str, str]]:
-    """The header's facts of a page with datasets: name, value, detail."""
+    """The header's facts of a page with datasets: name, value and detail.
+
+    `prompts` are the conversations beside them.
+    """
     overviews = [section["overview"] for section in sections]
     models = list(dict.fromkeys(run["model_id"] for run in runs))
     first, shapes = runs[0], {frame.shape(run) for run in runs}

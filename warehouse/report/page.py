@@ -176,9 +176,12 @@ def scales(labels: Iterable[str]) -> dict[str, list[str]]:
     }
 
 
-def script() -> str:
+def script(with_datasets: bool = False) -> str:
     """The page's one script: the library and our own files in one function: no name leaks."""
-    own = [path.read_text(encoding="utf-8") for path in sorted(asset_dir("reports").glob("*.js"))]
+    folder = asset_dir("reports")
+    paths = sorted(folder.glob("*.js"))
+    paths += [folder / "datasets" / "datasets.js"] if with_datasets else []
+    own = [path.read_text(encoding="utf-8") for path in paths]
     body = "\n".join([vega(), *own])
     whole = f"(() => {{\nconst alab = {{}};\n{body}\n}})();"
     return re.sub(r"<(?=/script|!--)", r"\\x3c", whole, flags=re.IGNORECASE)
@@ -197,7 +200,7 @@ def render(context: dict) -> str:
     filters = (listing, message_names, extent, message_name, token_text, times)
     env.filters |= {"num": number} | {one.__name__: one for one in filters}
     env.globals["charts"] = context["registry"]["charts"]
-    code = script()
+    code = script(bool(context["datasets"]))
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     styles = ["report.css", *(["datasets/datasets.css"] if context["datasets"] else [])]
     css = "".join((asset_dir("reports") / one).read_text(encoding="utf-8") for one in styles)

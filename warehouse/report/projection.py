@@ -1,4 +1,4 @@
-"""Vectors in two dimensions: the directions along which they differ most (PCA), by layer."""
+"""Vectors in two dimensions: those in which they differ most (PCA)."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
