@@ -36,8 +36,8 @@ demo: $(VENV)/.installed  ## Capture a conversation on a real model, ask a quest
 	@$(BIN)/alab demo
 
 # Processor time, which says the same on a busy machine, is told at the end: `test` may cost eight minutes of it.
-test: $(VENV)/.installed-dev  ## Run the tests (6 to 13 minutes on two cores)
-	@echo "every test but those of make soak: 6 to 13 minutes on two cores; the quickest alone: make quick"
+test: $(VENV)/.installed-dev  ## Run the tests (8 to 19 minutes on two cores)
+	@echo "every test but those of make soak: 8 to 19 minutes on two cores; the quickest alone: make quick"
 	$(BIN)/python -m pytest -m "not soak"
 
 quick: $(VENV)/.installed-dev  ## Run the tests that take less than 90 seconds together

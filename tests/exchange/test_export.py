@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from rows import DATASETS, everything
 from synthetic import Shape, make_run
+from synthetic_dataset import make_dataset
 
 from warehouse.catalog import catalog, check
 from warehouse.catalog.runs import numbers
@@ -227,3 +228,72 @@ def test_the_commands(tmp_path):
         main, [*options, "import", str(tmp_path / "out"), "--name", "again"]
     )
     assert result.stdout.startswith("again_")
+
+
+# --- runs over datasets ---------------------------------------------------------------------------------------
+
+
+def read_table(path):
+    """A table that an export wrote."""
+    if path.suffix == ".parquet":
+        return pq.read_table(path, partitioning=None)
+    with pa.ipc.open_file(path) as file:
+        return file.read_all()
+
+
+@pytest.mark.parametrize("fmt", ["parquet", "arrow"])
+def test_a_dataset_comes_as_tables(lake, tmp_path, fmt):
+    made = make_dataset(lake)
+    out = export(lake, "latest", tmp_path / "out", fmt=fmt)
+    labels = read_table(out / "labels" / f"part-0.{fmt}")
+    assert labels.drop_columns(["run_id", "prompt_id"]).to_pylist() == made.labels.to_pylist()
+    positions = read_table(out / "metadata" / f"positions.{fmt}").to_pylist()
+    last = [(row["prompt_id"], row["position"]) for row in positions if row["selector"] == "last"]
+    assert sorted(last) == made.selectors["last"]
+    rows = read_table(out / "activations" / f"layer_02.{fmt}")
+    places = list(zip(*(rows[name].to_pylist() for name in ("prompt_id", "position")), strict=True))
+    assert sorted(places) == made.places
+    for site in ("hidden_out", "q", "mlp_down_in"):
+        found = np.array(rows[site].to_pylist(), "f4")
+        assert np.array_equal(found, made.values[site, 2][[made.row[place] for place in places]])
+    states = read_table(out / "states" / f"part-0.{fmt}").to_pylist()
+    found = {
+        row["prompt_id"]: row["vector"]
+        for row in states
+        if (row["site"], row["layer"]) == ("hidden_out", 1)
+    }
+    assert {row["state"] for row in states} == {"mean"}
+    assert np.array_equal(
+        np.array([found[p] for p in made.prompts], "f4"), made.means["hidden_out", 1]
+    )
+
+
+def test_some_layers_and_sites_of_a_dataset(lake, tmp_path):
+    make_dataset(lake)
+    out = export(lake, "latest", tmp_path / "out", fmt="parquet", sites="q", layers="1")
+    assert [path.name for path in (out / "activations").iterdir()] == ["layer_01.parquet"]
+    names = read_table(out / "activations" / "layer_01.parquet").column_names
+    assert "q" in names
+    assert "hidden_out" not in names
+
+
+@pytest.mark.parametrize("fmt", ["npz", "npy", "safetensors"])
+def test_arrays_of_a_dataset_are_refused(lake, tmp_path, fmt):
+    made = make_dataset(lake)
+    arguments = [
+        "-w",
+        str(lake.warehouse),
+        "export",
+        "latest",
+        "-o",
+        str(tmp_path / "out"),
+        "--format",
+        fmt,
+    ]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert f"{made.run_id} is a dataset run, which {fmt} has no layout for" in result.output
+    assert "--format parquet" in result.output
+    assert "lab.matrix(" in result.output
+    assert len(result.output.strip().splitlines()) <= 2
+    assert not list(tmp_path.glob("*out*"))

@@ -5,6 +5,7 @@ import doctest
 import pytest
 from click.testing import CliRunner
 from synthetic import Shape, make_run
+from synthetic_dataset import make_dataset
 
 from warehouse.catalog import catalog, sqldoc
 from warehouse.catalog.runs import find_run
@@ -173,3 +174,62 @@ def test_an_ambiguous_prefix_is_refused_with_its_candidates(alab, lake, runs):
         assert "Type more of the id." in result.stderr
     with catalog.connect(lake) as db, pytest.raises(AlabError, match="could be any of 2 runs"):
         find_run(db, "talk_")
+
+
+# --- runs over datasets ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """A dataset run and an older conversation, as functions of SQL; `$talk` and `$set` are their ids."""
+    lake = Lake(tmp_path_factory.mktemp("hints") / "sets")
+    talk = make_run(lake, "talk", Shape(layers=3, width=12, mlp=20, labels=()))
+    made = make_dataset(lake)
+    catalog.sync(lake)
+
+    def run(sql):
+        text = sql.replace("$set", made.run_id).replace("$talk", talk)
+        return CliRunner().invoke(main, ["-w", str(lake.warehouse), "sql", text]), made.run_id, talk
+
+    return run
+
+
+@pytest.mark.parametrize(("sql", "hint"), [
+    ("from vectors_of('$set', 1, 'hidden_out', selector := 'lst')", "there is no selector 'lst' in $set; did you mean 'last'? the selectors are: last, mean, message_ends, name"),
+    ("from label_norms('$set', 'mood', selector := 'nam')", "there is no selector 'nam' in $set; did you mean 'name'?"),
+    ("from label_similarity('$set', 'mood', selector := 'all')", "there is no selector 'all' in $set; the selectors are: last, mean, "),
+    ("from nearest_prompts('$set', 1, 1, 'hidden_out', selector := 'Mean')", "there is no selector 'Mean' in $set; did you mean 'mean'?"),
+    ("from vectors_of('$talk', 1, 'hidden_out', selector := 'name')", "there is no selector 'name' in $talk; the selectors are: all, last"),
+    ("from positions where selector = 'nme'", "there is no selector 'nme'; did you mean 'name'? the selectors are: all, last, mean, message_ends, name"),
+    ("from label_norms('$talk', 'mood')", "$talk is no dataset run, it has no columns"),
+    ("from label_values('$talk', 'mood')", "$talk is no dataset run, it has no columns"),
+    ("from vectors_of('$set', 9, 'hidden_out')", "there is no layer 9 in $set; the layers are: 0-2"),
+])  # fmt: skip
+def test_a_name_of_a_dataset_that_nothing_has(sets, sql, hint):
+    result, made, talk = sets(sql)
+    assert result.exit_code == 0, result.stderr
+    assert hint.replace("$set", made).replace("$talk", talk) in result.stderr
+    assert result.stderr.count("hint") <= 1
+
+
+@pytest.mark.parametrize("call", ["label_norms({}, 'Mood')", "label_direction({}, 'mod', 'joy', 'fear')", "label_values({}, 'mooood')"])  # fmt: skip
+def test_a_mistyped_column_is_an_error_with_the_nearest(sets, call):
+    result, *_ = sets(f"from {call.format(chr(39) + '$set' + chr(39))}")
+    assert result.exit_code == 1
+    assert "the dataset has no column" in result.stderr
+    assert "Did you mean 'mood'? What they hold: label_columns(RUN)" in result.stderr
+
+
+@pytest.mark.parametrize("sql", [
+    "from label_norms('$set', 'mood') where label = 'joy' and site = 'hidden_out'",
+    "from label_similarity('$set', 'with space/slash~tilde', selector := 'mean')",
+    "from label_direction('$set', 'mood', 'joy', 'fear')",
+    "from vectors_of('latest', 1, 'hidden_out', selector := 'name')",
+    "from vectors_of('$talk', 1, 'hidden_out', selector := 'all')",
+    "from positions where selector in ('last', 'name')",
+    "from label_columns('latest')",
+])  # fmt: skip
+def test_names_of_a_dataset_give_no_hint(sets, sql):
+    result, *_ = sets(sql)
+    assert result.exit_code == 0, result.stderr
+    assert "hint" not in result.stderr

@@ -13,6 +13,7 @@ from report_pages import edit, unpack, written
 from synthetic import Shape, make_run
 from synthetic_dataset import make_dataset
 
+from warehouse.catalog import catalog
 from warehouse.lake.lake import Lake
 from warehouse.report import datasets, projection
 from warehouse.report.write import write_report
@@ -343,4 +344,21 @@ def test_hostile_labels_draw(lake, tab_of, tmp_path):
     )
     assert "</script>" in legend
     assert not tab.problems
+    tab.page.close()
+
+
+@pytest.mark.browser
+def test_the_sql_behind_a_figure_runs(made, tab_of, tmp_path):
+    tab = tab_of(write_report(made[2], out=tmp_path / "r.html")[0], 1280)
+    tab.draw_all()
+    texts = tab.page.evaluate(
+        "[...document.querySelectorAll('figure')].filter((f) => f.checkVisibility()).map((f) => {"
+        "f.querySelector('.tools button').click(); return [f.dataset.chart, f.querySelector('pre').textContent]})"
+    )
+    with catalog.connect(made[2]) as db:
+        counts = {chart: len(db.execute(text).fetchall()) for chart, text in texts}
+    assert counts["projection_labels"] == len(made[0].prompts)
+    assert counts["dataset_norms"] == 3 * 3
+    assert counts["dataset_similarity"] == 2 * 3
+    assert all(counts.values())
     tab.page.close()

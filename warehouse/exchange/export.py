@@ -4,7 +4,8 @@ The formats `npz`, `npy` and `safetensors` have the layout of `warehouse.exchang
 `alab import` reads back.
 
 The formats `parquet` and `arrow` have the lake's rows, float32: a table per dataset and layer, and
-the states, the logit lens and the metadata whole, whichever steps and layers are wanted.
+the states, the labels of a dataset, the logit lens and the metadata whole, whichever steps and
+layers are wanted. A dataset run has no other formats: a file for each prompt is of no use.
 """
 
 import shlex
@@ -27,6 +28,8 @@ from warehouse.lake.tensors import Source
 
 #: What `export` writes.
 FORMATS = ("npz", "npy", "safetensors", "parquet", "arrow")
+#: Those of them that are tables, as the lake has them.
+TABLES = ("parquet", "arrow")
 #: Suffixes of single files, whatever is in them.
 _FILES = """
     feather ipc pt pth bin pkl pickle h5 hdf5 mat csv tsv json jsonl yaml txt db duckdb sqlite
@@ -62,10 +65,12 @@ def export(
         The directory.
 
     Raises:
-        AlabError: no such run, site, layer or step; the directory exists, or has a file's name.
+        AlabError: no such run, site, layer or step; the directory exists, or has a file's name; a
+            dataset run in a format that is not a table.
     """
     _check_name(lake, out, name, fmt)
     with open_run(lake, name) as run:
+        _check_format(run, fmt)
         selection = Selection(
             names(sites, run.site_names()),
             numbers(layers, run.layers(), "layer"),
@@ -81,7 +86,7 @@ def export(
         shutil.rmtree(draft, ignore_errors=True)
         try:
             draft.mkdir(parents=True)
-            if fmt in ("parquet", "arrow"):
+            if fmt in TABLES:
                 write_tables(run, draft, fmt, selection)
             else:
                 layout.write(run, draft, fmt, selection)
@@ -109,6 +114,17 @@ def _check_name(lake: Lake, out: Path | None, run: str, fmt: str) -> None:
     )
 
 
+def _check_format(run: Run, fmt: str) -> None:
+    """Refuse arrays of a dataset run, whose prompts have no passes of their own to be files."""
+    if fmt in TABLES or ("labels", None) not in run.files:
+        return
+    command = f"{advice.alab(run.lake.warehouse)} export {run.run_id} --format parquet"
+    raise AlabError(
+        f"{run.run_id} is a dataset run, which {fmt} has no layout for",
+        f"As tables: {command} (or arrow); as arrays in Python: lab.matrix(run, site, layer)",
+    )
+
+
 def _is_export(path: Path) -> bool:
     """Whether a directory is one that `export` wrote, or empty; anything else is somebody's."""
     if not path.is_dir():
@@ -117,7 +133,7 @@ def _is_export(path: Path) -> bool:
 
 
 def write_tables(run: Run, out: Path, fmt: str, selection: Selection) -> None:
-    """Write a file per dataset and layer, the run's states and lens, and its metadata tables."""
+    """Write a file per dataset and layer, states, labels and lens, and the metadata tables."""
     for dataset, layer, source in sources(run, selection):
         file = source.open[0]
         columns = [
@@ -132,7 +148,7 @@ def write_tables(run: Run, out: Path, fmt: str, selection: Selection) -> None:
     for table in catalog.table_names():
         rows = run.lake.metadata(run.run_id, table)
         _write_table(out / "metadata" / table, fmt, iter(rows.to_batches()))
-    for dataset in ("states", "logit_lens"):
+    for dataset in ("states", "labels", "logit_lens"):
         for number, path in enumerate(run.files.get((dataset, None), [])):
             _write_table(out / dataset / f"part-{number}", fmt, pq.ParquetFile(path).iter_batches())
 

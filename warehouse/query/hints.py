@@ -31,6 +31,7 @@ _HOMES = {
     "prompt": ("prompts", "prompt_id"),
     "message": ("snapshots", "message_index"),
     "model": ("runs", "model_id"),
+    "selector": ("positions", "selector"),
 }
 #: Columns whose values are such names. An argument of an analysis may have a longer name, such as
 #: `positive_label`; `label_column` is about a dataset, which says itself what columns it has.
@@ -38,7 +39,8 @@ _COLUMNS = {column: kind for kind, (_, column) in _HOMES.items()}
 _COLUMNS |= dict.fromkeys(("run_id", "run_a", "run_b"), "run")
 _COLUMNS |= dict.fromkeys(("layer_a", "layer_b"), "layer")
 _ARGUMENT = re.compile(
-    r"(?:^|_)(runs?|sites?|labels?|layers?|steps?|prompts?|message|model)(?=_(?!column)|$)"
+    r"(?:^|_)(label_column|selector|runs?|sites?|labels?|layers?|steps?|prompts?|message|model)"
+    r"(?=_|$)"
 )
 #: Names that mean something although no run has them: a site's other name.
 _ALIASES = {"site": {"mlp_act"}}
@@ -68,6 +70,8 @@ def _next_move(db: duckdb.DuckDBPyConnection, lines: list[str]) -> str:
     unknown = r"(?:Function|Table|View) with name \"?([\w.]+)\"? does not exist"
     if match := re.search(unknown, lines[0]):
         return suggestion(db, match[1])
+    if match := re.search(r"the dataset has no column '(.*)'; it has: (.*)", lines[0]):
+        return f"{_did_you_mean(match[1], match[2].split(', '))}What they hold: label_columns(RUN)"
     if "read-only" in lines[0]:
         return readonly.OWN
     if "Permission denied" in lines[0] or "create directory" in lines[0]:
@@ -133,9 +137,12 @@ def _about_name(
     db: duckdb.DuckDBPyConnection, kind: str, value: str | float, runs: list[str], few: bool
 ) -> list[str]:
     """Nothing where some run has the name, else a hint."""
-    table, column = _HOMES[kind]
-    rows = db.execute(query("names"), {"table": table, "column": column, "runs": runs}).fetchall()
-    known = [row[0] for row in rows if row[0] is not None]
+    if kind in ("label", "label_column"):
+        if few and db.execute(query("datasets"), {"runs": runs}).fetchall():
+            return []  # of a column that is not there the query itself says so
+        if kind == "label_column":
+            return [f"{runs[0]} is no dataset run, it has no columns"] if few else []
+    known = _known(db, kind, runs)
     if value in known or value in _ALIASES.get(kind, ()):
         return []
     where = f" in {runs[0]}" if few and len(runs) == 1 else ""
@@ -144,9 +151,30 @@ def _about_name(
         return [lacking] if kind == "label" and few else []
     if isinstance(value, str) != isinstance(known[0], str):
         return []  # compared with something else of that name
-    close = difflib.get_close_matches(value, known, n=1) if isinstance(value, str) else []
-    meant = f"did you mean {close[0]!r}? " if close else ""
+    meant = _did_you_mean(value, known).replace("D", "d", 1) if isinstance(value, str) else ""
     return [f"there is no {kind} {value!r}{where}; {meant}the {kind}s are: {_listed(known)}"]
+
+
+def _known(db: duckdb.DuckDBPyConnection, kind: str, runs: list[str]) -> list:
+    """The names of a kind that some runs have."""
+    if kind == "selector":
+        rows = db.execute(query("selectors"), {"runs": runs}).fetchall()
+    else:
+        table, column = _HOMES[kind]
+        values = {"table": table, "column": column, "runs": runs}
+        rows = db.execute(query("names"), values).fetchall()
+    return [row[0] for row in rows if row[0] is not None]
+
+
+def _did_you_mean(value: str, known: list[str]) -> str:
+    """A question for the name that is nearest, with a space after it; empty where none is near.
+
+    >>> _did_you_mean("Mood", ["id", "mood"])
+    "Did you mean 'mood'? "
+    """
+    lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(value.lower(), lower, n=1)
+    return f"Did you mean {lower[close[0]]!r}? " if close else ""
 
 
 def _listed(values: list) -> str:

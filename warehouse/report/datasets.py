@@ -25,7 +25,7 @@ NUMBERS, LEAST_LAYERS = 60_000_000, 5
 #: Rows shown with their text, letters of it, letters of a value, and messages about rows left out.
 EXAMPLES, LETTERS, VALUE, MESSAGES = 6, 600, 80, 12
 #: Letters beyond which a value that stands in the prompt is not shown a second time.
-REPEATED = 30
+REPEATED = 16
 #: Codes of warnings that the section of a dataset tells, of thousands of rows perhaps.
 LEFT_OUT = ("skipped", "batch")
 
