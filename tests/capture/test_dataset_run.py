@@ -12,12 +12,8 @@ import torch
 from captures import loaded, rows
 
 import warehouse
-from warehouse import scenario
+from warehouse import errors, scenario
 from warehouse.capture.dataset_run import capture_dataset
-from warehouse.catalog import check as checks
-from warehouse.catalog import removal
-from warehouse.errors import AlabError
-from warehouse.lake.staging import StagedRun
 from warehouse.models import sites
 from warehouse.models.probe import outputs_of
 
@@ -363,7 +359,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_one_clear_error_and_nothing_left(lake, model, case):
     dataset, options, source, words = REFUSED[case]
-    with pytest.raises(AlabError, match=words) as error:
+    with pytest.raises(errors.AlabError, match=words) as error:
         capture(lake, model, make(dataset=dataset, **options), source)
     assert error.value.exit_code == 2
     assert not lake.root.exists()
@@ -474,41 +470,6 @@ def test_frequencies_that_change_with_length_are_not_mixed(lake):
         with outputs_of([layer]) as outputs, torch.no_grad():
             own(torch.tensor([ids_of(row)]), use_cache=False)
         close(vectors[n], outputs[layer][0][0, -1], ("phi3", n))
-
-
-def test_a_kill_after_the_last_step_leaves_a_run_and_nothing_to_go_on_with(
-    lake, model, monkeypatch
-):
-    def killed(self):
-        self.release()
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(StagedRun, "_close", killed)
-        capture(lake, model, make(), table(20))
-    (run_id,) = lake.run_ids()
-    assert lake.unfinished() == {}
-    with pytest.raises(AlabError, match="no capture of d to go on with"):
-        capture(lake, model, make(), table(20), resume=True)
-    assert rows(lake, "select run_id from runs") == [(run_id,)]
-    assert not [path for path in lake.staging.iterdir() if path.is_dir()]
-    assert rows(lake, "select count(*) from activations where layer = 0") == [(20,)]
-    assert checks.check(lake, deep=True) == []
-
-
-def test_a_deletion_that_is_killed_leaves_nothing_to_go_on_with(lake, model, monkeypatch):
-    def stop(*_, **__):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        capture(lake, model, make(), table(20), progress=stop)
-    (run_id,) = lake.unfinished()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("shutil.rmtree", stop)
-        removal.remove(lake, [run_id])
-    assert lake.unfinished() == {}
-    assert lake.sweep() == [run_id]
-    assert not [path for path in lake.staging.iterdir() if path.is_dir()]
 
 
 @pytest.mark.soak
