@@ -141,6 +141,7 @@ def test_a_kill_after_the_last_step_leaves_a_run_and_nothing_to_go_on_with(
     (run_id,) = lake.run_ids()
     assert unfinished(lake) == []
     assert "no capture of colours" in alab(lake, "capture", path, "--resume").stderr
+    assert run_id in alab(lake, "runs").stdout
     assert alab(lake, "check", "--deep").exit_code == 0
     assert not [path for path in lake.staging.iterdir() if path.is_dir()]
     count = "select count(*) as n from activations where layer = 0"
@@ -159,7 +160,7 @@ def test_a_deletion_that_is_killed_leaves_nothing_to_go_on_with(lake, place, mon
         patch.setattr("shutil.rmtree", interrupted)
         assert alab(lake, "rm", "-y", run_id).exit_code == 130
     assert unfinished(lake) == []
-    assert lake.sweep() == [run_id] or not (lake.staging / run_id).exists()
+    lake.sweep()
     assert not [path for path in lake.staging.iterdir() if path.is_dir()]
 
 

@@ -118,9 +118,11 @@ class StagedRun:
         store.unlock(self._lock)
 
     def _close(self) -> None:
-        store.delete(self.folder / REQUEST)
-        store.delete(self.folder)
-        self.release()
+        try:
+            store.delete(self.folder / REQUEST)
+            store.delete(self.folder)
+        finally:
+            self.release()
 
 
 class Shard:
