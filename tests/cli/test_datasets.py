@@ -41,7 +41,7 @@ def scenario(lake: Lake, place: Path, rows: int = 60, **keys) -> Path:
     rng = random.Random(rows)
     lines = [f"r{n},{' '.join(rng.choices(WORDS, k=1 + n % 6))},{n % 5}" for n in range(rows)]
     (folder / "rows.csv").write_text("key,words,kind\n" + "\n".join(lines) + "\n")
-    dataset = {"source": "rows.csv", "id": "key", "text": "I see {{ words }}", "group": "kind"}
+    dataset = {"source": "rows.csv", "id": "key", "text": "I see {{ words }}.", "group": "kind"}
     data = {
         "name": "colours",
         "model": {"id": str(place / "model"), "dtype": "float32", "device": "cpu"},
