@@ -235,3 +235,55 @@ def test_scenarios():
     ):
         with pytest.raises(AlabError, match=words):
             scenario.parse(base | wrong)
+
+
+def test_digest_is_of_the_rows_that_a_query_gives():
+    """By chance, say: what is gone on with must be of the same rows."""
+    query = "select * from source order by random()"
+    table = pa.table({key: values * 100 for key, values in ROWS.items()})
+    assert len({dataset(table, query=query).digest for _ in range(3)}) == 3
+    assert len({dataset(table, query="from source order by name").digest for _ in range(3)}) == 1
+    renamed = table.rename_columns(["name", "years", "town"])
+    assert dataset(renamed).digest != dataset(table).digest
+    precise = "select *, '2020-01-01 00:00:00.000000001'::timestamp_ns as at from source"
+    assert dataset(query=precise).digest != dataset(query=precise.replace("01'", "02'")).digest
+
+
+def test_names_of_files_are_no_patterns(tmp_path):
+    for name, town in (
+        ("a[1].csv", "Oslo"),
+        ("a1.csv", "Rome"),
+        ("b?.csv", "Bern"),
+        ("bx.csv", "-"),
+    ):
+        (tmp_path / name).write_text(f"name,town\nAnn,{town}\n")
+    for name, town in (("a[1].csv", "Oslo"), ("b?.csv", "Bern")):
+        read = Dataset(request(source=str(tmp_path / name)))
+        assert read.labels["town"].to_pylist() == [town]
+
+
+@pytest.mark.parametrize("source", [".", "/", "x" * 400, "a\0b.csv", "~nobody/x.csv", "**", "a/"])
+def test_what_no_file_is_called(source):
+    assert "there is no file" in refusal_of_source(source)
+
+
+def test_a_source_that_may_not_be_read(tmp_path, monkeypatch):
+    path = tmp_path / "rows.csv"
+    WRITERS["csv"](path, ROWS)
+
+    def refuse(self, *arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(path), "open", refuse)
+    assert "cannot read" in (text := refusal_of_source(str(path))) and "Permission denied" in text
+
+
+@pytest.mark.parametrize("content", [b"", b"name,town\n", b"name,town\n\xff\xfe,x\n"])
+def test_damaged_tables(tmp_path, content):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    assert "source:" in refusal_of_source(str(path))
+
+
+def test_types_that_no_label_has():
+    assert "which no label has" in refusal(query="select *, interval 1 day as x from source")

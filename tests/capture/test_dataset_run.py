@@ -12,9 +12,10 @@ import torch
 from captures import loaded, rows
 
 import warehouse
-from warehouse import scenario
+from warehouse import errors, scenario
 from warehouse.capture.dataset_run import capture_dataset
 from warehouse.models import sites
+from warehouse.models.probe import outputs_of
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJ0123456789.,éß"
 TEXT = "{{ head }}{{ word }}{{ tail }}"
@@ -308,3 +309,189 @@ def test_a_model_that_mixes_rows_is_read_one_by_one(lake, mixing, most):
         own = alone(model, "mixing", ids)
         close(vectors[n], own["hidden_out", 2][-1], ("mixing", n))
         close(means[n], own["mlp_down_out", 1].double().mean(0), ("mixing", "mean", n))
+
+
+@pytest.fixture(scope="module")
+def model():
+    own = tiny.model_of("llama")
+    return loaded(own), sites.discover(own, sharing=False, batches=True)
+
+
+def texts(*values: str | None, **columns) -> pa.Table:
+    """A table whose column `word` is all that is read."""
+    empty = [""] * len(values)
+    return pa.table({"head": empty, "word": pa.array(values, pa.string()), "tail": empty} | columns)
+
+
+def ids_of(row: dict) -> list[int]:
+    return tiny.tokenizer()(row["head"] + row["word"] + row["tail"])["input_ids"]
+
+
+SOURCE = texts("one", "two", "three", n=[1, 2, 3], key=["a", "b", "a"])
+REFUSED = {
+    "no rows": ({"query": "from source where n > 3"}, {}, SOURCE, "no rows"),
+    "failing query": ({"query": "select nothing from source"}, {}, SOURCE, "query: "),
+    "a query of files": ({"query": "from read_csv('/etc/passwd')"}, {}, SOURCE, "query: "),
+    "duplicate id": ({"id": "key"}, {}, SOURCE, "'a' in row 0 and in row 2"),
+    "no such id": ({"id": "name"}, {}, SOURCE, "no column 'name'"),
+    "no such group": ({"group": "name"}, {}, SOURCE, "no column 'name'"),
+    "unknown field": ({"text": "{{ word }}{{ sort }}"}, {}, SOURCE, "no column 'sort'"),
+    "broken template": ({"text": "{{ word"}, {}, SOURCE, "is no template"),
+    "NULL": ({"id": "key"}, {}, texts("one", None, key=["a", "b"]), "row 'b': word is NULL"),
+    "all NULL": ({"on_error": "skip"}, {}, texts(None, None), "none of its rows can be read"),
+    "no words": ({}, {}, texts("one", " "), "row '1': the template gives no words"),
+    "too long": ({"id": "key"}, {}, texts("one", "x" * 129, key=["a", "b"]), r"row 'b': 129 tokens .* 128"),
+    "nested": ({"query": "select *, [n] as l from source"}, {}, SOURCE, "the nested type"),
+    "interval": ({"query": "select *, interval 1 day as i from source"}, {}, SOURCE, "of the type"),
+    "run_id": ({"query": "select *, 1 as RUN_ID from source"}, {}, SOURCE, "called RUN_ID"),
+    "prompt_id": ({"query": "select *, 1 as prompt_id from source"}, {}, SOURCE, "called prompt_id"),
+    "selector": ({}, {"positions": ["first"]}, SOURCE, "no selector 'first'"),
+    "a column as selector": ({}, {"positions": ["n"]}, SOURCE, "no selector 'n'"),
+    "a field that is empty": ({}, {"positions": ["head"]}, SOURCE, "where head stands"),
+    "attributes": ({"text": "{{ word.__class__ }}"}, {}, SOURCE, "row '0': the template fails"),
+    "layer": ({}, {"layers": [7]}, SOURCE, "no layer 7"),
+    "no table": ({}, {}, 5, "int is no table"),
+    "no source": ({}, {}, None, "no source"),
+    "no file": ({"source": "nowhere.csv"}, {}, None, "no file nowhere.csv"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_one_clear_error_and_nothing_left(lake, model, case):
+    dataset, options, source, words = REFUSED[case]
+    with pytest.raises(errors.AlabError, match=words) as error:
+        capture(lake, model, make(dataset=dataset, **options), source)
+    assert error.value.exit_code == 2
+    assert not lake.root.exists()
+
+
+def test_rows_that_cannot_be_read_are_skipped_by_name(lake, model):
+    source = texts("one", None, "x" * 129, " ", "two", "three", key=[*"abcdef"])
+    dataset = {"id": "key", "on_error": "skip"}
+    run_id = capture(lake, model, make(dataset=dataset, positions=["last", "word"]), source)
+    assert rows(
+        lake, "select prompt_id, message from warnings where code = 'skipped' order by 1"
+    ) == [
+        (1, "row 'b': word is NULL"),
+        (2, "row 'c': 129 tokens are more than the model's context of 128"),
+        (3, "row 'd': the template gives no words"),
+    ]
+    vectors, labels = warehouse.open(lake.warehouse).matrix(run_id, "hidden_out", 1)
+    assert labels["key"].to_pylist() == ["a", "e", "f"]
+    for vector, text in zip(vectors, ("one", "two", "three"), strict=True):
+        own = alone(model[0].model, "llama", tiny.tokenizer()(text)["input_ids"])
+        close(vector, own["hidden_out", 1][-1], ("llama", text))
+
+
+def test_values_are_no_templates(lake, model):
+    values = ["{{ n }}", "{% raw %}", "{{ word.__class__ }}", "\ue000x\ue800", "{# x #}", "\\n"]
+    capture(lake, model, make(), texts(*values, n=range(len(values))))
+    assert rows(lake, "select prompt_text from prompts order by prompt_id") == [
+        (value,) for value in values
+    ]
+
+
+def test_the_mean_of_what_layer_0_reads_is_kept_whatever_the_layers(lake, model):
+    source = table(30)
+    run_id = capture(lake, model, make(layers=[2], sites=["hidden_out"]), source)
+    assert rows(lake, "select distinct layer from activations") == [(2,)]
+    assert rows(lake, "select distinct layer, site, state from states") == [
+        (0, "hidden_in", "mean")
+    ]
+    lab = warehouse.open(lake.warehouse)
+    means, labels = lab.matrix(run_id, "hidden_in", 0, "mean")
+    vectors, _ = lab.matrix(run_id, "hidden_out", 2)
+    assert labels["prompt_id"].to_pylist() == list(range(30))
+    for n, row in enumerate(source.to_pylist()):
+        own = alone(model[0].model, "llama", ids_of(row))
+        close(means[n], own["hidden_in", 0].double().mean(0), ("llama", n))
+        close(vectors[n], own["hidden_out", 2][-1], ("llama", n))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_stored_values_are_rounded(lake, model, dtype):
+    source = table(40)
+    request = {"sites": ["hidden_out", "attn_out"], "positions": ["last", "mean"]}
+    fine = capture(lake, model, make(**request), source)
+    coarse = capture(lake, model, make(**request, store_dtype=dtype), source)
+    lab, kind = warehouse.open(lake.warehouse), getattr(torch, dtype)
+    for site, layer, selector in (
+        ("hidden_out", 1, "last"),
+        ("attn_out", 0, "last"),
+        ("hidden_out", 2, "mean"),
+    ):
+        exact, _ = lab.matrix(fine, site, layer, selector)
+        rounded, _ = lab.matrix(coarse, site, layer, selector)
+        np.testing.assert_array_equal(rounded, torch.tensor(exact).to(kind).float().numpy())
+        assert (rounded != exact).any()
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_message_without_words_has_no_end(lake, model, count):
+    """A prompt of which nothing is kept stands beside others, and alone, in every site."""
+    user, reply = (
+        MESSAGES[1] | {"content": "{{ word }}"},
+        {"role": "assistant", "content": "x{{ tail }}"},
+    )
+    messages = [user] if count == 2 else [user, reply]
+    source = pa.table({"word": ["ab", "", "abc", ""], "tail": ["", "x", "yz", "w" * 9]})
+    request = make(
+        dataset={"messages": messages, "text": None, "on_error": "skip"},
+        positions=["message_ends", "mean"],
+        sites=SITES,
+    )
+    run_id = capture(lake, model, request, source.slice(0, count))
+    vectors, labels = warehouse.open(lake.warehouse).matrix(run_id, "q", 1, "message_ends")
+    assert labels["prompt_id"].to_pylist() == ([0] if count == 2 else [0, 0, 1, 2, 2, 3])
+    assert len(vectors) == len(labels)
+
+
+def test_words_of_one_field_may_be_empty_where_its_end_is_not_asked_for(lake, model):
+    messages = [
+        {"role": "system", "content": "{{ head }}"},
+        {"role": "user", "content": "{{ word }}"},
+    ]
+    source = pa.table({"head": ["", "a", ""], "word": ["x", "", "yz"]})
+    request = make(
+        dataset={"messages": messages, "text": None}, positions=["message_ends"], sites=SITES
+    )
+    run_id = capture(lake, model, request, source)
+    _, labels = warehouse.open(lake.warehouse).matrix(run_id, "q", 1, "message_ends")
+    assert labels["prompt_id"].to_pylist() == [0, 1, 2]
+
+
+def test_frequencies_that_change_with_length_are_not_mixed(lake):
+    """Beyond 24 tokens this model turns keys otherwise; no batch has prompts of both kinds."""
+    own, source = tiny.model_of("phi3:longrope"), table(60)
+    run_id = capture(lake, own, make(sites=["hidden_out"]), source)
+    vectors, _ = warehouse.open(lake.warehouse).matrix(run_id, "hidden_out", 2)
+    layer = own.model.layers[2]
+    for n, row in enumerate(source.to_pylist()):
+        with outputs_of([layer]) as outputs, torch.no_grad():
+            own(torch.tensor([ids_of(row)]), use_cache=False)
+        close(vectors[n], outputs[layer][0][0, -1], ("phi3", n))
+
+
+@pytest.mark.soak
+def test_none_of_ten_thousand_rows_is_misattributed(lake, model):
+    source = table(10_000, seed=5)
+    ids = [f"row-{n}" for n in random.Random(1).sample(range(100_000), 10_000)]
+    source = source.append_column("key", pa.array(ids))
+    request = make(
+        dataset={"id": "key"}, positions=["last", "word", "mean"], sites=["hidden_out", "q"]
+    )
+    run_id = capture(lake, model, request, source)
+    lab = warehouse.open(lake.warehouse)
+    last, labels = lab.matrix(run_id, "hidden_out", 2)
+    fields, _ = lab.matrix(run_id, "q", 1, "word")
+    means, _ = lab.matrix(run_id, "hidden_out", 1, "mean")
+    assert labels.drop_columns(["prompt_id", "position"]).to_pydict() == source.to_pydict()
+    names = dict(rows(lake, "select prompt_id, row_id from prompts"))
+    assert [names[n] for n in range(10_000)] == ids
+    for n, row in enumerate(source.to_pylist()):
+        own = alone(model[0].model, "llama", ids_of(row))
+        end = len(tiny.tokenizer()(row["head"] + row["word"])["input_ids"]) - 1
+        close(last[n], own["hidden_out", 2][-1], ("llama", n))
+        close(fields[n], own["q", 1][end], ("llama", n, "word"))
+        close(means[n], own["hidden_out", 1].double().mean(0), ("llama", n, "mean"))
+    assert max(error for (error,) in rows(lake, "select batch_error from layers")) <= 1e-5

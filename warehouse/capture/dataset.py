@@ -6,6 +6,7 @@ its reach. Templates are Jinja's, sandboxed; the values of a row are data, never
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,8 @@ _READERS = {
     ".ndjson": "read_json",
     ".parquet": "read_parquet",
 }
+#: What DuckDB takes for more than a character in the name of a file.
+_GLOB = re.compile(r"[*?\[]")
 #: Marks around what a field is filled in as: characters that Unicode leaves to private use.
 _OPEN, _CLOSE = 0xE000, 0xE800
 
@@ -63,7 +66,7 @@ class Dataset:
     Attributes:
         labels: an Arrow table with a row per prompt, in the order of `prompt_id`.
         ids: id of each row, as text.
-        digest: of what the rows came from: the files' bytes or the table's, and the request.
+        digest: of the request, the files' bytes and the rows.
 
     Args:
         request: the scenario's `prompt.dataset`.
@@ -79,6 +82,7 @@ class Dataset:
         self.request = request
         digest = hashlib.sha256(request.model_dump_json().encode())
         self.labels = _rows(request, table, digest)
+        _take_down(self.labels, digest)  # a query may give other rows each time, by chance or date
         self.digest = digest.hexdigest()
         self.ids = self._ids()
         if request.group is not None and request.group not in self.labels.column_names:
@@ -236,9 +240,10 @@ def _rows(request: "scenario.Dataset", table: Any, digest: Any) -> pa.Table:
                 f"a column is called {field.name}, as the lake's own",
                 f"Rename it in the query: select {field.name} as …",
             )
-        if pa.types.is_nested(field.type):
+        if pa.types.is_nested(field.type) or pa.types.is_interval(field.type):
+            kind = "nested type" if pa.types.is_nested(field.type) else "type"
             raise _refused(
-                f"the column {field.name} is of the nested type {field.type}",
+                f"the column {field.name} is of the {kind} {field.type}, which no label has",
                 "Take it apart in the query, or leave it out.",
             )
     names = [name.lower() for name in rows.column_names]
@@ -248,17 +253,23 @@ def _rows(request: "scenario.Dataset", table: Any, digest: Any) -> pa.Table:
     return rows
 
 
+def _take_down(rows: pa.Table, digest: Any) -> None:
+    """Add the names, types and values of rows to a digest."""
+    digest.update(str(rows.schema).encode())
+    for column in rows.columns:
+        if pa.types.is_timestamp(column.type):
+            column = column.cast(pa.int64())  # Python's have no nanoseconds
+        for start in range(0, len(column), 1 << 12):
+            digest.update(str(column.slice(start, 1 << 12).to_pylist()).encode())
+
+
 def _source(
     db: duckdb.DuckDBPyConnection, request: "scenario.Dataset", table: Any, digest: Any
 ) -> duckdb.DuckDBPyRelation:
     if table is not None:
         try:
             db.register("given", table)
-            given = db.table("given")
-            for batch in given.to_arrow_table().to_batches():
-                for column in batch.columns:
-                    digest.update(str(column.to_pylist()).encode())
-            return given
+            return db.table("given")
         except (duckdb.Error, pa.ArrowException) as error:
             raise _refused(
                 f"source: {type(table).__name__} is no table: {first_line(error)}"
@@ -271,12 +282,12 @@ def _source(
             f"source: {request.source} is of no kind that is read, or of several",
             f"Kinds: {', '.join(_READERS)}",
         )
-    for path in paths:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
     try:
-        return getattr(db, reader)([str(path) for path in paths])
-    except duckdb.Error as error:
+        for path in paths:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return getattr(db, reader)([_GLOB.sub(r"[\g<0>]", str(path)) for path in paths])
+    except (OSError, duckdb.Error) as error:
         raise _refused(f"source: cannot read {request.source}: {first_line(error)}") from error
 
 
@@ -292,11 +303,14 @@ def _files(source: str | None) -> list[Path]:
         )
     if source.startswith("vega:"):
         return [_vega(source.removeprefix("vega:"))]
-    path = Path(source).expanduser()
-    if path.is_file():
-        return [path]
-    start = Path(path.anchor or ".")
-    paths = sorted(p for p in start.glob(str(path.relative_to(path.anchor))) if p.is_file())
+    try:
+        path = Path(source).expanduser()
+        if path.is_file():
+            return [path]
+        start = Path(path.anchor or ".")
+        paths = sorted(p for p in start.glob(str(path.relative_to(path.anchor))) if p.is_file())
+    except (OSError, RuntimeError, ValueError, IndexError):  # no name that a file can have
+        paths = []
     if not paths:
         raise _refused(
             f"source: there is no file {source}", "It is vega:NAME, a file, or a glob of files."

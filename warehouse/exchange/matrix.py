@@ -225,7 +225,9 @@ def _places(run: Run, selector: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _means(run: Run, site: str, layer: int, state: str) -> Vectors:
     """The means are states, in long form: of a row group only the rows of this layer and site."""
-    numbers(str(layer), run.layers(), "layer")
+    # What layer 0 reads has a mean whatever the layers that are kept.
+    known = {*run.layers(), *([0] if site == "hidden_in" else [])}
+    numbers(str(layer), sorted(known), "layer")
     names(site, list(STATE_SITES))
     wanted = {"state": state, "layer": layer, "site": site}
     found = []

@@ -137,7 +137,7 @@ class Lake:
         for folder in store.paths(self.staging, "*/"):
             with suppress(OSError):  # locked, or not ours to delete
                 staged = self._staged(folder.name)
-                if staged.request is not None:
+                if folder.name in self.unfinished():
                     staged.release()
                     continue
                 swept += [folder.name] if folder.exists() else []
@@ -146,8 +146,13 @@ class Lake:
 
     def unfinished(self) -> dict[str, dict]:
         """Captures that were stopped and can be gone on with, and what each asked for, by id."""
-        asked = {p.parent.name: p for p in store.paths(self.staging, f"*/{REQUEST}")}
-        return {run_id: json.loads(path.read_text("utf-8")) for run_id, path in asked.items()}
+        asked = {}
+        for path in store.paths(self.staging, f"*/{REQUEST}"):
+            run_id = path.parent.name
+            if not self.dataset("metadata", run_id).exists():  # else its last step was tidying up
+                with suppress(FileNotFoundError):  # done since
+                    asked[run_id] = json.loads(path.read_text("utf-8"))
+        return asked
 
     def staged_files(self, run_id: str) -> Iterator[Path]:
         """Every file of a run that is being written."""

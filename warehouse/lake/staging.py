@@ -97,6 +97,7 @@ class StagedRun:
 
     def discard(self) -> None:
         """Leave the run as it was last published or amended, or gone where it never was."""
+        store.delete(self.folder / REQUEST)  # first: nobody goes on with a half of it
         home = self._home("metadata")
         if published := home.exists():
             for path in store.paths(self.path("metadata"), "*.parquet"):
@@ -117,8 +118,11 @@ class StagedRun:
         store.unlock(self._lock)
 
     def _close(self) -> None:
-        store.delete(self.folder)
-        self.release()
+        try:
+            store.delete(self.folder / REQUEST)
+            store.delete(self.folder)
+        finally:
+            self.release()
 
 
 class Shard:
