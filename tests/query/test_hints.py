@@ -92,7 +92,6 @@ def test_a_name_that_nothing_has(alab, runs, sql, hint):
 
 @pytest.mark.parametrize("sql", [
     "from direction('latest:talk', 'joy', 'fear') where layer = 2 and site = 'hidden_out'",
-    "from label_values('latest:talk', 'mood')",
     "from activations where layer = 4 and step = 1 and prompt_id = 0",
     "select mlp_act from activations where run_id = resolve_run('talker')",
     "from tensor_of('talker', 'mlp_act')",
