@@ -32,6 +32,7 @@ from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.lake.metadata import MetadataWriter
 from warehouse.lake.staging import Shard, StagedRun
+from warehouse.models import limits
 from warehouse.models.batch import Batch
 from warehouse.models.loading import Loaded
 from warehouse.models.offload import device_of
@@ -238,7 +239,10 @@ class _Shards:
 
     def _read_batch(self, run: Session, batch: PlannedBatch, proof: Proof) -> None:
         """Read a batch, or its prompts one by one where they would be other numbers together."""
-        together = self.plan.sites.batches and len(batch.prompts) > 1
+        # Rotary frequencies that grow with a sequence are those of the longest of a batch.
+        lengths = {self.prompts.lengths[prompt] for prompt in batch.prompts}
+        regimes = {limits.rotary_regime(self.plan.loaded.model, length) for length in lengths}
+        together = self.plan.sites.batches and len(batch.prompts) > 1 and len(regimes) == 1
         if together and proof.asks(batch):
             tensors = list(self._tensors(run, batch.prompts))
             alone = [(n, list(self._tensors(run, [batch.prompts[n]]))) for n in proof.sample(batch)]
