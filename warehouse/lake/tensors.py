@@ -42,6 +42,7 @@ class Source:
         ranges: rows of each pass, in the order they are stored.
         span: first and last position of each pass.
         count: number of rows of each pass.
+        heads: rows that each position of a pass has.
     """
 
     def __init__(self, files: list[Path]):
@@ -49,15 +50,18 @@ class Source:
         self.ranges: list[RowRange] = []
         self.span: dict[PassId, tuple[int, int]] = {}
         self.count: dict[PassId, int] = {}
+        self.heads = 1
         self._latest: tuple[tuple, pa.Table] | None = None
         for number, file in enumerate(self.open):
             for group in range(file.num_row_groups):
                 self._index(number, group)
 
     def _index(self, number: int, group: int) -> None:
-        columns = ["prompt_id", "step", "position"]
+        columns = ["prompt_id", "step", "position", "head"]  # the last of attention alone
         table = self.open[number].read_row_group(group, columns=columns)
-        prompts, steps, positions = (column.to_numpy() for column in table.columns)
+        prompts, steps, positions = (table[name].to_numpy() for name in columns[:3])
+        if "head" in table.column_names and len(table):
+            self.heads = max(self.heads, int(table["head"].to_numpy().max()) + 1)
         edges = np.flatnonzero((np.diff(prompts) != 0) | (np.diff(steps) != 0)) + 1
         for start, stop in zip([0, *edges], [*edges, len(steps)], strict=True):
             at = int(prompts[start]), int(steps[start])
@@ -93,9 +97,8 @@ class Source:
         A capture writes them by position and then head, an import by head and then position.
         """
         first, last = self.span[at]
-        heads = self.count[at] // (last - first + 1)
         several = max(1, HEAD_VALUES // ((last - first + 1) * (last + 1)))
-        for start in range(0, heads, several):
+        for start in range(0, self.heads, several):
             chosen = (pc.field("head") >= start) & (pc.field("head") < start + several)
             columns = ["weights", "head", "position"]
             table = pa.concat_tables(self._rows(some, columns).filter(chosen) for some in ranges)
@@ -110,15 +113,15 @@ class Source:
         return self._latest[1].slice(some.start, some.stop - some.start)
 
     def tensor(self, column: str, at: PassId) -> np.ndarray:
-        """The values of a pass, (heads, tokens, width); one head for what has none."""
-        first, last = self.span[at]
+        """The values of a pass, (heads, tokens that are kept, width); one head for what has none."""
+        _, last = self.span[at]
         width = self.columns[column] or last + 1
         rows = [
             block.reshape(-1, width)
             for _, values in self.read(column, {at})
             for block in blocks(values, width)
         ]
-        return np.concatenate(rows).reshape(-1, last - first + 1, width)
+        return np.concatenate(rows).reshape(self.heads, -1, width)
 
 
 def blocks(values: pa.Array, width: int) -> Iterator[np.ndarray]:
