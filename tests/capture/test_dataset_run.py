@@ -490,8 +490,9 @@ def test_tensors_of_tokens_that_are_not_neighbours(lake, model):
         weights = lab.tensor(run_id, "attention", layer=1, prompt=n)
         close(weights, own["attention", 1][:, places], ("llama", "attention", n))
         whole = lab.activations(run_id, "hidden_out", 1, prompt=n)
-        at = [whole.tokens["position"].to_pylist().index(place) for place in places]
-        close(whole.values[0, at], own["hidden_out", 1][places], ("llama", "activations", n))
+        assert whole.tokens["position"].to_pylist() == places
+        assert whole.tokens["token_id"].to_pylist() == [ids[place] for place in places]
+        close(whole.values[0], own["hidden_out", 1][places], ("llama", "activations", n))
 
 
 @pytest.mark.soak

@@ -78,6 +78,11 @@ class Source:
         widths = {f.name: getattr(f.type, "list_size", None) for f in fields}
         return {name: width for name, width in widths.items() if width or name == "weights"}
 
+    def positions(self, at: PassId) -> list[int]:
+        """Positions of the rows of a pass, in the order they are stored."""
+        mine = (some for some in self.ranges if some.at == at)
+        return [n for some in mine for n in self._rows(some, ["position"])["position"].to_pylist()]
+
     def read(self, column: str, passes: set[PassId]) -> Iterator[tuple[PassId, pa.Array]]:
         """The values of a column, some rows of a pass at a time.
 
@@ -113,7 +118,7 @@ class Source:
         return self._latest[1].slice(some.start, some.stop - some.start)
 
     def tensor(self, column: str, at: PassId) -> np.ndarray:
-        """The values of a pass, (heads, tokens that are kept, width); one head for what has none."""
+        """The values of a pass, (heads, tokens, width) of the tokens kept; one head without any."""
         _, last = self.span[at]
         width = self.columns[column] or last + 1
         rows = [
