@@ -41,7 +41,7 @@ def table(count: int = 120, longest: int = 40, seed: int = 0) -> pa.Table:
     rng = random.Random(seed)
     rows = []
     for n in range(count):
-        letters = [rng.choice(LETTERS) for _ in range(1 + n % longest)]
+        letters = [*rng.choice("abc"), *rng.choices(LETTERS, k=n % longest)]  # never a blank alone
         first, last = sorted(rng.choices(range(len(letters)), k=2))
         parts = letters[:first], letters[first : last + 1], letters[last + 1 :]
         rows.append(tuple("".join(part) for part in parts))
@@ -470,6 +470,29 @@ def test_frequencies_that_change_with_length_are_not_mixed(lake):
         with outputs_of([layer]) as outputs, torch.no_grad():
             own(torch.tensor([ids_of(row)]), use_cache=False)
         close(vectors[n], outputs[layer][0][0, -1], ("phi3", n))
+
+
+def test_tensors_of_tokens_that_are_not_neighbours(lake, model):
+    positions = {"positions": ["message_ends", "last"], "sites": SITES}
+    request = make(dataset={"text": None, "messages": MESSAGES}, **positions)
+    source = table(12)
+    run_id = capture(lake, model, request, source)
+    lab = warehouse.open(lake.warehouse)
+    for n, row in enumerate(source.to_pylist()):
+        text = f"<|system|>{row['head']}.<|end|><|user|>Is it {row['word']}{row['tail']}<|end|><|assistant|>"
+        ids = tiny.tokenizer()(text)["input_ids"]
+        own = alone(model[0].model, "llama", ids)
+        query = "select distinct position from positions where prompt_id = ? order by 1"
+        places = [place for (place,) in rows(lake, query, n)]
+        for site, layer in (("hidden_out", 1), ("q", 0), ("logits", None)):
+            value = lab.tensor(run_id, site, layer=layer, prompt=n)
+            close(value, own[site, layer][places], ("llama", site, n))
+        weights = lab.tensor(run_id, "attention", layer=1, prompt=n)
+        close(weights, own["attention", 1][:, places], ("llama", "attention", n))
+        whole = lab.activations(run_id, "hidden_out", 1, prompt=n)
+        assert whole.tokens["position"].to_pylist() == places
+        assert whole.tokens["token_id"].to_pylist() == [ids[place] for place in places]
+        close(whole.values[0], own["hidden_out", 1][places], ("llama", "activations", n))
 
 
 @pytest.mark.soak

@@ -28,8 +28,8 @@ _STATES = """
 
 #: One layer, several, or none for a site that has no layers.
 Layers = int | Sequence[int] | None
-#: First and last position of each pass.
-Spans = dict[PassId, tuple[int, int]]
+#: Positions of each pass that are kept: all of a conversation, few of a dataset's prompt.
+Places = dict[PassId, list[int]]
 
 
 @dataclass(frozen=True)
@@ -106,38 +106,38 @@ def activations(
     if layers is None and site not in OUTPUTS:
         layers = run.layers()
     values: list[np.ndarray] = []
-    spans: Spans = {}
+    places: Places = {}
     sources = _sources(run, kind, [layers] if isinstance(layers, int) else layers)
     for _, source in sources:
-        spans = {at: span for at, span in sorted(source.span.items()) if at[0] == prompt}
-        if not spans:
+        places = {at: source.positions(at) for at in sorted(source.span) if at[0] == prompt}
+        if not places:
             there = ", ".join(map(str, sorted({p for p, _ in source.span})))
             raise AlabError(f"there is no prompt {prompt} in this run", f"There are: {there}")
-        values.append(_conversation(source, column_of(kind), spans))
+        values.append(_conversation(source, column_of(kind), places))
     numbered = tuple(n for n, _ in sources if n is not None)
     stacked = np.stack(values) if numbered else values[0]
-    return Activations(run.run_id, prompt, site, numbered, stacked, _tokens(run, prompt, spans))
+    return Activations(run.run_id, prompt, site, numbered, stacked, _tokens(run, prompt, places))
 
 
-def _tokens(run: Run, prompt: int, spans: Spans) -> pa.Table:
+def _tokens(run: Run, prompt: int, places: Places) -> pa.Table:
     """What is said of each token of some passes."""
     rows = {row["position"]: row for row in run.rows("tokens") if row["prompt_id"] == prompt}
     placed = [
         rows.get(position, {}) | {"step": step, "position": position}
-        for (_, step), (first, last) in spans.items()
-        for position in range(first, last + 1)
+        for (_, step), positions in places.items()
+        for position in positions
     ]
     return pa.Table.from_pylist(placed, pa.schema(_TOKEN))
 
 
-def _conversation(source: Source, column: str, spans: Spans) -> np.ndarray:
+def _conversation(source: Source, column: str, places: Places) -> np.ndarray:
     """The rows of some passes one after the other, (tokens, width)."""
     width = source.columns[column]
     assert width is not None  # attention, whose rows differ, is refused before
-    ends = np.cumsum([last - first + 1 for first, last in spans.values()])
-    place = dict(zip(spans, [0, *ends.tolist()], strict=False))
+    ends = np.cumsum([len(positions) for positions in places.values()])
+    place = dict(zip(places, [0, *ends.tolist()], strict=False))
     out = np.empty((int(ends[-1]), width), np.float32)
-    for at, rows in source.read(column, set(spans)):
+    for at, rows in source.read(column, set(places)):
         for block in blocks(rows, width):
             block = block.reshape(-1, width)
             out[place[at] : place[at] + len(block)] = block

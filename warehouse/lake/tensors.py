@@ -42,6 +42,7 @@ class Source:
         ranges: rows of each pass, in the order they are stored.
         span: first and last position of each pass.
         count: number of rows of each pass.
+        heads: rows that each position of a pass has.
     """
 
     def __init__(self, files: list[Path]):
@@ -49,15 +50,18 @@ class Source:
         self.ranges: list[RowRange] = []
         self.span: dict[PassId, tuple[int, int]] = {}
         self.count: dict[PassId, int] = {}
+        self.heads = 1
         self._latest: tuple[tuple, pa.Table] | None = None
         for number, file in enumerate(self.open):
             for group in range(file.num_row_groups):
                 self._index(number, group)
 
     def _index(self, number: int, group: int) -> None:
-        columns = ["prompt_id", "step", "position"]
+        columns = ["prompt_id", "step", "position", "head"]  # the last of attention alone
         table = self.open[number].read_row_group(group, columns=columns)
-        prompts, steps, positions = (column.to_numpy() for column in table.columns)
+        prompts, steps, positions = (table[name].to_numpy() for name in columns[:3])
+        if "head" in table.column_names and len(table):
+            self.heads = max(self.heads, int(table["head"].to_numpy().max()) + 1)
         edges = np.flatnonzero((np.diff(prompts) != 0) | (np.diff(steps) != 0)) + 1
         for start, stop in zip([0, *edges], [*edges, len(steps)], strict=True):
             at = int(prompts[start]), int(steps[start])
@@ -73,6 +77,11 @@ class Source:
         fields = [f for f in self.open[0].schema_arrow if pa.types.is_nested(f.type)]
         widths = {f.name: getattr(f.type, "list_size", None) for f in fields}
         return {name: width for name, width in widths.items() if width or name == "weights"}
+
+    def positions(self, at: PassId) -> list[int]:
+        """Positions of the rows of a pass, in the order they are stored."""
+        mine = (some for some in self.ranges if some.at == at)
+        return [n for some in mine for n in self._rows(some, ["position"])["position"].to_pylist()]
 
     def read(self, column: str, passes: set[PassId]) -> Iterator[tuple[PassId, pa.Array]]:
         """The values of a column, some rows of a pass at a time.
@@ -93,9 +102,8 @@ class Source:
         A capture writes them by position and then head, an import by head and then position.
         """
         first, last = self.span[at]
-        heads = self.count[at] // (last - first + 1)
         several = max(1, HEAD_VALUES // ((last - first + 1) * (last + 1)))
-        for start in range(0, heads, several):
+        for start in range(0, self.heads, several):
             chosen = (pc.field("head") >= start) & (pc.field("head") < start + several)
             columns = ["weights", "head", "position"]
             table = pa.concat_tables(self._rows(some, columns).filter(chosen) for some in ranges)
@@ -110,15 +118,15 @@ class Source:
         return self._latest[1].slice(some.start, some.stop - some.start)
 
     def tensor(self, column: str, at: PassId) -> np.ndarray:
-        """The values of a pass, (heads, tokens, width); one head for what has none."""
-        first, last = self.span[at]
+        """The values of a pass, (heads, tokens, width) of the tokens kept; one head without any."""
+        _, last = self.span[at]
         width = self.columns[column] or last + 1
         rows = [
             block.reshape(-1, width)
             for _, values in self.read(column, {at})
             for block in blocks(values, width)
         ]
-        return np.concatenate(rows).reshape(-1, last - first + 1, width)
+        return np.concatenate(rows).reshape(self.heads, -1, width)
 
 
 def blocks(values: pa.Array, width: int) -> Iterator[np.ndarray]:
