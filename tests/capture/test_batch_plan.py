@@ -1,11 +1,13 @@
 """The batch plan: every prompt once, like lengths together, the same on every machine."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 
 from warehouse.capture import batches
 from warehouse.capture.batches import make_batches, shard_of
+from warehouse.capture.proof import Proof
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
@@ -53,3 +55,13 @@ def test_shards_are_of_like_size_and_known_everywhere():
         counts[shard_of(f"row-{n}", 8)] += 1
     assert min(counts) > 900 and max(counts) < 1100
     assert [shard_of(name, 7) for name in ("a", "b", "é", "")] == [4, 0, 3, 1]
+
+
+@pytest.mark.parametrize("lengths", [[5] * 70, [5] * 65, [5, 6] * 9, list(range(1, 60)), [5] * 10])
+def test_enough_prompts_are_read_alone_again(lengths):
+    """Sixteen of a shard, or all that are read together, however small some batches are."""
+    plan = make_batches(lengths, list(map(str, range(len(lengths)))), range(len(lengths)), 64)
+    proof = Proof(SimpleNamespace(loaded=SimpleNamespace(dtype="float32")), list(plan))
+    first = {batch.shape: batch for batch in plan if len(batch.prompts) > 1}.values()
+    together = sum(len(batch.prompts) for batch in first)
+    assert sum(len(proof.sample(batch)) for batch in first) >= min(16, together)

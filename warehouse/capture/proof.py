@@ -26,7 +26,9 @@ class Proof:
         kind = getattr(torch, plan.loaded.dtype)
         self._limit = 1e-5 if kind == torch.float32 else 16 * torch.finfo(kind).eps
         shapes = {batch.shape for batch in batches if len(batch.prompts) > 1}
-        self._each = -(-SAMPLE // max(1, len(shapes)))
+        self._each = 1  # of each shape, so that those of all are enough, as far as there are any
+        while self._each < SAMPLE and sum(min(n, self._each) for n, _ in shapes) < SAMPLE:
+            self._each += 1
         self._right: dict[tuple[int, int], bool] = {}
         self.errors: dict[int, float] = {}
         self.warnings: list[dict] = []
