@@ -108,9 +108,10 @@ def sweep(lake: Lake) -> None:
 def test_a_stop_between_batches(lake, monkeypatch, model, source, whole, calls):
     with monkeypatch.context() as patch:
         stop_after(patch, dataset_run._Shards, "_read_batch", calls)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as stop:
             capture(lake, model, source)
     sweep(lake)
+    assert "go on with --resume" in stop.value.__notes__[0]  # which the command line tells
     (run_id,) = lake.unfinished()
     assert lake.run_ids() == []
     assert capture(lake, model, source, resume=True) == run_id

@@ -117,6 +117,7 @@ def capture_dataset(
         _publish(plan, prompts, batches, staged, datetime.fromisoformat(asked["began"]))
     except BaseException as error:
         staged.release()  # what was finished stays
+        error.add_note(f"what was finished of {staged.run_id} is kept: go on with --resume")
         if isinstance(error, OSError):
             raise AlabError(
                 f"cannot write to the warehouse {lake.warehouse}: {error.strerror or error}",

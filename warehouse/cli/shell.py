@@ -73,8 +73,9 @@ class Group(click.Group):
             return result
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise
-        except KeyboardInterrupt:
-            click.echo("interrupted; nothing unfinished was kept", err=True)
+        except KeyboardInterrupt as error:
+            kept = getattr(error, "__notes__", ["nothing unfinished was kept"])
+            click.echo(f"interrupted; {kept[0]}", err=True)
             sys.exit(130)
         except BrokenPipeError:  # the reader of our output has gone, as `| head` does
             _drop_output()
