@@ -39,6 +39,8 @@ class Batch:
             for span in _consecutive(range(len(ids)) if places is None else places[number])
         ]
         self.rows = self._rows(self.spans)
+        #: `rows` on each device that they were asked for on: a copy there waits for the device.
+        self._copies: dict[torch.device, Tensor] = {}
 
     @cached_property
     def tokens(self) -> Tensor | None:
@@ -62,7 +64,7 @@ class Batch:
 
     def pick(self, values: Tensor) -> Tensor:
         """The recorded rows of (sequences × width, …) values, as a copy where they are not all."""
-        return values if self.rows is None else values[self.rows.to(values.device)]
+        return values if self.rows is None else values[self._on(values.device, self.rows)]
 
     def means(self, values: Tensor) -> Tensor:
         """(sequences, width) float32 means over each sequence's tokens of such values."""
@@ -80,9 +82,14 @@ class Batch:
         if self.rows is None and len(self.sequences) == 1:
             return weights[0]
         rows = torch.arange(len(weights) * self.width) if self.rows is None else self.rows
-        rows = rows.to(weights.device)
+        rows = self._on(weights.device, rows)
         keys = max(first + count for _, first, count in self.spans)
         return weights[rows // self.width, :, rows % self.width, :keys].transpose(0, 1)
+
+    def _on(self, device: torch.device, rows: Tensor) -> Tensor:
+        if device not in self._copies:
+            self._copies[device] = rows.to(device)
+        return self._copies[device]
 
     def _rows(self, spans: list[tuple[int, int, int]]) -> Tensor | None:
         if sum(count for _, _, count in spans) == len(self.sequences) * self.width:
