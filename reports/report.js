@@ -2,7 +2,8 @@
 // `alab.embed` is vega-embed, bundled above inside the same function; nothing here reaches the global scope.
 'use strict';
 
-const report = JSON.parse(document.getElementById('report').textContent);
+// A server's pages share what every page needs; a report has it all on the page.
+const report = {...alab.registry, ...JSON.parse(document.getElementById('report').textContent)};
 // What the switches say: the page's choices here, those of one card on its element.
 const choices = {metric: 'cosine', site: report.sites[0] ?? 'hidden_out', scale: 'raw', compared: report.compared};
 let printing = false;
@@ -11,10 +12,36 @@ let printing = false;
 
 const tables = new Map();
 
-/** One table as `{rows, columns}`; inflated on first use, then kept. */
+/** One table as `{rows, columns}`, on the page or at an address of the server; got on first use, then kept. */
 function table(name) {
-  if (!tables.has(name)) tables.set(name, inflate(document.getElementById(`data-${name}`).textContent));
+  if (!tables.has(name)) {
+    tables.set(name, name.startsWith('/') ? fetched(name) : inflate(document.getElementById(`data-${name}`).textContent));
+  }
   return tables.get(name);
+}
+
+/** Something that went wrong in words for the reader. */
+class Told extends Error {}
+
+/** What the server answers, as JSON; what it refuses is told. */
+async function ask(address, options = {}) {
+  const answer = await fetch(address, options);
+  const body = await answer.json();
+  if (!answer.ok) throw new Told([body.error, body.hint].filter(Boolean).join(' '));
+  return body;
+}
+
+/** A table of the server, with the query behind it. */
+async function fetched(address) {
+  try {
+    const {query, values, ...data} = await ask(address);
+    report.queries[address] = query;
+    report.tables[address] = {query: address, values};
+    return data;
+  } catch (error) {
+    tables.delete(address);  // the next look asks again
+    throw error;
+  }
 }
 
 function bytesOf(text) {
@@ -53,6 +80,11 @@ function choice(element, name) {
   return card?.choices?.[name] ?? choices[name];
 }
 
+/** The name of a figure's table; in an address `$name` is what is chosen. */
+function source(figure) {
+  return figure.dataset.table.replace(/\$(\w+)/g, (_, name) => encodeURIComponent(choice(figure, name) ?? ''));
+}
+
 /** The figure's conditions, with `$name` replaced by what is chosen. */
 function conditions(figure) {
   const where = JSON.parse(figure.dataset.where || '{}');
@@ -71,10 +103,10 @@ function literal(value) {
 
 /** The query that gives exactly the rows a figure shows. */
 function sqlOf(figure) {
-  const block = report.tables[figure.dataset.table];
+  const block = report.tables[source(figure)];
   const where = conditions(figure);
   const fill = (values) => Object.entries(values).reduce(
-    (text, [name, value]) => text.replaceAll(`$${name}`, () => literal(value)), report.queries[block.query]);
+    (text, [name, value]) => text.replace(new RegExp(`\\$${name}\\b`, 'g'), () => literal(value)), report.queries[block.query]);
   const parts = block.each ?? [{...block.values}];
   if (where.run_id && parts[0].runs?.includes(where.run_id)) {
     parts[0].runs = [where.run_id];
@@ -122,7 +154,8 @@ function addTools(figure) {
   const show = element('button', {type: 'button', textContent: 'SQL', title: 'Show the query behind this figure'});
   const data = element('button', {type: 'button', textContent: 'Copy data', title: 'Copy the rows, tab-separated'});
   show.setAttribute('aria-expanded', 'false');
-  show.addEventListener('click', () => {
+  show.addEventListener('click', async () => {
+    await table(source(figure));
     panel.hidden = !panel.hidden;
     show.setAttribute('aria-expanded', String(!panel.hidden));
     const again = element('button', {type: 'button', textContent: 'Copy SQL'});
@@ -130,10 +163,23 @@ function addTools(figure) {
     panel.replaceChildren(element('pre', {textContent: sqlOf(figure)}), again);
   });
   data.addEventListener('click', async () => {
-    copy(asTabs(select(await table(figure.dataset.table), conditions(figure))), data);
+    copy(asTabs(select(await table(source(figure)), conditions(figure))), data);
   });
-  figure.append(element('div', {className: 'tools'}, show, data), panel);
+  figure.append(element('div', {className: 'tools'}, show, data, ...downloads(figure)), panel);
 }
+
+/** Links to the rows as files, where a server has them. */
+function downloads(figure) {
+  if (!figure.dataset.table.startsWith('/')) return [];
+  return ['csv', 'json', 'parquet'].map((form) => {
+    const link = element('a', {textContent: form, title: `The rows as a ${form.toUpperCase()} file`, href: '#'});
+    link.addEventListener('focus', () => { link.href = asFile(source(figure), form); });
+    link.addEventListener('pointerenter', () => { link.href = asFile(source(figure), form); });
+    return link;
+  });
+}
+
+const asFile = (address, form) => address.replace(/(?=\?|$)/, `.${form}`);
 
 // --- charts -------------------------------------------------------------------------------------------------
 
@@ -147,7 +193,7 @@ function config(width) {
   const text = {labelColor: css('quiet'), titleColor: css('quiet'), labelFontSize: 11, titleFontSize: 11.5, titleFontWeight: 400};
   return {
     font: css('font'), background: 'transparent', padding: 4,
-    view: {stroke: null},
+    view: {stroke: null}, mark: {aria: false},  // the figure says what it is: marks need no words of their own
     axis: {...text, gridColor: css('grid'), domainColor: css('line'), tickColor: css('line'), tickSize: 4,
       labelPadding: 4, titlePadding: 8, labelOverlap: 'parity', labelLimit: 150},
     axisY: {domain: false, ticks: false, tickCount: 5},
@@ -216,13 +262,13 @@ function paintAll(spec, rows) {
 }
 
 /** The table of a figure, and those of figures that a reader compares it with. */
-const compared = (figure) => Promise.all([figure.dataset.table, ...JSON.parse(figure.dataset.also || '[]')].map(table));
+const compared = (figure) => Promise.all([source(figure), ...JSON.parse(figure.dataset.also || '[]')].map(table));
 
 /** Draw a figure, or bring a drawn one up to date with the choices. */
 async function draw(figure) {
   const turn = figure.turn = (figure.turn ?? 0) + 1;
   try {
-    const rows = select(await table(figure.dataset.table), conditions(figure));
+    const rows = select(await table(source(figure)), conditions(figure));
     if (turn !== figure.turn) return;
     const some = drawable(figure, rows);
     figure.classList.toggle('empty', !some);
@@ -231,7 +277,8 @@ async function draw(figure) {
     figure.dataset.state = some ? 'drawn' : 'empty';
   } catch (error) {
     figure.dataset.state = 'failed';
-    console.error(`${figure.dataset.chart} of ${figure.dataset.table}: ${error?.stack ?? error}`);
+    if (error instanceof Told) figure.querySelector('.plot').replaceChildren(element('p', {className: 'note warn', textContent: error.message}));
+    else console.error(`${figure.dataset.chart} of ${figure.dataset.table}: ${error?.stack ?? error}`);
   }
 }
 
@@ -276,9 +323,9 @@ const custom = {};
 
 /** Whether a choice moves a figure. */
 function uses(figure, name) {
-  const {chart, where = '{}'} = figure.dataset;
+  const {chart, table: address, where = '{}'} = figure.dataset;
   const own = JSON.parse(figure.dataset.fix || '{}');
-  if (where.includes(`"$${name}"`)) return true;
+  if (where.includes(`"$${name}"`) || new RegExp(`\\$${name}\\b`).test(address)) return true;
   if (chart in custom) return custom[chart].uses.includes(name);
   if (name in own) return false;
   const {params = [], usermeta} = report.charts[chart];
@@ -305,7 +352,7 @@ document.addEventListener('input', (event) => {
 
 darkScreen.addEventListener('change', () => redraw(document));
 
-// --- drawing when seen, and everything before printing ------------------------------------------------------
+// --- drawing when seen ------------------------------------------------------
 
 const seen = new IntersectionObserver((entries) => {
   for (const {isIntersecting, target} of entries) {
@@ -342,48 +389,3 @@ addEventListener('hashchange', openTarget);
 adopt(document);
 openTarget();
 document.addEventListener('toggle', (event) => { if (event.target.open) unfold(event.target); }, true);
-
-/** Open and draw everything, in light colours; what was closed is closed again afterwards. */
-async function drawAll() {
-  printing = true;
-  document.documentElement.classList.add('printing');
-  document.querySelectorAll('details').forEach(unfold);
-  for (const fold of document.querySelectorAll('details:not([open])')) {
-    fold.open = true;
-    fold.dataset.opened = '';
-  }
-  await Promise.all([...document.querySelectorAll('figure[data-chart]')].map(draw));
-}
-
-addEventListener('beforeprint', () => { drawAll(); });
-addEventListener('afterprint', () => {
-  printing = false;
-  document.documentElement.classList.remove('printing');
-  for (const fold of document.querySelectorAll('details[data-opened]')) {
-    fold.open = false;
-    delete fold.dataset.opened;
-  }
-  if (darkScreen.matches) redraw(document);
-});
-
-// The browser's own print command cannot wait for tables to be inflated: where they are small, that is done
-// beforehand, one at a time while nothing else is to do.
-const packed = document.querySelectorAll('script[id^="data-"]');
-const whenIdle = window.requestIdleCallback ?? ((next) => setTimeout(next, 50));
-function inflateNext(names) {
-  if (names.length) whenIdle(() => table(names[0]).then(() => inflateNext(names.slice(1))));
-  else document.documentElement.dataset.inflated = '';
-}
-if ([...packed].reduce((size, block) => size + block.textContent.length, 0) < 2e6) inflateNext(Object.keys(report.tables));
-
-async function print() {
-  await drawAll();
-  window.print();
-}
-document.getElementById('print').addEventListener('click', print);
-addEventListener('keydown', (event) => {
-  if ((event.ctrlKey || event.metaKey) && event.key === 'p') {
-    event.preventDefault();
-    print();
-  }
-});

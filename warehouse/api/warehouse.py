@@ -2,7 +2,7 @@
 
 import html
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
@@ -10,7 +10,11 @@ from warehouse import scenario as scenarios
 from warehouse.api.arrays import Arrays
 from warehouse.catalog import removal
 from warehouse.exchange import export, importing
+from warehouse.extras import needing
 from warehouse.query import formats, inspect
+
+if TYPE_CHECKING:
+    from warehouse.serve.service import Service
 
 
 def open(warehouse: Path | str = "lab") -> "Warehouse":
@@ -252,6 +256,25 @@ class Warehouse(Arrays):
             AlabError: the directory is damaged or of another layout, or the run is there already.
         """
         return importing.import_run(self._lake, directory, name=name)
+
+    def serve(self, *, port: int = 0) -> "Service":
+        """Serve the warehouse's pages from this process, as `alab serve` does.
+
+        Args:
+            port: the port; 0 takes a free one.
+
+        Returns:
+            The service, running on a thread of its own: it shows its `address`, and has `stop()`.
+
+        Raises:
+            AlabError: there is no warehouse, the port is in use, or alab[serve] is not installed.
+        """
+        with needing("serve", "lab.serve()"):
+            from warehouse.serve.service import Service
+
+        service = Service(self._lake, port=port)
+        service.start()
+        return service
 
     def remove(self, *runs: str, activations_only: bool = False) -> int:
         """Delete runs for good, without asking.

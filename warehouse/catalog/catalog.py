@@ -153,15 +153,24 @@ class Catalog:
         # Where DuckDB makes a folder for what does not fit in memory, and removes it; the copy's
         # own folder is gone.
         spill = str(Path(tempfile.gettempdir()) / f"alab-{uuid.uuid4().hex}")
-        with self.connect() as db, tempfile.TemporaryDirectory() as folder:
-            _copy_file(db, path := Path(folder) / self.path.name)
+        with tempfile.TemporaryDirectory() as folder:
+            self.copy(path := Path(folder) / self.path.name)
             return duckdb.connect(str(path), read_only=True, config={"temp_directory": spill})
+
+    def copy(self, to: Path) -> None:
+        """Copy the file as it is now, up to date with the lake."""
+        with self.connect() as db:
+            _copy_file(db, to)
 
     def prepare(self, db: Connection) -> Connection:
         """Set what a connection to this file, or to a copy of it, needs to read the lake."""
-        db.execute("SET VARIABLE alab_lake = ?", [glob_escaped(self.lake.root)])
+        self.point(db)
         db.execute("SET enable_progress_bar = false")  # it goes to standard output, among the rows
         return db.execute("SET TimeZone = 'UTC'")
+
+    def point(self, db: Connection) -> Connection:
+        """Say where the lake lies: a variable of a connection, where settings may be locked."""
+        return db.execute("SET VARIABLE alab_lake = ?", [glob_escaped(self.lake.root)])
 
     def sync(
         self, *, timeout: float = 10.0, change: Callable[[], None] = lambda: None

@@ -98,6 +98,28 @@ def sql_command(
 
 
 @main.command()
+@click.option("--host", default="127.0.0.1", help="Address of this machine to listen at.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8484, help="0 takes a free one.")
+@click.option("--open", "open_it", is_flag=True, help="Open the address in the browser.")
+@pass_lake
+def serve(lake: "Lake", host: str, port: int, open_it: bool) -> None:
+    """Look at the warehouse in the browser; prints the address, and serves until Ctrl-C.
+
+    The address ends with a secret of this start: who has it may read the warehouse, and start and
+    delete runs. Only this machine can reach it, unless --host names another address.
+
+    \b
+    alab serve --open
+    """
+    from warehouse.extras import needing
+
+    with needing("serve", "alab serve"):
+        from warehouse.serve import service
+
+    service.serve(lake, host, port, click.echo, open_it=open_it)
+
+
+@main.command()
 @click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=completion.runs)
 @click.option("-o", "--out", type=FILE, help="[default: <warehouse>/report.html]")
 @click.option("--csv-dir", type=FOLDER, help="Write the tables there as CSV files.")

@@ -24,6 +24,8 @@ from warehouse.errors import AlabError
 #: Sites, roles in the order of their colours; a role has the hue of its messages on the page.
 SITE_COLOURS = ("hidden_in", "hidden_out", "attn_out", "mlp_down_out")
 ROLES = ("user", "tool", "assistant", "developer", "system")
+#: Scripts of the page: its data and charts, printing, and the figures that are tables of tokens.
+SCRIPTS = ("report.js", "print.js", "tokens.js")
 #: Characters that a browser drops, or that would change the direction of what stands around them.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
@@ -63,25 +65,26 @@ def pack(table: pa.Table) -> str:
     Text is a dictionary with codes, floats have five significant digits, and NaN, inf and NULL are
     null, which charts show as gaps.
     """
-    columns = {name: _column(table[name]) for name in table.column_names}
+    columns = {name: column(table[name]) for name in table.column_names}
     text = orjson.dumps(
         {"rows": table.num_rows, "columns": columns}, option=orjson.OPT_SERIALIZE_NUMPY
     )
     return base64.b64encode(gzip.compress(text, 6, mtime=0)).decode()
 
 
-def _column(column: pa.ChunkedArray) -> np.ndarray | list | dict:
-    if pa.types.is_floating(column.type):
-        return significant(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
-    if pa.types.is_string(column.type):
-        coded = column.combine_chunks().dictionary_encode()
+def column(values: pa.ChunkedArray) -> np.ndarray | list | dict:
+    """A column as `pack` writes it, for orjson with numpy."""
+    if pa.types.is_floating(values.type):
+        return significant(values.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    if pa.types.is_string(values.type):
+        coded = values.combine_chunks().dictionary_encode()
         if isinstance(coded, pa.ChunkedArray):
             coded = coded.combine_chunks()
         codes = coded.indices.fill_null(-1).to_numpy()
         return {"values": list(map(visible, coded.dictionary.to_pylist())), "codes": codes}
-    if pa.types.is_integer(column.type) and not column.null_count:
-        return column.to_numpy()
-    return column.to_pylist()
+    if pa.types.is_integer(values.type) and not values.null_count:
+        return values.to_numpy()
+    return values.to_pylist()
 
 
 def number(value: float | int | None) -> str:
@@ -176,19 +179,23 @@ def scales(labels: Iterable[str]) -> dict[str, list[str]]:
     }
 
 
-def script(with_datasets: bool = False) -> str:
-    """The page's one script: the library and our own files in one function: no name leaks."""
+def script(*names: str, registry: dict | None = None) -> str:
+    """The page's one script: the library and files of `reports/` in one function: no name leaks.
+
+    Args:
+        names: the files.
+        registry: what the page itself need not say.
+    """
     folder = asset_dir("reports")
-    paths = sorted(folder.glob("*.js"))
-    paths += [folder / "datasets" / "datasets.js"] if with_datasets else []
-    own = [path.read_text(encoding="utf-8") for path in paths]
+    own = [(folder / name).read_text(encoding="utf-8") for name in names]
     body = "\n".join([vega(), *own])
-    whole = f"(() => {{\nconst alab = {{}};\n{body}\n}})();"
+    shared = json.dumps({"registry": registry}) if registry else "{}"
+    whole = f"(() => {{\nconst alab = {shared};\n{body}\n}})();"
     return re.sub(r"<(?=/script|!--)", r"\\x3c", whole, flags=re.IGNORECASE)
 
 
-def render(context: dict) -> str:
-    """Fill the page's template; its script draws `registry` and `packed` of the context."""
+def environment() -> jinja2.Environment:
+    """What templates of `reports/` are filled with: text is made visible, and escaped."""
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(asset_dir("reports")),
         autoescape=True,
@@ -199,11 +206,21 @@ def render(context: dict) -> str:
     )
     filters = (listing, message_names, extent, message_name, token_text, times)
     env.filters |= {"num": number} | {one.__name__: one for one in filters}
+    return env
+
+
+def styles(*names: str) -> str:
+    """Style sheets of `reports/`, one behind the other."""
+    return "".join((asset_dir("reports") / name).read_text(encoding="utf-8") for name in names)
+
+
+def render(context: dict) -> str:
+    """Fill the page's template; its script draws `registry` and `packed` of the context."""
+    env, extra = environment(), bool(context["datasets"])
     env.globals["charts"] = context["registry"]["charts"]
-    code = script(bool(context["datasets"]))
+    code = script(*SCRIPTS, *(["datasets/datasets.js"] if extra else []))
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-    styles = ["report.css", *(["datasets/datasets.css"] if context["datasets"] else [])]
-    css = "".join((asset_dir("reports") / one).read_text(encoding="utf-8") for one in styles)
+    css = styles("report.css", *(["datasets/datasets.css"] if extra else []))
     return env.get_template("report.html.j2").render(
         context, css=css, script=code, script_hash=digest, version=version("alab")
     )

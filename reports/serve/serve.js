@@ -1,0 +1,64 @@
+// What every page of `alab serve` has: keys, choices in the address, lists that are filtered.
+
+// --- the address says what is chosen ------------------------------------------------------------------------
+
+/** Put a value into the page's address, or take it out, without a new page. */
+function remember(name, value) {
+  const here = new URL(location.href);
+  if (value === null || value === '') here.searchParams.delete(name);
+  else here.searchParams.set(name, value);
+  history.replaceState(null, '', here);
+}
+
+/** Give controls the values that the address says. */
+function recall() {
+  const said = new URLSearchParams(location.search);
+  for (const control of document.querySelectorAll('[data-set]')) {
+    const name = control.dataset.set;
+    if (control.type === 'radio') control.checked = said.has(name) ? control.value === said.get(name) : control.checked;
+    else if (said.has(name)) control.value = said.get(name);
+    if (control.type === 'radio' && !control.checked) continue;
+    const numeric = control.type === 'range' || 'number' in control.dataset;
+    choices[name] = numeric ? Number(control.value) : control.value;
+  }
+}
+/** Let the words beside a slider say where it stands. */
+function tellValue(control) {
+  const output = document.querySelector(`output[data-of="${control.dataset.set}"]`);
+  if (output) output.textContent = control.value;
+}
+recall();
+document.querySelectorAll('[data-set]').forEach(tellValue);
+document.addEventListener('input', ({target}) => { if (target.dataset.set) {
+  remember(target.dataset.set, target.value);
+  tellValue(target);
+} });
+
+// --- keys ---------------------------------------------------------------------------------------------------
+
+const typing = (target) => target.matches?.('input:not([type="checkbox"], [type="range"]), textarea, select, [contenteditable]');
+const keyList = document.getElementById('key-list');
+document.getElementById('keys').addEventListener('click', () => keyList.showModal());
+addEventListener('keydown', (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target)) return;
+  if (event.key === '?') keyList.showModal();
+  else if (event.key === '/') {
+    const field = document.querySelector('[data-search]');
+    if (field) field.focus();
+    else location.href = '/search';
+  } else if (event.key.startsWith('Arrow') && !event.target.matches('input, [role="grid"] *')) {
+    const way = event.key === 'ArrowLeft' || event.key === 'ArrowRight' ? 'leftRight' : 'upDown';
+    const slider = [...document.querySelectorAll('[data-set][type="range"]')].find((one) => way in one.dataset);
+    if (!slider) return;
+    slider.value = Number(slider.value) + (['ArrowRight', 'ArrowUp'].includes(event.key) ? 1 : -1);
+    slider.dispatchEvent(new Event('input', {bubbles: true}));
+  } else return;
+  event.preventDefault();
+});
+
+// --- what changes something ---------------------------------------------------------------------------------
+
+/** Send an object to the server. */
+const send = (address, body, options = {}) => ask(address, {
+  method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify(body), ...options,
+});

@@ -1,0 +1,167 @@
+"""What a worker does.
+
+Each task takes a desk, where the lake and the catalog's copy lie open, and arguments that JSON can
+say, and gives bytes.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import orjson
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from warehouse.assets import asset_dir
+from warehouse.catalog.runs import find_run
+from warehouse.errors import AlabError
+from warehouse.lake.lake import Lake
+from warehouse.query import hints, readonly
+from warehouse.query.formats import plain
+from warehouse.report import page
+
+#: Rows of a figure's table, at the most: more cannot be drawn.
+ROWS = 200_000
+#: Folders of queries that a page may name, the first that has it.
+_QUERIES = ("serve/queries", "queries")
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The lake, and a connection to a copy of its catalog that nobody else uses."""
+
+    lake: Lake
+    db: duckdb.DuckDBPyConnection
+
+    def ask(self, sql: str, values: dict[str, Any] | None = None) -> duckdb.DuckDBPyRelation:
+        """A query's rows, not yet fetched.
+
+        Raises:
+            AlabError: the query fails, or gives no rows; one or two lines say why.
+        """
+        with hints.explained(self.lake, self.db, _call):
+            relation: duckdb.DuckDBPyRelation | None = self.db.sql(sql, params=values or None)
+        if relation is None:
+            raise AlabError("the query has no statement that gives rows")
+        return relation
+
+
+def text_of(name: str) -> str:
+    """The text of a page's query.
+
+    Raises:
+        AlabError: there is none of this name.
+    """
+    if re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        for folder in _QUERIES:
+            path = asset_dir("reports") / folder / f"{name}.sql"
+            if path.is_file():
+                return path.read_text(encoding="utf-8").strip()
+    raise AlabError(f"there are no data called {name!r}")
+
+
+def data(desk: Desk, name: str, values: dict[str, Any], form: str) -> bytes:
+    """The rows of `reports/serve/queries/<name>.sql` or of a query of the report.
+
+    Args:
+        desk: where the lake lies open.
+        name: the query.
+        values: values of its parameters; `run` and `runs` by any name that runs have.
+        form: `columns` as the page's script takes them, with the query; `json`, `csv` or `parquet`.
+    """
+    text = text_of(name)
+    names = set(re.findall(r"\$(\w+)", text))
+    if missing := sorted(names - set(values)):
+        raise AlabError(f"{name} needs {missing[0]}", f"Parameters: {', '.join(sorted(names))}")
+    values = {key: values[key] for key in sorted(names)}
+    if "run" in values:
+        values["run"] = find_run(desk.db, values["run"])
+    if "runs" in values:
+        values["runs"] = [find_run(desk.db, run) for run in values["runs"]]
+    with hints.explained(desk.lake, desk.db, _call):
+        table = desk.ask(text, values).limit(ROWS).to_arrow_table()
+    return FORMS[form](table, {"query": text, "values": values})
+
+
+def query(desk: Desk, sql: str, limit: int, form: str = "cells") -> bytes:
+    """The first rows of a user's query, and what may explain that some are missing."""
+    readonly.refuse(sql)
+    with hints.explained(desk.lake, desk.db, _call):
+        table = desk.ask(sql).limit(limit + 1).to_arrow_table()
+        notes = hints.about(desk.db, sql, empty=not table.num_rows)
+    cut = table.num_rows > limit
+    return FORMS[form](table.slice(0, limit), {"cut": cut, "limit": limit, "hints": notes})
+
+
+def rows(desk: Desk, name: str, values: dict[str, Any]) -> bytes:
+    """The rows of a page's query as JSON, for its template; times are ISO 8601."""
+    return data(desk, name, values, "json")
+
+
+def _call(work: Callable, *arguments: object, **options: object) -> Any:
+    return work(*arguments, **options)
+
+
+def _as_columns(table: pa.Table, about: dict[str, Any]) -> bytes:
+    """As the script draws it: text as a dictionary and codes, floats of five digits."""
+    columns = {name: page.column(table[name]) for name in table.column_names}
+    body = {"rows": table.num_rows, "columns": columns, **about}
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _as_cells(table: pa.Table, about: dict[str, Any]) -> bytes:
+    """Names, types and rows as lists: for a table that shows whatever there is."""
+    cells = [[plain(value) for value in row.values()] for row in _records(table)]
+    types = [str(field.type) for field in table.schema]
+    return json.dumps(
+        {"names": table.column_names, "types": types, "cells": cells, **about}
+    ).encode()
+
+
+def _as_json(table: pa.Table, _: dict[str, Any]) -> bytes:
+    records = [{key: plain(value) for key, value in row.items()} for row in _records(table)]
+    return json.dumps(records, ensure_ascii=False).encode()
+
+
+def _records(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows; columns of one name get numbers, as they cannot be told apart else."""
+    names = [
+        f"{name}_{n}" if name in table.column_names[:n] else name
+        for n, name in enumerate(table.column_names)
+    ]
+    return table.rename_columns(names).to_pylist()
+
+
+def _as_csv(table: pa.Table, _: dict[str, Any]) -> bytes:
+    sink = pa.BufferOutputStream()
+    flat = [
+        _text(column) if pa.types.is_nested(column.type) else column for column in table.columns
+    ]
+    pa_csv.write_csv(pa.table(flat, names=table.column_names), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def _text(column: pa.ChunkedArray) -> pa.Array:
+    return pa.array([json.dumps(plain(value)) for value in column.to_pylist()], pa.string())
+
+
+def _as_parquet(table: pa.Table, _: dict[str, Any]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+#: How rows are written, by the suffix of the address.
+FORMS: dict[str, Callable[[pa.Table, dict[str, Any]], bytes]] = {
+    "columns": _as_columns,
+    "cells": _as_cells,
+    "json": _as_json,
+    "csv": _as_csv,
+    "parquet": _as_parquet,
+}
+#: What a request may ask for, by the name that it says.
+TASKS: dict[str, Callable[..., bytes]] = {"data": data, "rows": rows, "query": query}
