@@ -52,12 +52,13 @@ WRITING = (
     "SET extension_directory = '$x/ext'; SELECT 42",
     "SET GLOBAL home_directory = '$x'",
     "RESET temp_directory",
+    "ATTACH '$x/new.duckdb' AS n",
+    "ATTACH '$x/new.duckdb' AS n (READ_WRITE)",
+    "attach if not exists '$x/new.duckdb' (read_only false); create table new.t as select 1",
+    "ATTACH '$victim_db' AS n (READ_WRITE); CREATE TABLE n.t AS SELECT 1",
 )
 #: These DuckDB refuses by itself, since the catalog is open for reading.
 REFUSED = (
-    "ATTACH '$x/new.duckdb' AS n",
-    "ATTACH '$x/new.duckdb' AS n (READ_WRITE)",
-    "ATTACH '$victim_db' AS n (READ_WRITE); CREATE TABLE n.t AS SELECT 1",
     "CREATE TABLE t AS SELECT 1",
     "DELETE FROM runs",
     "DROP VIEW states",

@@ -24,7 +24,7 @@ def browser():
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("path", ["/", "/sql", "/run/latest:talk/residual"])
+@pytest.mark.parametrize("path", ["/", "/sql?q=SELECT+1", "/run/latest:talk/residual"])
 def test_a_page_is_whole(browser, service, path, width, dark):
     visit = Visit(browser, service, width=width, dark=dark).open(path)
     states = visit.draw()

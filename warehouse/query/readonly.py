@@ -15,6 +15,7 @@ OWN = (
     "alab sql only reads. "
     "To keep tables or views of your own, open alab.duckdb in the DuckDB shell."
 )
+ATTACH = "alab sql only reads. Attach it for reading: ATTACH 'FILE' AS name (READ_ONLY)"
 INSTALL = "alab sql only reads. Install extensions in the DuckDB shell."
 SETTINGS = "alab sql only reads, and its settings of files stay as they are."
 
@@ -33,6 +34,12 @@ _WRITING = (
     (re.compile(_START + r"(export)\s+database\b"), OUTPUT),
     (re.compile(_START + r"(copy)\s+from\s+database\b"), OUTPUT),
     (re.compile(_START + r"(import)\s+database\b"), OWN),
+    (
+        re.compile(
+            r"^(?:explain\s+(?:analyze\s+)?)?(attach)\b(?!.*\bread_only\b(?!\s*=?\s*(?:false|0|'')))"
+        ),
+        ATTACH,
+    ),
     (re.compile(_START + r"((?:force\s+)?install)\s+\w"), INSTALL),
     (re.compile(rf"^(?:set|reset|pragma)\s+{_SCOPE}({_SETTING})\b"), SETTINGS),
     (re.compile(r"\b(enable_logging|write_log)\s*\("), SETTINGS),

@@ -11,16 +11,9 @@ from starlette.routing import Route
 
 from warehouse.errors import AlabError, explain
 from warehouse.serve import residual, sql
-from warehouse.serve.server import NOT_THERE, Handler, Server
+from warehouse.serve.server import MEDIA, NOT_THERE, Handler, Server
 from warehouse.serve.values import values_of
 from warehouse.serve.workers import workers
-
-#: Media types, by the suffix of an address of data.
-MEDIA = {
-    "json": "application/json",
-    "csv": "text/csv; charset=utf-8",
-    "parquet": "application/vnd.apache.parquet",
-}
 
 
 async def home(server: Server, request: Request) -> Response:

@@ -21,7 +21,7 @@ from warehouse.catalog.runs import find_run
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.query import hints, readonly
-from warehouse.query.formats import plain
+from warehouse.query.formats import cell, plain
 from warehouse.report import page
 
 #: Rows of a figure's table, at the most: more cannot be drawn.
@@ -87,14 +87,22 @@ def data(desk: Desk, name: str, values: dict[str, Any], form: str) -> bytes:
     return FORMS[form](table, {"query": text, "values": values})
 
 
-def query(desk: Desk, sql: str, limit: int, form: str = "cells") -> bytes:
-    """The first rows of a user's query, and what may explain that some are missing."""
+def query(desk: Desk, sql: str, params: dict[str, Any], limit: int, form: str) -> bytes:
+    """The first rows of a user's query, and what may explain that some are missing.
+
+    Args:
+        desk: where the lake lies open.
+        sql: one or more statements; the rows are those of the last one.
+        params: values of `$name` in the query.
+        limit: how many rows, at the most.
+        form: as of `data`, or `cells`: names, types and rows, whether there are more, and hints.
+    """
     readonly.refuse(sql)
     with hints.explained(desk.lake, desk.db, _call):
-        table = desk.ask(sql).limit(limit + 1).to_arrow_table()
+        table = desk.ask(sql, params).limit(limit + 1).to_arrow_table()
         notes = hints.about(desk.db, sql, empty=not table.num_rows)
-    cut = table.num_rows > limit
-    return FORMS[form](table.slice(0, limit), {"cut": cut, "limit": limit, "hints": notes})
+    about = {"cut": table.num_rows > limit, "limit": limit, "hints": notes}
+    return FORMS[form](table.slice(0, limit), about)
 
 
 def rows(desk: Desk, name: str, values: dict[str, Any]) -> bytes:
@@ -114,8 +122,11 @@ def _as_columns(table: pa.Table, about: dict[str, Any]) -> bytes:
 
 
 def _as_cells(table: pa.Table, about: dict[str, Any]) -> bytes:
-    """Names, types and rows as lists: for a table that shows whatever there is."""
-    cells = [[plain(value) for value in row.values()] for row in _records(table)]
+    """Names, types and rows as lists, for a table; of a long list the first values as text."""
+    cells = [
+        [cell(value, None) if isinstance(value, list | dict) else plain(value) for value in row]
+        for row in zip(*(column.to_pylist() for column in table.columns), strict=True)
+    ]
     types = [str(field.type) for field in table.schema]
     return json.dumps(
         {"names": table.column_names, "types": types, "cells": cells, **about}

@@ -74,12 +74,13 @@ class Worker:
         #: Whether the kernel keeps the process from writing; None before it was started.
         self.is_bound: bool | None = None
 
-    async def ask(self, do: str, *, seconds: float = SECONDS, **arguments: Any) -> bytes:
+    async def ask(self, do: str, *, seconds: float | None = None, **arguments: Any) -> bytes:
         """What a task of `warehouse.serve.tasks` gives.
 
         Raises:
-            AlabError: it cannot be done, or took longer than `seconds`.
+            AlabError: it cannot be done, or took longer than `seconds`, by default `SECONDS`.
         """
+        seconds = SECONDS if seconds is None else seconds
         try:
             async with asyncio.timeout(seconds):
                 await self._prepare()
@@ -172,6 +173,12 @@ class Workers:
         """What a user's own query gives, one at a time; as `Worker.ask`."""
         async with self._alone:
             return await self.locked.ask("query", sql=sql, **arguments)
+
+    async def is_bound(self) -> bool:
+        """Whether the kernel keeps users' queries from writing."""
+        if self.locked.is_bound is None:
+            await self.query("SELECT 1", params={}, limit=1, form="cells")
+        return bool(self.locked.is_bound)
 
     async def close(self) -> None:
         """End them all; nothing of theirs stays."""
