@@ -5,6 +5,7 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import ip_address
 
 import uvicorn
@@ -95,7 +96,8 @@ def serve(
         )
     if open_it:
         webbrowser.open(service.address)
-    service.run()
+    with suppress(KeyboardInterrupt):  # the usual end
+        service.run()
 
 
 def listen(host: str, port: int) -> socket.socket:
