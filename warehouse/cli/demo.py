@@ -1,5 +1,6 @@
 """`alab demo`: a first run on a real model, an answer, a report, and what to try next."""
 
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,8 @@ def commands(lake: Lake) -> list[str]:
         f"{alab} sql \"from intra_run_summary('latest')\"",
         f"{alab} capture {advice.quoted(assets.asset_dir('scenarios') / 'emotions.yaml')}",
     ]
+    if importlib.util.find_spec("starlette") and importlib.util.find_spec("uvicorn"):
+        lines.insert(0, f"{alab} serve --open")
     # The one that was installed beside alab: another may be too old to open the file.
     shell = Path(sys.executable).with_name("duckdb")
     if shell.is_file():
