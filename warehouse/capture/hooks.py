@@ -97,7 +97,9 @@ class Recorder:
         self._attention = attention
         self._hooks = OurHooks()
         self._sink: Callable[[LayerTensors], None] | None = None
-        self._batch: Batch | Branches | None = None  # None: a pass is over one sequence, all of it recorded
+        self._batch: Batch | Branches | None = (
+            None  # None: a pass is over one sequence, all of it recorded
+        )
         self._means: Set[tuple[int, str]] = frozenset()
         self._current: LayerTensors | None = None
         self._tokens = 0  # that the pass reads, with padding
@@ -163,10 +165,9 @@ class Recorder:
             return
         ids = kwargs.get("input_ids", args[0] if args else None)
         self._tokens = ids.numel() if isinstance(ids, Tensor) else 0
-        if (batch := self._batch) is not None:
-            if not isinstance(ids, Tensor) or ids.shape != batch.shape:
-                message = f"a pass does not read the batch of {batch.shape} tokens that was told"
-                raise AlabError(message)
+        told = None if self._batch is None else self._batch.shape
+        if told and (not isinstance(ids, Tensor) or ids.shape != told):
+            raise AlabError(f"a pass does not read the batch of {told} tokens that was told")
         self._done, self._left, self._current = set(), None, None
         self._hooks.look()
 

@@ -102,9 +102,7 @@ class Branches:
         The keys are the tokens on a row's own path, in order: 0 for those after it, and as many as
         the last recorded token sees.
         """
-        rows, keys, later = (
-            self._on(weights.device, name) for name in ("rows", "_keys", "_later")
-        )
+        rows, keys, later = (self._on(weights.device, name) for name in ("rows", "_keys", "_later"))
         return weights[0][:, rows[:, None], keys].masked_fill(later, 0.0)
 
     @cached_property
