@@ -311,18 +311,10 @@ def matrix(folder: Path, run_id: str) -> None:
 
 def chats(folder: Path, rows: int | None, repeat: int) -> None:
     """Chats that begin with one system message: as trees, padded, one at a time, and as a capture chooses."""
-    readings = ("padded", "tree", "measured", "alone")
-    ways = {
-        reading: Way(
-            "capture",
-            ONE_SITE,
-            rows=rows,
-            name="sentiment",
-            reading=reading,
-            folder=str(folder / reading),
-        )
-        for reading in readings
-    }
+    ways = {}
+    for reading in ("padded", "tree", "measured", "alone"):
+        own = {"name": "sentiment", "reading": reading, "folder": str(folder / reading)}
+        ways[reading] = Way("capture", ONE_SITE, rows=rows, **own)
     for _ in range(repeat + 1):
         for way in ways.values():
             way.run()
@@ -330,12 +322,9 @@ def chats(folder: Path, rows: int | None, repeat: int) -> None:
     for reading, way in ways.items():
         way.close()
         took, last = statistics.median(way.seconds[1:]), way.results[-1]
-        row(
-            f"{sum(map(len, last['batches']))} chats ({last['tokens']:,} tokens), {reading}: seconds, over padded",
-            f"{took:.1f} s, {took / base:.2f}; {' and '.join(last['ways'])}, {len(last['batches'])} passes, "
-            f"off by {last['error'] or 0.0:.1e}",
-            "",
-        )
+        passes = f"{' and '.join(last['ways'])}, {len(last['batches'])} batches"
+        what = f"{sum(map(len, last['batches']))} chats ({last['tokens']:,} tokens), {reading}"
+        row(f"{what}, over padded", f"{took / base:.2f} ({took:.1f} s; {passes})", "")
 
 
 def memory_worker(count: int) -> None:

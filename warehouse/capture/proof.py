@@ -36,13 +36,20 @@ class Proof:
         self._limit = limit(plan.loaded.dtype)
         together = [batch for batch in batches if len(batch.prompts) > 1]
         trees = [batch for batch in together if batch.tree]
-        spread = trees[:: max(1, len(trees) // SAMPLE)]
-        self._spread = {batch.number for batch in spread}
+        some = min(len(trees), SAMPLE)
+        spread = [trees[n * len(trees) // some] for n in range(some)]
         compared = spread or {batch.shape: batch for batch in together}.values()
         counts = [len(batch.prompts) for batch in compared]
         self._each = 1  # of each compared, so that all are enough, as far as there are any
         while self._each < SAMPLE and sum(min(n, self._each) for n in counts) < SAMPLE:
             self._each += 1
+        spare = sum(min(n, self._each) for n in counts) - SAMPLE
+        #: Prompts of the trees that are compared, by the number of a tree: no more than are enough.
+        self._spread: dict[int, int] = {}
+        for batch in spread:
+            less = spare > 0 and len(batch.prompts) >= self._each > 1
+            self._spread[batch.number] = self._each - less
+            spare -= less
         self._right: dict[tuple[int, int], bool] = {}
         self.errors: dict[int, float] = {}
         self.warnings: list[dict] = []
@@ -58,7 +65,8 @@ class Proof:
 
     def sample(self, batch: PlannedBatch) -> list[int]:
         """Which of a batch's prompts are read alone, spread from the first to the last."""
-        count, some = len(batch.prompts), min(self._each, len(batch.prompts))
+        count = len(batch.prompts)
+        some = min(self._spread.get(batch.number, 1) if batch.tree else self._each, count)
         first = shard_of(str(batch.number), count) if batch.tree else 0
         places = ((count - 1) * n // max(1, some - 1) for n in range(some))
         return sorted({(first + place) % count for place in places})
