@@ -95,7 +95,7 @@ def worker(way: str, options: dict) -> None:
         read_as(options.get("reading", "measured"), found)
         catalog.sync(
             lake
-        )  # the first run of a warehouse also fills its catalog with the SQL library
+        )  # the first run of a warehouse fills its catalog with the SQL library too
     else:
         texts = [row.texts[0] for row in Dataset(scenario.dataset).prompts()]
         lengths = [len(ids) for ids in loaded.tokenizer(texts)["input_ids"]]
@@ -173,13 +173,8 @@ class Way:
     """A worker process that runs one way each time it is asked."""
 
     def __init__(self, way: str, capture: dict, **options):
-        arguments = [
-            sys.executable,
-            __file__,
-            "--worker",
-            way,
-            json.dumps({"capture": capture, **options}),
-        ]
+        told = json.dumps({"capture": capture, **options})
+        arguments = [sys.executable, __file__, "--worker", way, told]
         self.process = subprocess.Popen(
             arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -209,9 +204,8 @@ def compare(folder: Path, rows: int | None, repeat: int) -> str:
     """Captures and the bare model in turn; gives the id of a run that is kept in the folder."""
     one = Way("capture", ONE_SITE, rows=rows, folder=str(folder / "one"))
     all_sites = Way("capture", EVERYTHING, rows=rows, folder=str(folder / "all"))
-    batches = {
-        way: way.run()["batches"] for way in (one, all_sites)
-    }  # a first run warms allocators and files
+    # A first run warms allocators and files.
+    batches = {way: way.run()["batches"] for way in (one, all_sites)}
     model = Way("bare", ONE_SITE, rows=rows, batches=batches[one])
     model.run()
     ways = (model, one, all_sites)
