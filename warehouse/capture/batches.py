@@ -7,8 +7,9 @@ so that little is padded.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 #: Prompts of a shard, about: what a killed capture loses at the most.
 SHARD = 2048
@@ -23,19 +24,24 @@ class PlannedBatch:
     Attributes:
         shard: the shard that it is a part of.
         number: its place in the shard.
-        prompts: their `prompt_id`, the shortest first.
-        padded: tokens that each is filled up to.
+        prompts: their `prompt_id`, the shortest first; of a tree in the order of their tokens.
+        padded: tokens that each is filled up to; of a tree those of the longest.
+        tree: tokens of the tree that they are; 0 where they are padded side by side.
     """
 
     shard: int
     number: int
     prompts: tuple[int, ...]
     padded: int
+    tree: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Prompts and tokens of the pass: passes of one shape give a prompt the same bits."""
-        return len(self.prompts), self.padded
+        """Sequences and tokens of the pass: those of one shape give a padded prompt the same bits.
+
+        In a tree, bits depend on its branches too.
+        """
+        return (1, self.tree) if self.tree else (len(self.prompts), self.padded)
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ def make_batches(
     prompts: Sequence[int],
     size: int,
     shard: int | None = None,
+    cut: Callable[[int, list[int]], Iterable[PlannedBatch]] | None = None,
 ) -> BatchPlan:
     """Plan which prompts are read together.
 
@@ -74,6 +81,8 @@ def make_batches(
         prompts: the prompts to read.
         size: prompts of a batch, at the most.
         shard: prompts of a shard, about.
+        cut: makes the batches of a shard, of its number and its prompts, where they are no padded
+            ones of like length.
 
     >>> plan = make_batches([3, 9, 3, 4], ["a", "b", "c", "d"], [0, 1, 2, 3], size=2)
     >>> [(batch.prompts, batch.padded) for batch in plan]
@@ -83,13 +92,8 @@ def make_batches(
     dealt: list[list[int]] = [[] for _ in range(count)]
     for prompt in prompts:
         dealt[shard_of(row_ids[prompt], count)].append(prompt)
-    return BatchPlan(
-        size,
-        tuple(
-            tuple(_cut(number, sorted(some, key=lambda p: (lengths[p], p)), lengths, size))
-            for number, some in enumerate(dealt)
-        ),
-    )
+    cut = cut or partial(_cut, lengths=lengths, size=size)
+    return BatchPlan(size, tuple(tuple(cut(number, some)) for number, some in enumerate(dealt)))
 
 
 def shard_of(row_id: str, count: int) -> int:
@@ -100,7 +104,8 @@ def shard_of(row_id: str, count: int) -> int:
 def _cut(
     shard: int, prompts: list[int], lengths: Sequence[int], size: int
 ) -> Iterator[PlannedBatch]:
-    """Cut the prompts of a shard, which rise in length, into batches."""
+    """Cut the prompts of a shard into padded batches of like length."""
+    prompts = sorted(prompts, key=lambda p: (lengths[p], p))
     number, first = 0, 0
     while first < len(prompts):
         last = first + 1

@@ -27,6 +27,7 @@ from warehouse.capture.prompt_rows import read_rows
 from warehouse.capture.proof import Proof
 from warehouse.capture.rounding import Stats
 from warehouse.capture.session import Progress, Session
+from warehouse.capture.trees import choose_trees, cut_trees
 from warehouse.catalog import catalog
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
@@ -34,6 +35,7 @@ from warehouse.lake.metadata import MetadataWriter
 from warehouse.lake.staging import Shard, StagedRun
 from warehouse.models import limits
 from warehouse.models.batch import Batch
+from warehouse.models.branches import Branches
 from warehouse.models.loading import Loaded
 from warehouse.models.offload import device_of
 from warehouse.models.ports import ModelSites
@@ -90,9 +92,6 @@ def capture_dataset(
             "Capture it without --resume.",
         )
     plan, prompts = dataset_plan(scenario, loaded, sites, source)
-    if not sites.batches:
-        message = "the model gives prompts other numbers together than alone: read one by one"
-        plan.warnings.append({"code": "batch", "message": message})
     if not force:
         check_room(plan, lake)
     lake.prepare()
@@ -104,15 +103,20 @@ def capture_dataset(
         "weights": loaded.weights_hash,
         "torch": torch.__version__,
         "size": size,
+        "trees": None if resume else choose_trees(plan, prompts, size, HELD_BYTES),
         "prompts": len(prompts.readable),
         "began": datetime.now(UTC).replace(tzinfo=None).isoformat(),
     }
     staged = _stage(lake, asked, resume)
     try:
         asked = staged.request or asked
+        cut = cut_trees(plan, prompts, asked.get("trees"))
         batches = make_batches(
-            prompts.lengths, prompts.dataset.ids, prompts.readable, asked["size"]
+            prompts.lengths, prompts.dataset.ids, prompts.readable, asked["size"], cut=cut
         )
+        if not (sites.batches or cut):
+            message = "the model gives prompts other numbers together than alone: read one by one"
+            plan.warnings.append({"code": "batch", "message": message})
         _Shards(plan, prompts, batches, staged, progress).read()
         _publish(plan, prompts, batches, staged, datetime.fromisoformat(asked["began"]))
     except BaseException as error:
@@ -243,9 +247,11 @@ class _Shards:
         # Rotary frequencies that grow with a sequence are those of the longest of a batch.
         lengths = {self.prompts.lengths[prompt] for prompt in batch.prompts}
         regimes = {limits.rotary_regime(self.plan.loaded.model, length) for length in lengths}
-        together = self.plan.sites.batches and len(batch.prompts) > 1 and len(regimes) == 1
+        right = self.plan.sites.branches if batch.tree else self.plan.sites.batches
+        together = right and len(batch.prompts) > 1 and len(regimes) == 1
+        kind = Branches if batch.tree else Batch
         if together and proof.asks(batch):
-            tensors = list(self._tensors(run, batch.prompts))
+            tensors = list(self._tensors(run, batch.prompts, kind))
             alone = [(n, list(self._tensors(run, [batch.prompts[n]]))) for n in proof.sample(batch)]
             counts = [len(self.prompts.places(prompt)) for prompt in batch.prompts]
             together = proof.holds(batch, tensors, alone, counts)
@@ -253,7 +259,7 @@ class _Shards:
                 for some in tensors:
                     self._put(run, batch.prompts, some)
         elif together and proof.is_right(batch):
-            for some in self._tensors(run, batch.prompts):
+            for some in self._tensors(run, batch.prompts, kind):
                 self._put(run, batch.prompts, some)
         else:
             together = False
@@ -264,10 +270,12 @@ class _Shards:
         run.states.flush()
         self._add_rows(run, batch, together)
 
-    def _tensors(self, run: Session, prompts: Sequence[int]) -> Iterator[LayerTensors]:
+    def _tensors(
+        self, run: Session, prompts: Sequence[int], kind: type[Batch] | type[Branches] = Batch
+    ) -> Iterator[LayerTensors]:
         """What a pass over some prompts gives of the positions that are kept, layer by layer."""
         options = self.plan.scenario.capture
-        batch = Batch(
+        batch = kind(
             [self.prompts.ids(prompt) for prompt in prompts],
             [self.prompts.places(prompt) for prompt in prompts],
         )
@@ -296,7 +304,7 @@ class _Shards:
     def _add_rows(self, run: Session, batch: PlannedBatch, together: bool) -> None:
         """Rows of metadata of a batch's prompts."""
         at = {"shard": batch.shard, "batch": batch.number, "padded": batch.padded}
-        way = "batch" if together else "alone"
+        way = ("tree" if batch.tree else "batch") if together else "alone"
         for prompt, (messages, rendered) in zip(
             batch.prompts, self.prompts.rendered(batch.prompts), strict=True
         ):

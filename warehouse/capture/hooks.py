@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from warehouse.capture.our_hooks import OurHooks
 from warehouse.errors import AlabError
 from warehouse.models.batch import Batch
+from warehouse.models.branches import Branches
 from warehouse.models.ports import ModelSites, Port
 from warehouse.models.probe import first, first_input, unwrapped
 from warehouse.models.refusals import RECORDED
@@ -96,7 +97,9 @@ class Recorder:
         self._attention = attention
         self._hooks = OurHooks()
         self._sink: Callable[[LayerTensors], None] | None = None
-        self._batch: Batch | None = None  # None: a pass is over one sequence, all of it recorded
+        self._batch: Batch | Branches | None = (
+            None  # None: a pass is over one sequence, all of it recorded
+        )
         self._means: Set[tuple[int, str]] = frozenset()
         self._current: LayerTensors | None = None
         self._tokens = 0  # that the pass reads, with padding
@@ -126,7 +129,7 @@ class Recorder:
     def recording(
         self,
         sink: Callable[[LayerTensors], None],
-        batch: Batch | None = None,
+        batch: Batch | Branches | None = None,
         means: Set[tuple[int, str]] = frozenset(),
     ) -> Iterator[None]:
         """Call `sink` for each layer as soon as it has finished, for every pass made inside.
@@ -162,10 +165,9 @@ class Recorder:
             return
         ids = kwargs.get("input_ids", args[0] if args else None)
         self._tokens = ids.numel() if isinstance(ids, Tensor) else 0
-        if (batch := self._batch) is not None:
-            shape = len(batch.sequences), batch.width
-            if not isinstance(ids, Tensor) or ids.shape != shape:
-                raise AlabError(f"a pass does not read the batch of {shape} tokens that was told")
+        told = None if self._batch is None else self._batch.shape
+        if told and (not isinstance(ids, Tensor) or ids.shape != told):
+            raise AlabError(f"a pass does not read the batch of {told} tokens that was told")
         self._done, self._left, self._current = set(), None, None
         self._hooks.look()
 
@@ -296,7 +298,7 @@ class Recorder:
     def _on_attention(self, module: nn.Module, args: tuple, output: Any) -> None:
         if self._current is None:
             return
-        count = 1 if self._batch is None else len(self._batch.sequences)
+        count = 1 if self._batch is None else self._batch.shape[0]
         for value in output:
             if isinstance(value, Tensor) and value.ndim == 4 and value.shape[0] == count:
                 weights = value[0] if self._batch is None else self._batch.pick_attention(value)

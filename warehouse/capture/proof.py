@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from warehouse.capture.batches import PlannedBatch
+from warehouse.capture.batches import PlannedBatch, shard_of
 from warehouse.capture.hooks import LayerTensors
 from warehouse.capture.plan import Plan
 
@@ -13,8 +13,18 @@ from warehouse.capture.plan import Plan
 SAMPLE = 16
 
 
+def limit(dtype: str) -> float:
+    """How far apart a vector read together and the one read alone may be, as a share of it."""
+    kind = getattr(torch, dtype)
+    return 1e-5 if kind == torch.float32 else 16 * torch.finfo(kind).eps
+
+
 class Proof:
     """Whether prompts read together are what they are alone: by numbers, for each shape of a batch.
+
+    Trees of one shape branch differently: those that prompts are sampled from are spread over the
+    shard, and none of a shape is written before the first of it was compared. Where a later one is
+    wrong, so are those after it.
 
     Attributes:
         errors: per layer, the largest ‖together − alone‖ / ‖alone‖ of a vector, of the shapes that
@@ -23,28 +33,43 @@ class Proof:
     """
 
     def __init__(self, plan: Plan, batches: Sequence[PlannedBatch]):
-        kind = getattr(torch, plan.loaded.dtype)
-        self._limit = 1e-5 if kind == torch.float32 else 16 * torch.finfo(kind).eps
-        shapes = {batch.shape for batch in batches if len(batch.prompts) > 1}
-        self._each = 1  # of each shape, so that those of all are enough, as far as there are any
-        while self._each < SAMPLE and sum(min(n, self._each) for n, _ in shapes) < SAMPLE:
+        self._limit = limit(plan.loaded.dtype)
+        together = [batch for batch in batches if len(batch.prompts) > 1]
+        trees = [batch for batch in together if batch.tree]
+        some = min(len(trees), SAMPLE)
+        spread = [trees[n * len(trees) // some] for n in range(some)]
+        compared = spread or {batch.shape: batch for batch in together}.values()
+        counts = [len(batch.prompts) for batch in compared]
+        self._each = 1  # of each compared, so that all are enough, as far as there are any
+        while self._each < SAMPLE and sum(min(n, self._each) for n in counts) < SAMPLE:
             self._each += 1
+        spare = sum(min(n, self._each) for n in counts) - SAMPLE
+        #: Prompts of the trees that are compared, by the number of a tree: no more than are enough.
+        self._spread: dict[int, int] = {}
+        for batch in spread:
+            less = spare > 0 and len(batch.prompts) >= self._each > 1
+            self._spread[batch.number] = self._each - less
+            spare -= less
         self._right: dict[tuple[int, int], bool] = {}
         self.errors: dict[int, float] = {}
         self.warnings: list[dict] = []
 
     def asks(self, batch: PlannedBatch) -> bool:
-        """Whether nothing is known of a batch's shape."""
-        return batch.shape not in self._right
+        """Whether nothing is known of a batch's shape, or more is to be known of its trees."""
+        right = self._right.get(batch.shape)
+        return right is None or (right and batch.number in self._spread)
 
     def is_right(self, batch: PlannedBatch) -> bool:
         """Whether batches of this shape were shown to be right."""
         return self._right[batch.shape]
 
     def sample(self, batch: PlannedBatch) -> list[int]:
-        """Which of a batch's prompts are read alone, spread from the shortest to the longest."""
-        count, some = len(batch.prompts), min(self._each, len(batch.prompts))
-        return sorted({(count - 1) * n // max(1, some - 1) for n in range(some)})
+        """Which of a batch's prompts are read alone, spread from the first to the last."""
+        count = len(batch.prompts)
+        some = min(self._spread.get(batch.number, 1) if batch.tree else self._each, count)
+        first = shard_of(str(batch.number), count) if batch.tree else 0
+        places = ((count - 1) * n // max(1, some - 1) for n in range(some))
+        return sorted({(first + place) % count for place in places})
 
     def holds(
         self,
@@ -79,10 +104,10 @@ class Proof:
             for layer, error in errors.items():
                 self.errors[layer] = max(self.errors.get(layer, 0.0), error)
         else:
-            count, tokens = batch.shape
             worst = max(errors, key=lambda layer: errors[layer])
             message = (
-                f"{count} prompts of {tokens} tokens together gave layer {worst} other numbers "
+                f"{len(batch.prompts)} prompts of {batch.padded} tokens together "
+                f"{'in a tree ' if batch.tree else ''}gave layer {worst} other numbers "
                 f"than alone, by {errors[worst]:.1e} of a vector's length: read one by one"
             )
             self.warnings.append({"code": "batch", "message": message})

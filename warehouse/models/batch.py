@@ -16,7 +16,8 @@ class Batch:
 
     Attributes:
         sequences: tokens of each.
-        width: tokens of the longest: the pass reads (sequences, width) ids.
+        width: tokens of the longest.
+        shape: (sequences, width) of the ids that the pass reads.
         spans: (sequence, first position, count) of consecutive tokens that are recorded; the rows
             of what is recorded are these, one after the other.
         rows: where these tokens are in tensors flattened to (sequences × width, …); None where
@@ -33,6 +34,7 @@ class Batch:
         self.sequences = sequences
         self._lengths = torch.tensor(list(map(len, sequences)))
         self.width = max(map(len, sequences))
+        self.shape = len(sequences), self.width
         self.spans = [
             (number, *span)
             for number, ids in enumerate(sequences)
@@ -56,6 +58,11 @@ class Batch:
     def ids(self) -> Tensor:
         """(sequences, width) ids; a sequence's last token is its padding: the model can read it."""
         return torch.tensor([ids + ids[-1:] * (self.width - len(ids)) for ids in self.sequences])
+
+    @property
+    def positions(self) -> Tensor:
+        """(sequences, width) place of each token in its sequence."""
+        return torch.arange(self.width).expand(self.shape)
 
     @property
     def mask(self) -> Tensor:

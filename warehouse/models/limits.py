@@ -31,6 +31,11 @@ def reach(model: Any) -> float:
     return min(limits, default=math.inf)
 
 
+def tree_tokens(model: Any) -> float:
+    """Tokens of a tree, with what of a cache it sees: all are attended to alike, and counted."""
+    return min(reach(model) - 1, context_length(model) or math.inf)
+
+
 def rotary_regime(model: Any, length: int) -> tuple[int, ...]:
     """Which rotary frequencies a sequence of so many tokens has: equal values, equal frequencies.
 

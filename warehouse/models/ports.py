@@ -84,6 +84,7 @@ class ModelSites:
         rewinds: whether its key-value cache was shown to go back to what two sequences share.
         decodes: whether a decode step gives what reading the same tokens at once gives.
         batches: whether it was shown to read several padded sequences in one pass.
+        branches: whether it was shown to read several whole sequences as a tree in one pass.
     """
 
     layers: list[LayerSites]
@@ -96,3 +97,4 @@ class ModelSites:
     rewinds: bool = False
     decodes: bool = True
     batches: bool = False
+    branches: bool = False

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from warehouse.errors import AlabError
 from warehouse.models import limits
 from warehouse.models.batch import Batch
+from warehouse.models.branches import Branches
 from warehouse.models.offload import device_of
 from warehouse.models.probe import unwrapped
 from warehouse.models.tree import Tree
@@ -86,23 +87,20 @@ class Reader:
         if len(tree.ends) == 1:
             self.read(tree.tokens)
             return
-        sees, dtype = tree.mask(), self.model.dtype
-        blocked = torch.zeros((1, 1, *sees.shape), dtype=dtype)
-        blocked.masked_fill_(~sees, torch.finfo(dtype).min)
         self._forward(
             tree.tokens,
             logits=1,
-            attention_mask=blocked.to(self._device),
+            attention_mask=self._blocked(tree.mask()[None, None]),
             position_ids=torch.tensor([tree.positions], device=self._device),
         )
         self._regimes.add(limits.rotary_regime(self.model, max(tree.positions) + 1))
         self.ids = self.ids + tree.tokens
         self.rewind(tree.trunk + tree.stem())
 
-    def read_batch(self, batch: Batch, *, all_logits: bool = False) -> Tensor:
+    def read_batch(self, batch: Batch | Branches, *, all_logits: bool = False) -> Tensor:
         """Read whole sequences in one pass; what was read before is forgotten, no cache is kept.
 
-        Whether the model does that rightly, `sharing.batches` shows.
+        Whether the model does that rightly, `sharing.batches` shows, of either kind of batch.
 
         Returns:
             (rows, vocabulary) logits of the tokens that the batch records if `all_logits`, else
@@ -123,23 +121,28 @@ class Reader:
             )
         self._forget_length()
         rows = batch.rows if all_logits else batch.ends
-        rows = torch.arange(len(lengths) * batch.width) if rows is None else rows
-        places, columns = (rows % batch.width).unique(return_inverse=True)
+        width, mask = batch.shape[1], batch.mask
+        rows = torch.arange(batch.shape[0] * width) if rows is None else rows
+        places, columns = (rows % width).unique(return_inverse=True)
         options: dict[str, Any] = {}
-        if self._can_limit_logits and len(places) < batch.width:
+        if self._can_limit_logits and len(places) < width:
             options["logits_to_keep"] = places.to(self._device)
         if self._takes_positions:
-            positions = torch.arange(batch.width, device=self._device)
-            options["position_ids"] = positions.expand(len(lengths), -1)
+            options["position_ids"] = batch.positions.to(self._device)
         logits = self.model(
             batch.ids.to(self._device),
-            attention_mask=batch.mask.to(self._device),
+            attention_mask=mask.to(self._device) if mask.ndim == 2 else self._blocked(mask),
             use_cache=False,
             **options,
         ).logits
         # A model may take the option and give all of them.
-        columns = columns if logits.shape[1] == len(places) else rows % batch.width
-        return logits[rows // batch.width, columns]
+        columns = columns if logits.shape[1] == len(places) else rows % width
+        return logits[rows // width, columns]
+
+    def _blocked(self, sees: Tensor) -> Tensor:
+        """What a model adds to its attention, of what each token sees."""
+        blocked = torch.zeros(sees.shape, dtype=self.model.dtype)
+        return blocked.masked_fill_(~sees, torch.finfo(blocked.dtype).min).to(self._device)
 
     def _shareable(self, ids: list[int]) -> list[int]:
         """The tokens whose keys and values a sequence may use, as far as it begins with them."""
@@ -152,7 +155,7 @@ class Reader:
     def _fits(self, trunk: int, tokens: int) -> bool:
         """Whether a tree can be read in a pass, over no more than the model attends to alike."""
         can = self._trees and (self._cache is None or _can_crop(self._cache))
-        most = min(self.reach - 1, limits.context_length(self.model) or math.inf)
+        most = limits.tree_tokens(self.model)
         return can and tokens <= TREE_TOKENS and trunk + tokens <= most
 
     def rewind(self, length: int) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from warehouse.errors import AlabError
 from warehouse.models.batch import Batch
+from warehouse.models.branches import Branches
 from warehouse.models.probe import alike, outputs_of
 from warehouse.models.reader import Reader
 
@@ -64,13 +65,19 @@ def trees_and_rewinds(
         return trees, trees or right(Reader(reader.model), [tokens])
 
 
-def batches(reader: Reader, layer: nn.Module, tokens: list[int], plain: Tensor) -> bool:
+def batches(
+    reader: Reader,
+    layer: nn.Module,
+    tokens: list[int],
+    plain: Tensor,
+    kind: type[Batch] | type[Branches] = Batch,
+) -> bool:
     """Whether a model reads sequences of different lengths in one pass rightly; costs two passes.
 
-    Arguments as of `trees_and_rewinds`.
+    Arguments as of `trees_and_rewinds`; `kind` is how the pass reads them.
     """
-    short = tokens[::-1][: len(tokens) // 2 + 1]
-    batch = Batch([short, tokens])
+    short = [*tokens[:_STEM], *tokens[:_STEM:-1]][: len(tokens) // 2 + 1]
+    batch = kind([short, tokens])
     with torch.no_grad(), outputs_of([layer]) as outputs:
         try:
             reader.read_batch(Batch([short]))

@@ -10,6 +10,7 @@ cannot be shown to be right is left out, with a reason.
 from typing import Any
 
 from warehouse.models import sharing as together
+from warehouse.models.branches import Branches
 from warehouse.models.ports import LayerSites, ModelSites
 from warehouse.models.probe import Trace, sample, trace, unwrapped
 from warehouse.models.projections import find_projections
@@ -28,7 +29,7 @@ def discover(model: Any, *, sharing: bool = True, batches: bool = False) -> Mode
     Args:
         model: a causal language model of transformers, or a PEFT model around one.
         sharing: whether to find out what its sequences can share, for one to three passes more.
-        batches: whether to find out if it reads batches rightly, for two passes more.
+        batches: whether to find out if it reads batches rightly, for four passes more.
 
     Raises:
         AlabError: the model is not one that can be captured; the message says why.
@@ -59,6 +60,7 @@ def discover(model: Any, *, sharing: bool = True, batches: bool = False) -> Mode
         rewinds=rewinds,
         decodes=decodes,
         batches=batches and together.batches(reader, last.module, *plain),
+        branches=batches and together.batches(reader, last.module, *plain, Branches),
     )
 
 
