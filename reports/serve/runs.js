@@ -1,12 +1,10 @@
-// The list of runs: filtered while typing, walked with the arrows, compared when chosen.
+// The list of runs: filtered while typing, walked with the arrows.
 
 for (const form of document.querySelectorAll('[data-filter]')) {
   const rows = [...document.querySelectorAll(`${form.dataset.filter} tbody tr`)];
   const texts = rows.map((row) => row.textContent.toLowerCase());
   const field = form.querySelector('[name="q"]');
   const count = form.querySelector('output');
-  const compare = form.querySelector('[data-compare]');
-  const chosen = () => rows.map((row) => row.querySelector('input:checked')?.value).filter(Boolean);
   const filter = () => {
     const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
@@ -19,12 +17,7 @@ for (const form of document.querySelectorAll('[data-filter]')) {
   field.value = new URLSearchParams(location.search).get('q') ?? '';
   if (field.value) filter();
   field.addEventListener('input', () => { filter(); remember('q', field.value); });
-  addEventListener('change', () => { compare.disabled = chosen().length < 2; });
-  form.addEventListener('submit', (event) => {
-    event.preventDefault();
-    const some = chosen();
-    if (some.length > 1) location.href = `/compare?${new URLSearchParams(some.map((run) => ['ref', run]))}`;
-  });
+  form.addEventListener('submit', (event) => event.preventDefault());
   addEventListener('keydown', (event) => {
     if (!['ArrowDown', 'ArrowUp'].includes(event.key) || (typing(event.target) && event.target !== field)) return;
     const there = rows.filter((row) => !row.hidden);

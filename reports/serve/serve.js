@@ -43,9 +43,7 @@ addEventListener('keydown', (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target)) return;
   if (event.key === '?') keyList.showModal();
   else if (event.key === '/') {
-    const field = document.querySelector('[data-search]');
-    if (field) field.focus();
-    else location.href = '/search';
+    document.querySelector('[data-search]')?.focus();
   } else if (event.key.startsWith('Arrow') && !event.target.matches('input, [role="grid"] *')) {
     const way = event.key === 'ArrowLeft' || event.key === 'ArrowRight' ? 'leftRight' : 'upDown';
     const slider = [...document.querySelectorAll('[data-set][type="range"]')].find((one) => way in one.dataset);

@@ -14,7 +14,7 @@ from pages_in_browser import served
 
 from warehouse.catalog.catalog import Catalog
 from warehouse.query import landlock
-from warehouse.serve import worker
+from warehouse.serve import worker, workers
 
 #: What earlier viewers let through, as they were measured; `$lake` is the lake, `$run` a file of a run.
 WRITING = (
@@ -51,7 +51,7 @@ FOREIGN = (
 OPEN_GATE = """
 import warehouse.query.readonly as readonly
 readonly.refuse = lambda sql: None
-from warehouse.serve import worker
+from warehouse.serve import worker, workers
 worker.main()
 """
 
@@ -395,13 +395,11 @@ def test_a_thousand_random_requests_break_and_change_nothing(asker, conversation
 # --- what else can go wrong ------------------------------------------------------------------------
 
 
-def test_a_query_that_runs_for_ever_is_stopped_and_the_pages_go_on(service, asker, monkeypatch):
-    from warehouse.serve import workers
-
-    monkeypatch.setattr(workers, "SECONDS", 1.0)
-    answer = asker.post(
-        "/api/sql", {"sql": "SELECT count(*) FROM range(100000000000) AS a, range(1000) AS b"}
-    )
+def test_a_query_that_runs_for_ever_is_stopped_and_the_pages_go_on(asker):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "SECONDS", 1.0)
+        endless = "SELECT count(*) FROM range(100000000000) AS a, range(1000) AS b"
+        answer = asker.post("/api/sql", {"sql": endless})
     assert answer.status == 400 and "longer than 1 s" in json.loads(answer.body)["error"]
     assert json.loads(asker.post("/api/sql", {"sql": "SELECT 1 AS a"}).body)["cells"] == [[1]]
     assert asker.get("/", Cookie=asker.cookie).status == 200

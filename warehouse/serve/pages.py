@@ -13,26 +13,9 @@ from warehouse.lake.lake import Lake
 from warehouse.report import page
 
 #: What the header leads to: address, name.
-PLACES = (
-    ("/", "Runs"),
-    ("/compare", "Compare"),
-    ("/search", "Search"),
-    ("/sql", "SQL"),
-    ("/capture", "Capture"),
-    ("/models", "Models"),
-)
+PLACES = (("/", "Runs"), ("/sql", "SQL"))
 #: What there is of a run: the last part of its address, its name, what the run has to have for it.
-PARTS = (
-    ("", "Overview", ""),
-    ("tokens", "Tokens", "tokens"),
-    ("attention", "Attention", "attention"),
-    ("lens", "Lens", "logit_lens"),
-    ("residual", "Residual", "residual"),
-    ("neuron", "Neurons", "activations"),
-    ("references", "References", "references"),
-    ("tensor", "Tensors", "tensors"),
-    ("dataset", "Dataset", "labels"),
-)
+PARTS = (("residual", "Residual", "residual"),)
 
 
 class Pages:
