@@ -1,46 +1,19 @@
 """The values of an address: one name means one thing on every page, and has one type."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from starlette.datastructures import QueryParams
 
 from warehouse.errors import AlabError
 
-#: Values that are whole numbers; all others are text.
-WHOLE = frozenset(
-    {
-        "prompt",
-        "prompt_a",
-        "prompt_b",
-        "step",
-        "step_a",
-        "step_b",
-        "layer",
-        "layer_a",
-        "layer_b",
-        "head",
-        "position",
-        "position_a",
-        "position_b",
-        "message",
-        "neuron",
-        "k",
-        "row",
-        "size",
-        "limit",
-        "offset",
-        "first",
-        "last",
-    }
-)
-#: Values that may stand several times.
-SEVERAL = frozenset({"runs", "refs", "sites", "layers", "heads", "labels"})
+#: Values that are whole numbers, and that may stand several times; all others are one text.
+WHOLE = frozenset({"prompt", "step", "layer", "layers", "messages", "examples", "letters", "each"})
+SEVERAL = frozenset({"runs", "layers"})
 #: What an address need not say.
 DEFAULTS: dict[str, Any] = {"prompt": 0, "step": 0}
 
 
-def values_of(query: QueryParams | Iterable[tuple[str, str]]) -> dict[str, Any]:
+def values_of(query: QueryParams) -> dict[str, Any]:
     """The values that an address says, in their types, beside those that it need not say.
 
     >>> values_of(QueryParams("run=latest&layer=3&runs=a&runs=b"))
@@ -50,8 +23,8 @@ def values_of(query: QueryParams | Iterable[tuple[str, str]]) -> dict[str, Any]:
         AlabError: one is not of its type; with exit code 2.
     """
     values = dict(DEFAULTS)
-    for name, text in query.multi_items() if isinstance(query, QueryParams) else query:
-        one = _whole(name, text) if name in WHOLE or name in ("layers", "heads") else text
+    for name, text in query.multi_items():
+        one = _whole(name, text) if name in WHOLE else text
         if name in SEVERAL:
             values.setdefault(name, []).append(one)
         else:
