@@ -85,15 +85,15 @@ def serve(
 ) -> None:
     """Serve a warehouse until it is stopped, and tell its address first."""
     service = Service(lake, host, port)
-    tell(service.address)
-    if not is_loopback(host):
-        tell(
-            "Whoever reaches this machine and has this address may read the warehouse and keep "
-            "queries in it; what is sent is not encrypted."
-        )
-    if open_it:
-        webbrowser.open(service.address)
     with suppress(KeyboardInterrupt):  # the usual end
+        tell(service.address)
+        if not is_loopback(host):
+            tell(
+                "Whoever reaches this machine and has this address may read the warehouse and keep "
+                "queries in it; what is sent is not encrypted."
+            )
+        if open_it:
+            webbrowser.open(service.address)
         service.run()
 
 
