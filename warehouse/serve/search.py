@@ -27,7 +27,9 @@ async def search(server: Server, request: Request) -> Response:
         kind=kind if kind in dict(KINDS) else "text",
         offer=offer,
         asked=asked,
-        layer=values.get("layer", offer["layers"][len(offer["layers"]) // 2] if offer["layers"] else 0),
+        layer=values.get(
+            "layer", offer["layers"][len(offer["layers"]) // 2] if offer["layers"] else 0
+        ),
         site=values.get("site", "hidden_out"),
         is_near=is_near,
     )

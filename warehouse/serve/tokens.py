@@ -1,4 +1,4 @@
-"""A conversation as tokens, coloured by what was captured of each, and what is known of one token."""
+"""A conversation as tokens, coloured by what was captured of each, and what one token is."""
 
 from starlette.requests import Request
 from starlette.responses import Response
