@@ -32,9 +32,9 @@ async function ask(address, options = {}) {
 }
 
 /** A table of the server, with the query behind it. */
-async function fetched(address) {
+async function fetched(address, options) {
   try {
-    const {query, values, ...data} = await ask(address);
+    const {query, values, ...data} = await ask(address, options);
     report.queries[address] = query;
     report.tables[address] = {query: address, values};
     return data;

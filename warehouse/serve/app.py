@@ -10,8 +10,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from warehouse.errors import AlabError, explain
-from warehouse.serve import residual, sql
-from warehouse.serve.server import MEDIA, NOT_THERE, Handler, Server
+from warehouse.serve import residual, search, sql, tokens
+from warehouse.serve.server import MEDIA, NOT_THERE, Handler, Server, unless_gone
 from warehouse.serve.values import values_of
 from warehouse.serve.workers import workers
 
@@ -30,7 +30,8 @@ async def data(server: Server, request: Request) -> Response:
             f"there is no form {suffix!r} of data", f"There are: {', '.join(MEDIA)}", NOT_THERE
         )
     values = values_of(request.query_params)
-    body = await server.workers.ask("data", name=name, values=values, form=suffix or "columns")
+    work = server.workers.ask("data", name=name, values=values, form=suffix or "columns")
+    body = await unless_gone(request, work)
     file = {"Content-Disposition": f'attachment; filename="{name}.{suffix}"'} if suffix else {}
     return Response(body, media_type=MEDIA[suffix or "json"], headers=file)
 
@@ -46,7 +47,9 @@ ROUTES: list[tuple[str, Handler, list[str]]] = [
     ("/data/{name}", data, ["GET"]),
     ("/static/{digest}/{name}", static, ["GET"]),
     *residual.ROUTES,
+    *search.ROUTES,
     *sql.ROUTES,
+    *tokens.ROUTES,
 ]
 
 

@@ -1,7 +1,8 @@
 """What every page is made with: the lake, the templates, and the workers that read."""
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from starlette.requests import Request
@@ -66,6 +67,22 @@ class Server:
         if "text/html" in request.headers.get("accept", ""):
             return self.pages.problem(status, message, hint)
         return JSONResponse({"error": message, "hint": hint}, status)
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, bytes]) -> bytes:
+    """What some work gives; it is stopped soon after nobody waits for it any more.
+
+    Raises:
+        AlabError: the work does, or nobody waits.
+    """
+    task = asyncio.ensure_future(work)
+    # What ends within a second is let end: a process that is stopped has to be started again.
+    while not (await asyncio.wait([task], timeout=1))[0]:
+        if await request.is_disconnected():
+            task.cancel()
+            await asyncio.wait([task])
+            raise AlabError("nobody waits for the answer any more")
+    return task.result()
 
 
 #: What answers an address.
