@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from warehouse.errors import AlabError, explain
-from warehouse.serve import residual, sql
+from warehouse.serve import lens, neuron, overview, references, report, residual, runs, sql
 from warehouse.serve.server import NOT_THERE, Handler, Server
 from warehouse.serve.values import values_of
 from warehouse.serve.workers import workers
@@ -21,12 +21,6 @@ MEDIA = {
     "csv": "text/csv; charset=utf-8",
     "parquet": "application/vnd.apache.parquet",
 }
-
-
-async def home(server: Server, request: Request) -> Response:
-    """All runs."""
-    rows = await server.rows("runs_page")
-    return server.pages.render("runs", title="Runs", here="/", runs=rows)
 
 
 async def data(server: Server, request: Request) -> Response:
@@ -49,10 +43,15 @@ async def static(server: Server, request: Request) -> Response:
 
 #: Address, what answers it, and by which methods.
 ROUTES: list[tuple[str, Handler, list[str]]] = [
-    ("/", home, ["GET"]),
     ("/data/{name}", data, ["GET"]),
     ("/static/{digest}/{name}", static, ["GET"]),
+    *lens.ROUTES,
+    *neuron.ROUTES,
+    *overview.ROUTES,
+    *references.ROUTES,
+    *report.ROUTES,
     *residual.ROUTES,
+    *runs.ROUTES,
     *sql.ROUTES,
 ]
 
