@@ -19,7 +19,8 @@ function recall() {
     else if (said.has(name)) control.value = said.get(name);
     if (control.type === 'radio' && !control.checked) continue;
     const numeric = control.type === 'range' || 'number' in control.dataset;
-    choices[name] = numeric ? Number(control.value) : control.value;
+    const card = control.closest('[data-card]');
+    (card ? card.choices ??= {} : choices)[name] = numeric ? Number(control.value) : control.value;
   }
 }
 /** Let the words beside a slider say where it stands. */

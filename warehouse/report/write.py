@@ -45,13 +45,13 @@ def write_report(
     out = out or lake.warehouse / "report.html"
     with catalog.connect(lake) as db:
         tables = Tables(lake, db)
-        context = collect(lake, tables, _chosen(db, runs))
+        context = collect(lake, tables, chosen(db, runs))
         with writing(out, "--out") as draft:
             draft.write_text(page.render(context), encoding="utf-8")
         return [out, *(_write_csvs(tables, csv_dir) if csv_dir else ())]
 
 
-def _chosen(db: duckdb.DuckDBPyConnection, names: Iterable[str]) -> list[str]:
+def chosen(db: duckdb.DuckDBPyConnection, names: Iterable[str]) -> list[str]:
     """Ids of the runs that are meant, without repetition."""
     if names := list(names):
         return list(dict.fromkeys(runs.find_run(db, name) for name in names))

@@ -10,16 +10,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from warehouse.errors import AlabError, explain
-from warehouse.serve import residual, search, sql, tokens
+from warehouse.serve import lens, neuron, overview, references, report, residual, runs, search, sql, tokens
 from warehouse.serve.server import MEDIA, NOT_THERE, Handler, Server, unless_gone
 from warehouse.serve.values import values_of
 from warehouse.serve.workers import workers
-
-
-async def home(server: Server, request: Request) -> Response:
-    """All runs."""
-    rows = await server.rows("runs_page")
-    return server.pages.render("runs", title="Runs", here="/", runs=rows)
 
 
 async def data(server: Server, request: Request) -> Response:
@@ -43,11 +37,16 @@ async def static(server: Server, request: Request) -> Response:
 
 #: Address, what answers it, and by which methods.
 ROUTES: list[tuple[str, Handler, list[str]]] = [
-    ("/", home, ["GET"]),
     ("/data/{name}", data, ["GET"]),
     ("/static/{digest}/{name}", static, ["GET"]),
+    *lens.ROUTES,
+    *neuron.ROUTES,
+    *overview.ROUTES,
+    *references.ROUTES,
+    *report.ROUTES,
     *residual.ROUTES,
     *search.ROUTES,
+    *runs.ROUTES,
     *sql.ROUTES,
     *tokens.ROUTES,
 ]

@@ -45,15 +45,20 @@ class Server:
         return rows
 
     async def run(self, request: Request) -> dict[str, Any]:
-        """The run that an address names, and in `parts` which pages there are of it.
+        """The run that an address is about; as `find`."""
+        return await self.find(request.path_params["run"])
+
+    async def find(self, name: str) -> dict[str, Any]:
+        """The run of any name that runs have, and in `parts` which pages there are of it.
 
         Raises:
             AlabError: there is no such run.
         """
         try:
-            (run,) = await self.rows("run", run=request.path_params["run"])
+            (run,) = await self.rows("run", run=name)
         except AlabError as error:
-            raise AlabError(error.message, error.hint, NOT_THERE) from error
+            hint = f"If it was there before, it was deleted since. {error.hint}".strip()
+            raise AlabError(error.message, hint, NOT_THERE) from error
         there = set(run["has"])
         run["parts"] = [(path, name) for path, name, needs in PARTS if not needs or needs in there]
         return run

@@ -23,11 +23,15 @@ from warehouse.lake.lake import Lake
 from warehouse.query import hints, readonly
 from warehouse.query.formats import cell, plain
 from warehouse.report import page
+from warehouse.report.tables import Tables
+from warehouse.report.write import chosen, collect
 
 #: Rows of a figure's table, at the most: more cannot be drawn.
 ROWS = 200_000
 #: Folders of queries that a page may name, the first that has it.
 _QUERIES = ("serve/queries", "queries")
+#: What a report's script reads beside the tables; a server's page has the charts and their words.
+_OF_A_RUN = ("scales", "queries", "tables", "sites", "compared", "names")
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,20 @@ def rows(desk: Desk, name: str, values: dict[str, Any]) -> bytes:
     return data(desk, name, values, "json")
 
 
+def card(desk: Desk, run: str) -> bytes:
+    """What the report says of a run, as JSON: HTML, packed tables, the script's registry."""
+    context = collect(desk.lake, Tables(desk.lake, desk.db), [find_run(desk.db, run)])
+    registry = {key: value for key, value in context["registry"].items() if key in _OF_A_RUN}
+    html = page.fragment("serve/card.html.j2", context)
+    return orjson.dumps({"html": html, "packed": context["packed"], "registry": registry})
+
+
+def report(desk: Desk, runs: list[str]) -> bytes:
+    """The one-file report of some runs, or of all."""
+    context = collect(desk.lake, Tables(desk.lake, desk.db), chosen(desk.db, runs))
+    return page.render(context).encode()
+
+
 def _call(work: Callable, *arguments: object, **options: object) -> Any:
     return work(*arguments, **options)
 
@@ -175,4 +193,10 @@ FORMS: dict[str, Callable[[pa.Table, dict[str, Any]], bytes]] = {
     "parquet": _as_parquet,
 }
 #: What a request may ask for, by the name that it says.
-TASKS: dict[str, Callable[..., bytes]] = {"data": data, "rows": rows, "query": query}
+TASKS: dict[str, Callable[..., bytes]] = {
+    "data": data,
+    "rows": rows,
+    "query": query,
+    "card": card,
+    "report": report,
+}

@@ -50,6 +50,10 @@ class Copies:
                 self._looked = now
             return self._path()
 
+    def look_again(self) -> None:
+        """Look at the lake at the next request: it was just changed."""
+        self._looked = float("-inf")
+
     def _path(self) -> Path:
         return self._folder / f"catalog-{self._number}.duckdb"
 
@@ -149,7 +153,8 @@ class Workers:
 
     def __init__(self, lake: Lake, count: int = 2):
         self._folder = Path(tempfile.mkdtemp(prefix="alab-serve-"))
-        copies = Copies(lake, self._folder)
+        #: The copy of the catalog that they read.
+        self.copies = copies = Copies(lake, self._folder)
         self._all = [
             Worker(lake, copies, self._folder / f"spill-{n}", locked=n == count)
             for n in range(count + 1)
