@@ -32,6 +32,12 @@ WHOLE = frozenset(
         "offset",
         "first",
         "last",
+        "column",
+        "rows",
+        "columns",
+        "down",
+        "across",
+        "queries",
     }
 )
 #: Values that may stand several times.
