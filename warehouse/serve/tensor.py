@@ -53,6 +53,7 @@ async def _page(server: Server, request: Request, name: str, title: str) -> Resp
         layers=sorted({layer for row in sites for layer in row["layers"] or []}),
         queries=max(1, WEIGHTS // (heads * max(1, size["longest"] or 1))),
         has_values=has_values,
+        data={"run": run["run_id"]},
     )
 
 

@@ -9,7 +9,7 @@ WITH lengths AS (
   WHERE t.prompt_id = $prompt AND t.layer = $layer
   GROUP BY t.run_id, h.head
 )
-SELECT a.head, a.position,
+SELECT a.layer, a.head, a.position,
        list_transform(list_zip(a.weights, l.lengths[: len(a.weights)]), lambda pair: pair[1] * pair[2]) AS attended
 FROM attention_of($run) AS a
 JOIN runs AS r ON r.run_id = a.run_id
