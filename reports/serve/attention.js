@@ -28,8 +28,8 @@ custom.attention_heads = {
     const measure = choices.head_measure;
     const layers = [...new Set(rows.map((row) => row.layer))], heads = 1 + Math.max(...rows.map((row) => row.head));
     const cells = new Map(rows.map((row) => [`${row.layer} ${row.head}`, row]));
-    const values = new Float32Array(layers.length * heads).fill(NaN);
-    layers.forEach((layer, n) => { for (let head = 0; head < heads; head += 1) values[n * heads + head] = cells.get(`${layer} ${head}`)?.[measure] ?? NaN; });
+    const values = Float32Array.from({length: heads * layers.length}, (_, n) =>
+      cells.get(`${layers[n % layers.length]} ${Math.floor(n / layers.length)}`)?.[measure] ?? NaN);
     const most = values.reduce((a, b) => (b > a ? b : a), 0);
     const scale = newScale({low: 0, high: measure === 'entropy' ? most : 1});
     const place = element('div');
@@ -37,15 +37,15 @@ custom.attention_heads = {
     for (const one of [...figure.view.listeners]) figure.view.listeners.delete(one);
     const {queries, from_position: first} = rows[0];
     figure.querySelector('.plot').replaceChildren(legend(scale), element('p', {className: 'quiet', textContent:
-      `A row for each layer, a column for each head. Colour: ${HEAD_MEASURES[measure]}; mean over ${queries} token${queries > 1 ? `s, from position ${first} on` : `, at position ${first}`}.`}), place);
+      `A row for each head, a column for each layer. Colour: ${HEAD_MEASURES[measure]}; mean over ${queries} token${queries > 1 ? `s, from position ${first} on` : `, at position ${first}`}.`}), place);
     figure.control = putMatrix(place, {
-      size: {rows: layers.length, columns: heads}, view: figure.view, scale: () => scale, most: 480, cell: 18, gutter: [40, 20],
-      tile: (row, column, height, width, down, across) => blockOf(values, heads, {row, column, height, width, down, across}),
+      size: {rows: heads, columns: layers.length}, view: figure.view, scale: () => scale, most: 480, cell: 18, gutter: [40, 20],
+      tile: (row, column, height, width, down, across) => blockOf(values, layers.length, {row, column, height, width, down, across}),
       label: 'Heads by layer. Arrows move, Enter shows a map.',
-      names: {row: (row) => String(layers[row]), column: String},
-      marked: (row, column) => chosenHeads().some(atHead([layers[row], column])),
-      pick: (row, column) => toggleHead([layers[row], column]),
-      tell: (row, column, value) => `layer ${layers[row]}, head ${column}: ${short(value)}`,
+      names: {row: String, column: (column) => String(layers[column])},
+      marked: (row, column) => chosenHeads().some(atHead([layers[column], row])),
+      pick: (row, column) => toggleHead([layers[column], row]),
+      tell: (row, column, value) => `layer ${layers[column]}, head ${row}: ${short(value)}`,
     });
   },
 };

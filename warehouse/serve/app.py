@@ -9,19 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from warehouse.errors import AlabError, explain
-from warehouse.serve import residual, sql, tensor
-from warehouse.serve.server import NOT_THERE, Handler, Server
+from warehouse.errors import explain
+from warehouse.serve import dataset, residual, sql, tensor
+from warehouse.serve.server import Handler, Server, form_of, in_form
 from warehouse.serve.values import values_of
 from warehouse.serve.workers import workers
-
-#: Media types, by the suffix of an address of data.
-MEDIA = {
-    "json": "application/json",
-    "csv": "text/csv; charset=utf-8",
-    "parquet": "application/vnd.apache.parquet",
-}
-
 
 async def home(server: Server, request: Request) -> Response:
     """All runs."""
@@ -32,14 +24,10 @@ async def home(server: Server, request: Request) -> Response:
 async def data(server: Server, request: Request) -> Response:
     """The rows behind a figure, in the form of the address's suffix."""
     name, _, suffix = request.path_params["name"].partition(".")
-    if suffix and suffix not in MEDIA:
-        raise AlabError(
-            f"there is no form {suffix!r} of data", f"There are: {', '.join(MEDIA)}", NOT_THERE
-        )
+    form = form_of(suffix)
     values = values_of(request.query_params)
-    body = await server.workers.ask("data", name=name, values=values, form=suffix or "columns")
-    file = {"Content-Disposition": f'attachment; filename="{name}.{suffix}"'} if suffix else {}
-    return Response(body, media_type=MEDIA[suffix or "json"], headers=file)
+    body = await server.workers.ask("data", name=name, values=values, form=form)
+    return in_form(body, name, suffix)
 
 
 async def static(server: Server, request: Request) -> Response:
@@ -55,6 +43,7 @@ ROUTES: list[tuple[str, Handler, list[str]]] = [
     *residual.ROUTES,
     *sql.ROUTES,
     *tensor.ROUTES,
+    *dataset.ROUTES,
 ]
 
 

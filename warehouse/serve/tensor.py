@@ -6,17 +6,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from warehouse.errors import AlabError
-from warehouse.serve.server import NOT_THERE, Handler, Server
+from warehouse.serve.server import Handler, Server, form_of, in_form
 from warehouse.serve.tensor_tasks import ATTENDED, SIDE
 from warehouse.serve.values import values_of
 
-#: Media types of tiles, by the suffix of the address.
-MEDIA = {
-    "": "application/octet-stream",
-    "json": "application/json",
-    "csv": "text/csv; charset=utf-8",
-    "parquet": "application/vnd.apache.parquet",
-}
 #: What the address of a tile need not say.
 _TILE = {"head": 0, "row": 0, "column": 0, "rows": SIDE, "columns": SIDE, "down": 1, "across": 1}
 #: Attention weights that the map of all heads reads; of long sequences it is of the last tokens.
@@ -65,21 +58,15 @@ async def facts(server: Server, request: Request) -> Response:
 
 async def tile(server: Server, request: Request) -> Response:
     """A rectangle of a tensor: float32, or a table in the form of the address's suffix."""
-    form = request.path_params.get("form", "")
-    if form not in MEDIA:
-        known = ", ".join(filter(None, MEDIA))
-        raise AlabError(f"there is no form {form!r} of tiles", f"There are: {known}", NOT_THERE)
+    suffix = request.path_params.get("form", "")
+    form = form_of(suffix) if suffix else "binary"
     values = values_of(request.query_params)
     asked = {name: values.get(name, default) for name, default in _TILE.items()}
-    body = await server.workers.ask(
-        "tile",
-        **_tensor(request),
-        **asked,
-        statistic=values.get("statistic", "extreme"),
-        form=form or "binary",
-    )
-    file = {"Content-Disposition": f'attachment; filename="tensor.{form}"'} if form else {}
-    return Response(body, media_type=MEDIA[form], headers=file)
+    asked["statistic"] = values.get("statistic", "extreme")
+    body = await server.workers.ask("tile", **_tensor(request), **asked, form=form)
+    if suffix:
+        return in_form(body, "tensor", suffix)
+    return Response(body, media_type="application/octet-stream")
 
 
 def _tensor(request: Request) -> dict[str, Any]:
