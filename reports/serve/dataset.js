@@ -67,8 +67,8 @@ if (rowTable) {
     remember('first', state.first || null);
   };
   const head = () => {
-    const button = (name, words) => {
-      const made = element('th', {scope: 'col', className: 'left'});
+    const button = (name, words, kind) => {
+      const made = element('th', {scope: 'col', className: kind === 'number' ? '' : 'left'});
       made.ariaSort = state.sort !== name ? 'none' : state.way === 'down' ? 'descending' : 'ascending';
       const sort = element('button', {type: 'button', textContent: words + (state.sort === name ? (state.way === 'down' ? ' ↓' : ' ↑') : ''), title: `Sort by ${words}`});
       sort.addEventListener('click', () => {
@@ -81,7 +81,7 @@ if (rowTable) {
       return made;
     };
     rowTable.tHead.replaceChildren(element('tr', {}, button('', 'row'), element('th', {scope: 'col', className: 'left', textContent: 'text'}),
-      ...columns.map((one) => button(one.label_column, one.label_column))));
+      ...columns.map((one) => button(one.label_column, one.label_column, one.kind))));
   };
   const field = byId('row-filter').elements.find;
   field.value = state.find;

@@ -36,15 +36,17 @@ class Window:
     """
 
     def __init__(self, paths: list[Path], column: str, at: PassId):
+        if not paths:
+            raise KeyError(at)
         source = _source(tuple(paths))
         _, last = source.span[at]
+        self.heads = source.heads if column == "weights" else 1
+        self.width: int = source.columns[column] or last + 1
         self._column = column
         self._files = [VectorFile(path, column) for path in paths]
         self._ranges = [some for some in source.ranges if some.at == at]
         self._places = [self._place(some) for some in self._ranges]
         self._latest: tuple[tuple[int, int], tuple[np.ndarray, np.ndarray]] | None = None
-        self.heads = source.heads if column == "weights" else 1
-        self.width: int = source.columns[column] or last + 1
         self.positions: list[int] = np.unique([p for _, own in self._places for p in own]).tolist()
 
     def __len__(self) -> int:
