@@ -163,7 +163,8 @@ function addTools(figure) {
     panel.replaceChildren(element('pre', {textContent: sqlOf(figure)}), again);
   });
   data.addEventListener('click', async () => {
-    copy(asTabs(select(await table(source(figure)), conditions(figure))), data);
+    const own = custom[figure.dataset.chart]?.rows?.(figure);
+    copy(asTabs(await own ?? select(await table(source(figure)), conditions(figure))), data);
   });
   figure.append(element('div', {className: 'tools'}, show, data, ...downloads(figure)), panel);
 }
@@ -173,8 +174,9 @@ function downloads(figure) {
   if (!figure.dataset.table.startsWith('/')) return [];
   return ['csv', 'json', 'parquet'].map((form) => {
     const link = element('a', {textContent: form, title: `The rows as a ${form.toUpperCase()} file`, href: '#'});
-    link.addEventListener('focus', () => { link.href = asFile(source(figure), form); });
-    link.addEventListener('pointerenter', () => { link.href = asFile(source(figure), form); });
+    const point = () => { link.href = custom[figure.dataset.chart]?.file?.(figure, form) ?? asFile(source(figure), form); };
+    link.addEventListener('focus', point);
+    link.addEventListener('pointerenter', point);
     return link;
   });
 }
@@ -272,7 +274,7 @@ async function draw(figure) {
     if (turn !== figure.turn) return;
     const some = drawable(figure, rows);
     figure.classList.toggle('empty', !some);
-    if (figure.dataset.chart in custom) custom[figure.dataset.chart].draw(figure, rows);
+    if (figure.dataset.chart in custom) await custom[figure.dataset.chart].draw(figure, rows);
     else if (some) await drawChart(figure, rows, turn, await compared(figure));
     figure.dataset.state = some ? 'drawn' : 'empty';
   } catch (error) {
@@ -316,7 +318,8 @@ async function drawChart(figure, rows, turn, tables) {
 
 // --- figures that are not charts ----------------------------------------------------------------------------
 
-/** By name: `uses`, the choices that move it, and `draw(figure, rows)`. */
+/** By name: `uses`, the choices that move it, and `draw(figure, rows)`. Where the table behind it is not what it shows:
+ *  `rows(figure)` to copy, and `file(figure, form)`, the address of a file. */
 const custom = {};
 
 // --- switches -----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 
 class VectorFile:
-    """A file of the lake, of which one vector column is read.
+    """A file of the lake, of which one column of vectors or lists is read.
 
     Several threads may read row groups of one file.
 
@@ -41,6 +41,11 @@ class VectorFile:
     def rows(self, group: int) -> int:
         """Number of rows in a row group."""
         return int(self._metadata.row_group(group).num_rows)
+
+    def is_full(self, group: int) -> bool:
+        """Whether every row of a group has a vector."""
+        chunk = self._metadata.row_group(group).column(self._leaf)
+        return bool(chunk.num_values == self.rows(group) * self.width)
 
     def holds(self, group: int, column: str, value: object) -> bool:
         """Whether rows of a group may have this value, by its statistics."""
@@ -76,6 +81,26 @@ class VectorFile:
                 raise ValueError(f"{vectors.null_count} rows have no {self.column}")
             out[:] = vectors.combine_chunks().flatten().to_numpy().reshape(count, self.width)
         return out
+
+    def lists(self, group: int) -> tuple[np.ndarray, np.ndarray]:
+        """The attention weights of a row group: one for each token up to a row's position.
+
+        Returns:
+            All values one after the other, and (rows + 1) ends: row n has `values[ends[n] :
+            ends[n + 1]]`.
+        """
+        chunk = self._metadata.row_group(group).column(self._leaf)
+        positions = self.parquet.read_row_group(group, columns=["position"])["position"].to_numpy()
+        lengths = positions.astype(np.int64) + 1
+        is_ours = self._metadata.created_by == "alab" and "BYTE_STREAM_SPLIT" in chunk.encodings
+        if is_ours and chunk.num_values == lengths.sum():
+            values = np.empty(chunk.num_values, np.float32)
+            _join_streams(self._streams(chunk), values)
+        else:
+            column = self.parquet.read_row_group(group, columns=[self.column]).column(0)
+            lists = column.combine_chunks()
+            values, lengths = lists.flatten().to_numpy(), lists.value_lengths().to_numpy()
+        return values, np.r_[0, np.cumsum(lengths)]
 
     def _streams(self, chunk: pq.ColumnChunkMetaData) -> np.ndarray:
         """The four byte streams of a column chunk that is one page, the lowest bytes first."""

@@ -23,6 +23,32 @@ MEDIA = {
 NOT_THERE, CONFLICT = 4, 5
 _STATUS = {NOT_THERE: 404, CONFLICT: 409, DEFECT: 500}
 
+#: Media types, by the suffix of an address of data; without one it is for a page's script.
+MEDIA = {
+    "": "application/json",
+    "json": "application/json",
+    "csv": "text/csv; charset=utf-8",
+    "parquet": "application/vnd.apache.parquet",
+}
+
+
+def form_of(suffix: str) -> str:
+    """How a worker is to write rows for an address of that suffix.
+
+    Raises:
+        AlabError: there is no such form.
+    """
+    if suffix not in MEDIA:
+        there = ", ".join(filter(None, MEDIA))
+        raise AlabError(f"there is no form {suffix!r} of data", f"There are: {there}", NOT_THERE)
+    return suffix or "columns"
+
+
+def in_form(body: bytes, name: str, suffix: str) -> Response:
+    """Rows as they were asked for; with a suffix a file of that name."""
+    file = {"Content-Disposition": f'attachment; filename="{name}.{suffix}"'} if suffix else {}
+    return Response(body, media_type=MEDIA[suffix], headers=file)
+
 
 class Server:
     """A warehouse's pages, and the workers that read it.

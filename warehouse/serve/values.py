@@ -32,10 +32,18 @@ WHOLE = frozenset(
         "offset",
         "first",
         "last",
+        "column",
+        "rows",
+        "columns",
+        "down",
+        "across",
+        "queries",
     }
 )
 #: Values that may stand several times.
-SEVERAL = frozenset({"runs", "refs", "sites", "layers", "heads", "labels"})
+SEVERAL = frozenset({"runs", "refs", "sites", "layers", "heads", "labels", "prompts"})
+#: Those of them that are whole numbers.
+_WHOLES = frozenset({"layers", "heads", "prompts"})
 #: What an address need not say.
 DEFAULTS: dict[str, Any] = {"prompt": 0, "step": 0}
 
@@ -51,7 +59,7 @@ def values_of(query: QueryParams | Iterable[tuple[str, str]]) -> dict[str, Any]:
     """
     values = dict(DEFAULTS)
     for name, text in query.multi_items() if isinstance(query, QueryParams) else query:
-        one = _whole(name, text) if name in WHOLE or name in ("layers", "heads") else text
+        one = _whole(name, text) if name in WHOLE or name in _WHOLES else text
         if name in SEVERAL:
             values.setdefault(name, []).append(one)
         else:

@@ -1,0 +1,189 @@
+"""Rectangles of one tensor of one forward pass, read from the row groups that they lie in.
+
+A tensor is a matrix here: a row for each token that was kept, a column for each dimension; of
+attention one head's, a column for each key token.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from warehouse.lake.tensors import PassId, RowRange, Source, blocks
+from warehouse.lake.vectors import VectorFile
+
+#: Values of each row group that a percentile is taken of, evenly spread.
+SAMPLE = 1 << 16
+
+
+class Window:
+    """One tensor of one pass, of which rectangles are read.
+
+    Args:
+        paths: the part files of its dataset and layer.
+        column: its column there; `weights` is attention.
+        at: prompt and step.
+
+    Attributes:
+        positions: position of each row's token, ascending.
+        heads: heads that have rows of their own; 1 but for attention.
+        width: columns.
+
+    Raises:
+        KeyError: the files have no such pass.
+        OSError, ValueError: a file is damaged.
+    """
+
+    def __init__(self, paths: list[Path], column: str, at: PassId):
+        if not paths:
+            raise KeyError(at)
+        source = _source(tuple(paths))
+        _, last = source.span[at]
+        self.heads = source.heads if column == "weights" else 1
+        self.width: int = source.columns[column] or last + 1
+        self._column = column
+        self._files = [VectorFile(path, column) for path in paths]
+        self._ranges = [some for some in source.ranges if some.at == at]
+        self._places = [self._place(some) for some in self._ranges]
+        self._latest: tuple[tuple[int, int], tuple[np.ndarray, np.ndarray]] | None = None
+        self.positions: list[int] = np.unique([p for _, own in self._places for p in own]).tolist()
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def _place(self, some: RowRange) -> tuple[np.ndarray, np.ndarray]:
+        """Head and position of each row of a range."""
+        names = ["position", *(["head"] if self._column == "weights" else [])]
+        table = self._files[some.file].parquet.read_row_group(some.group, columns=names)
+        own = table.slice(some.start, some.stop - some.start)
+        positions = own["position"].to_numpy()
+        return own["head"].to_numpy() if len(names) > 1 else 0 * positions, positions
+
+    def rows(self, start: int, stop: int, head: int = 0) -> np.ndarray:
+        """Some rows of a head, float32 (rows, width).
+
+        NaN stands where the model computed nothing, as logits of a prompt; of attention 0 for later
+        keys.
+        """
+        wanted = np.array(self.positions[start:stop])
+        out = np.zeros((len(wanted), self.width), np.float32)
+        for some, (heads, positions) in zip(self._ranges, self._places, strict=True):
+            rows = np.flatnonzero((heads == head) & np.isin(positions, wanted))
+            if len(rows):
+                self._fill(out, np.searchsorted(wanted, positions[rows]), some, rows + some.start)
+        return out
+
+    def _fill(self, out: np.ndarray, at: np.ndarray, some: RowRange, rows: np.ndarray) -> None:
+        """Put rows of a range's row group where they belong."""
+        values, ends = self._group(some)
+        if self._column != "weights":
+            out[at] = values[rows]
+            return
+        for place, row in zip(at, rows, strict=True):
+            own = values[ends[row] : ends[row + 1]]
+            out[place, : len(own)] = own
+
+    def _group(self, some: RowRange) -> tuple[np.ndarray, np.ndarray]:
+        """The values of a row group; bands of rows and heads share the one that was read last."""
+        key = some.file, some.group
+        if self._latest is None or self._latest[0] != key:
+            file = self._files[some.file]
+            self._latest = key, file.lists(some.group) if not file.width else _vectors(file, some)
+        return self._latest[1]
+
+    def parts(self) -> Iterator[np.ndarray]:
+        """All values, of every head, without the zeros of later keys; a row group at a time."""
+        for some in self._ranges:
+            values, ends = self._group(some)
+            part = slice(ends[some.start], ends[some.stop]) if len(ends) else _rows_of(some)
+            yield values[part].reshape(-1)
+
+
+def _rows_of(some: RowRange) -> slice:
+    return slice(some.start, some.stop)
+
+
+def _vectors(file: VectorFile, some: RowRange) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors of a row group, and nothing."""
+    if file.is_full(some.group):
+        return file.read(some.group), np.empty(0)
+    column = file.parquet.read_row_group(some.group, columns=[file.column]).column(0)
+    values = blocks(column.combine_chunks(), file.width)
+    return np.concatenate([block.reshape(-1, file.width) for block in values]), np.empty(0)
+
+
+@lru_cache(maxsize=8)
+def _source(paths: tuple[Path, ...]) -> Source:
+    """Where the passes are: files never change, and looking takes longer than reading a tile."""
+    return Source(list(paths))
+
+
+# --- made smaller -----------------------------------------------------------------------------------------
+
+
+def _extreme(values: np.ndarray, axis: int, starts: np.ndarray) -> np.ndarray:
+    high, low = (f.reduceat(values, starts, axis=axis) for f in (np.maximum, np.minimum))
+    return np.where(high >= -low, high, low)
+
+
+def _mean(values: np.ndarray, axis: int, starts: np.ndarray) -> np.ndarray:
+    counts = np.diff(np.r_[starts, values.shape[axis]])
+    sums = np.add.reduceat(values.astype(np.float64), starts, axis=axis)
+    return (sums / (counts[:, None] if axis == 0 else counts)).astype(np.float32)
+
+
+def _first(values: np.ndarray, axis: int, starts: np.ndarray) -> np.ndarray:
+    return values.take(starts, axis=axis)
+
+
+#: What stands for a block of values: the one furthest from 0, their mean, or the first of them.
+STATISTICS: dict[str, Callable[[np.ndarray, int, np.ndarray], np.ndarray]] = {
+    "extreme": _extreme,
+    "mean": _mean,
+    "first": _first,
+}
+
+
+def smaller(values: np.ndarray, down: int, across: int, statistic: str) -> np.ndarray:
+    """A matrix of which each value stands for a block of another's; blocks at the ends are smaller.
+
+    A block with NaN is NaN.
+
+    Args:
+        values: (rows, columns).
+        down: rows of a block.
+        across: columns of a block.
+        statistic: one of `STATISTICS`.
+
+    >>> smaller(np.array([[1, -5, 2], [3, 4, 0]], np.float32), 2, 2, "extreme").tolist()
+    [[-5.0, 2.0]]
+    """
+    for axis, step in ((1, across), (0, down)):
+        if step > 1:
+            values = STATISTICS[statistic](values, axis, np.arange(0, values.shape[axis], step))
+    return values
+
+
+def limits(parts: Iterator[np.ndarray]) -> dict[str, float | int | None]:
+    """The ends of a tensor's values, and how many of them are not finite.
+
+    Returns:
+        `low` and `high`; `inner`, below which 99.9% of the absolute values lie, of an even sample
+        of those; `nonfinite`. None where there is no finite value.
+    """
+    low, high, lost = np.inf, -np.inf, 0
+    sample = [np.empty(0, np.float32)]
+    for values in parts:
+        finite = np.isfinite(values)
+        if not finite.all():
+            lost += int((~finite).sum())
+            values = values[finite]
+        if len(values):
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+            sample.append(np.abs(values[:: max(1, len(values) // SAMPLE)]))
+    some = np.concatenate(sample)
+    if not len(some):
+        return {"low": None, "high": None, "inner": None, "nonfinite": lost}
+    inner = float(np.quantile(some, 0.999))
+    return {"low": low, "high": high, "inner": inner, "nonfinite": lost}
