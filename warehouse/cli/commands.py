@@ -37,8 +37,8 @@ def capture(ctx: click.Context, scenarios: tuple[Path, ...], progress: str, **op
 
     With --progress jsonl each line there is an object whose `event` is start (pid), stage (what,
     done, total), begun (run), token (prompt, step, text: of the reply as it comes), run (run: it is
-    kept), message (text), error (message, hint), interrupted (text) or end (exit_code: the last).
-    What libraries print stands between them as it is.
+    kept), message (text), error (message, hint), interrupted (text) or end (exit_code: the last),
+    each with the seconds since start. What libraries print stands between them as it is.
 
     \b
     alab capture scenarios/quickstart.yaml
@@ -112,8 +112,13 @@ def sql_command(
 @click.option("--host", default="127.0.0.1", help="Address of this machine to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8484, help="0 takes a free one.")
 @click.option("--open", "open_it", is_flag=True, help="Open the address in the browser.")
+@click.option(
+    "--scenarios", type=FOLDER, help="Folder of scenario files.  [default: beside the warehouse]"
+)
+@click.option("--trust-remote-code", is_flag=True, help="Let captures run code of models.")
+@click.option("--online", is_flag=True, help="Let captures load models from the hub.")
 @pass_lake
-def serve(lake: "Lake", host: str, port: int, open_it: bool) -> None:
+def serve(lake: "Lake", host: str, port: int, **options: Any) -> None:
     """Look at the warehouse in the browser; prints the address, and serves until Ctrl-C.
 
     The address ends with a secret of this start: who has it may read the warehouse, and start and
@@ -127,7 +132,7 @@ def serve(lake: "Lake", host: str, port: int, open_it: bool) -> None:
     with needing("serve", "alab serve"):
         from warehouse.serve import service
 
-    service.serve(lake, host, port, click.echo, open_it=open_it)
+    service.serve(lake, host, port, click.echo, **options)
 
 
 @main.command()

@@ -87,6 +87,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._shown: tuple[str, int, int] | None = None
+        self._began = time.monotonic()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Tell how far it is, once each."""
@@ -103,7 +104,8 @@ class Lines:
     def watch(self, event: str, **about: Any) -> None:
         """Tell anything else."""
         # In one write: what libraries print comes between lines, not into them.
-        sys.stderr.write(json.dumps({"event": event, **about}) + "\n")
+        seconds = round(time.monotonic() - self._began, 3)
+        sys.stderr.write(json.dumps({"event": event, **about, "seconds": seconds}) + "\n")
         sys.stderr.flush()
 
     def clear(self) -> None:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from warehouse.errors import AlabError, explain
-from warehouse.serve import residual, sql
+from warehouse.serve import capture, job_pages, models, residual, sql
 from warehouse.serve.server import NOT_THERE, Handler, Server
 from warehouse.serve.values import values_of
 from warehouse.serve.workers import workers
@@ -54,6 +54,9 @@ ROUTES: list[tuple[str, Handler, list[str]]] = [
     ("/static/{digest}/{name}", static, ["GET"]),
     *residual.ROUTES,
     *sql.ROUTES,
+    *capture.ROUTES,
+    *job_pages.ROUTES,
+    *models.ROUTES,
 ]
 
 
@@ -62,7 +65,7 @@ def make_app(server: Server) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with workers(server.lake) as server.workers:
+        async with workers(server.lake) as server.workers, job_pages.following(server):
             yield
 
     def route(path: str, handler: Handler, methods: list[str]) -> Route:
