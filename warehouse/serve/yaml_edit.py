@@ -320,7 +320,7 @@ def _dump_text(value: str, column: int, *, flow: bool) -> str:
     if not flow and "\n" in value and _LITERAL.fullmatch(value) and value.isascii():
         lines = ["|-", *(" " * column + line if line else "" for line in value.split("\n"))]
         return "\n".join(lines)
-    if re.fullmatch(r"[A-Za-z_][\w./:-]*( [\w.-]+)*", value, re.ASCII) and ": " not in value:
+    if re.fullmatch(r"[A-Za-z_/][\w./:-]*( [\w.-]+)*", value, re.ASCII) and ": " not in value:
         plain = value
         try:
             if yaml.safe_load(plain) == value and not plain.endswith(":"):
