@@ -26,7 +26,7 @@ from warehouse.capture.plan import Plan, check_room, make_plan
 from warehouse.capture.prompt_rows import read_rows
 from warehouse.capture.proof import Proof
 from warehouse.capture.rounding import Stats
-from warehouse.capture.session import Progress, Session
+from warehouse.capture.session import Progress, Session, Watch
 from warehouse.capture.trees import choose_trees, cut_trees
 from warehouse.catalog import catalog
 from warehouse.errors import AlabError
@@ -66,6 +66,7 @@ def capture_dataset(
     resume: bool = False,
     force: bool = False,
     progress: Progress = lambda *_: None,
+    watch: Watch = lambda *_, **__: None,
 ) -> str:
     """Read the rows of a dataset, each a prompt, and publish them as a run.
 
@@ -78,6 +79,7 @@ def capture_dataset(
         resume: go on with the newest capture of the scenario that was stopped.
         force: run although the disk looks too small.
         progress: told of prompts.
+        watch: told when the run begins.
 
     Returns:
         The run's id.
@@ -108,6 +110,7 @@ def capture_dataset(
         "began": datetime.now(UTC).replace(tzinfo=None).isoformat(),
     }
     staged = _stage(lake, asked, resume)
+    watch("begun", run=staged.run_id)
     try:
         asked = staged.request or asked
         cut = cut_trees(plan, prompts, asked.get("trees"))

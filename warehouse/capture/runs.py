@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from warehouse.capture.threads import let_threads_sleep
 from warehouse.lake.lake import Lake
@@ -17,6 +18,7 @@ def capture_files(
     resume: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
     tell: Callable[[str], None] | None = None,
+    watch: Callable[..., None] = lambda *_, **__: None,
 ) -> Iterator[str]:
     """Run scenario files, or all those in a directory, one after the other.
 
@@ -29,6 +31,7 @@ def capture_files(
         resume: go on with the newest captures of these datasets that were stopped.
         progress: told of each forward pass, as `capture` says.
         tell: told each reply and where it ended, after its run's id was given, and what to do next.
+        watch: told when a run begins, and each token of a reply: `session.Watch`.
 
     Yields:
         Ids of the new runs, each as soon as it is published.
@@ -48,4 +51,5 @@ def capture_files(
     from warehouse.capture.conversation import capture
 
     lakes = [Lake(warehouse or scenario.output.dir or "lab") for scenario in scenarios]
-    yield from capture(scenarios, lakes, force=force, resume=resume, progress=progress, tell=tell)
+    options: dict[str, Any] = {"force": force, "resume": resume, "watch": watch}
+    yield from capture(scenarios, lakes, progress=progress, tell=tell, **options)

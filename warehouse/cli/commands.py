@@ -23,25 +23,36 @@ let_threads_sleep()  # now, since it has an effect only before torch is imported
 )
 @click.option("--force", is_flag=True, help="Run although the disk looks too small.")
 @click.option("--resume", is_flag=True, help="Go on with a dataset's capture that was stopped.")
+@click.option(
+    "--progress",
+    type=click.Choice(["text", "jsonl"]),
+    default="text",
+    help="How standard error says how it goes: for people, or for programs.",
+)
 @click.pass_context
-def capture(ctx: click.Context, scenarios: tuple[Path, ...], **options: Any) -> None:
+def capture(ctx: click.Context, scenarios: tuple[Path, ...], progress: str, **options: Any) -> None:
     """Run scenarios (YAML files, or directories of them) and keep every tensor.
 
     Prints the ids of the new runs, one a line, and on standard error each reply and where it ended.
+
+    With --progress jsonl each line there is an object whose `event` is start (pid), stage (what,
+    done, total), begun (run), token (prompt, step, text: of the reply as it comes), run (run: it is
+    kept), message (text), error (message, hint), interrupted (text) or end (exit_code: the last),
+    each with the seconds since start. What libraries print stands between them as it is.
 
     \b
     alab capture scenarios/quickstart.yaml
     """
     from warehouse.capture.runs import capture_files
-    from warehouse.cli.progress import bar
+    from warehouse.cli import progress as ways
 
     place = ctx.find_root().params["warehouse"]
-    with bar() as progress:
-        options |= {"progress": progress, "tell": progress.message}
-        ids = capture_files(scenarios, place, **options)
-        for run_id in ids:
-            progress.clear()
+    with ways.lines() if progress == "jsonl" else ways.bar() as told:
+        options |= {"progress": told, "tell": told.message, "watch": told.watch}
+        for run_id in capture_files(scenarios, place, **options):
+            told.clear()
             click.echo(run_id)
+            told.watch("run", run=run_id)
 
 
 @main.command("sql")
@@ -101,8 +112,13 @@ def sql_command(
 @click.option("--host", default="127.0.0.1", help="Address of this machine to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8484, help="0 takes a free one.")
 @click.option("--open", "open_it", is_flag=True, help="Open the address in the browser.")
+@click.option(
+    "--scenarios", type=FOLDER, help="Folder of scenario files.  [default: beside the warehouse]"
+)
+@click.option("--trust-remote-code", is_flag=True, help="Let captures run code of models.")
+@click.option("--online", is_flag=True, help="Let captures load models from the hub.")
 @pass_lake
-def serve(lake: "Lake", host: str, port: int, open_it: bool) -> None:
+def serve(lake: "Lake", host: str, port: int, **options: Any) -> None:
     """Look at the warehouse in the browser; prints the address, and serves until Ctrl-C.
 
     The address ends with a secret of this start: who has it may read the warehouse, and start and
@@ -116,7 +132,7 @@ def serve(lake: "Lake", host: str, port: int, open_it: bool) -> None:
     with needing("serve", "alab serve"):
         from warehouse.serve import service
 
-    service.serve(lake, host, port, click.echo, open_it=open_it)
+    service.serve(lake, host, port, click.echo, **options)
 
 
 @main.command()
@@ -244,7 +260,8 @@ def logit_lens_command(lake: "Lake", run: str, fmt: str | None, site: str, **opt
 @click.argument("model")
 @click.option("--gguf-file", metavar="FILE", help="GGUF file in the model's directory.")
 @click.option("--run-probe", is_flag=True, help="Load the weights and ask the model itself.")
-def layers(model: str, gguf_file: str | None, run_probe: bool) -> None:
+@click.option("--format", "fmt", type=click.Choice(["text", "json"]), default="text")
+def layers(model: str, gguf_file: str | None, **options: Any) -> None:
     """Show a model's modules and the sites that a capture takes from each, or lacks, and why.
 
     MODEL is a hub id, a directory, or package:NAME.
@@ -254,7 +271,7 @@ def layers(model: str, gguf_file: str | None, run_probe: bool) -> None:
     """
     from warehouse.models.outline import outline
 
-    click.echo(outline(model, gguf_file, run_probe=run_probe))
+    click.echo(outline(model, gguf_file, **options))
 
 
 @main.command()

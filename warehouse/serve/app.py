@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from warehouse.errors import AlabError, explain
-from warehouse.serve import lens, neuron, overview, references, report, residual, runs, search, sql, tokens
+from warehouse.serve import capture, job_pages, lens, models, neuron, overview, references, report, residual, runs, search, sql, tokens
 from warehouse.serve.server import MEDIA, NOT_THERE, Handler, Server, unless_gone
 from warehouse.serve.values import values_of
 from warehouse.serve.workers import workers
@@ -57,6 +57,9 @@ ROUTES: list[tuple[str, Handler, list[str]]] = [
     *tokens.ROUTES,
     *tensor.ROUTES,
     *dataset.ROUTES,
+    *capture.ROUTES,
+    *job_pages.ROUTES,
+    *models.ROUTES,
 ]
 
 
@@ -65,7 +68,7 @@ def make_app(server: Server) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with workers(server.lake) as server.workers:
+        async with workers(server.lake) as server.workers, job_pages.following(server):
             yield
 
     def route(path: str, handler: Handler, methods: list[str]) -> Route:

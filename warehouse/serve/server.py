@@ -3,6 +3,8 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -10,8 +12,9 @@ from starlette.responses import JSONResponse, Response
 
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
+from warehouse.serve.jobs import Jobs
 from warehouse.serve.pages import PARTS, Pages
-from warehouse.serve.workers import DEFECT, Workers
+from warehouse.serve.workers import CONFLICT, DEFECT, NOT_THERE, Workers
 
 #: Media types, by the suffix of an address of data.
 MEDIA = {
@@ -50,17 +53,43 @@ def in_form(body: bytes, name: str, suffix: str) -> Response:
     return Response(body, media_type=MEDIA[suffix], headers=file)
 
 
+@dataclass(frozen=True)
+class Allowed:
+    """What captures from the browser may do, as the server was started.
+
+    Attributes:
+        scenarios: the folder of scenario files; None: `scenarios` beside the warehouse.
+        trust_remote_code: whether they may run code that comes with a model.
+        online: whether they may use the network.
+    """
+
+    scenarios: Path | None = None
+    trust_remote_code: bool = False
+    online: bool = False
+
+
 class Server:
     """A warehouse's pages, and the workers that read it.
 
+    Args:
+        lake: the lake.
+        allowed: what captures may do.
+
     Attributes:
         lake: the lake.
+        allowed: what captures may do.
+        jobs: the captures that wait, run and have ended.
         pages: the pages' templates and files.
         workers: there while the server is up.
     """
 
-    def __init__(self, lake: Lake):
+    def __init__(self, lake: Lake, allowed: Allowed | None = None):
         self.lake = lake
+        self.allowed = allowed or Allowed()
+        self.jobs = Jobs(lake)
+        #: What `alab layers` said of models, with their files' stamps; one is asked at a time.
+        self.models: dict[tuple[str, str | None], tuple[Any, dict[str, Any]]] = {}
+        self.probing = asyncio.Lock()
         self.pages = Pages(lake)
         self.workers: Workers
 

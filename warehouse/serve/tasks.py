@@ -184,6 +184,35 @@ def _as_parquet(table: pa.Table, _: dict[str, Any]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def dataset_preview(desk: Desk, dataset: dict[str, Any], count: int) -> bytes:
+    """The first rows of a dataset as the prompts they become, and what all of them are like.
+
+    Args:
+        desk: where the lake lies open.
+        dataset: the scenario's `prompt.dataset`.
+        count: rows to show.
+    """
+    from warehouse.capture.dataset import Dataset
+    from warehouse.scenario import Dataset as Request
+
+    there = Dataset(Request.model_validate(dataset))
+    some = list(there.prompts(range(min(len(there), 200))))
+    lengths = [sum(map(len, prompt.texts)) for prompt in some if prompt.texts]
+    shown = [
+        {"id": one.id, "texts": [text[:2000] for text in one.texts], "error": one.error}
+        for one in some[:count]
+    ]
+    about = {
+        "rows": len(there),
+        "columns": there.labels.column_names,
+        "characters": sum(lengths) / max(1, len(lengths)),
+        "messages": len(some[0].texts) if there.request.messages else 0,
+        "roles": [message.role for message in there.request.messages or ()],
+        "shown": shown,
+    }
+    return json.dumps(about).encode()
+
+
 #: How rows are written, by the suffix of the address.
 FORMS: dict[str, Callable[[pa.Table, dict[str, Any]], bytes]] = {
     "columns": _as_columns,
@@ -199,4 +228,5 @@ TASKS: dict[str, Callable[..., bytes]] = {
     "query": query,
     "card": card,
     "report": report,
+    "dataset_preview": dataset_preview,
 }

@@ -16,8 +16,8 @@ from warehouse.lake.lake import Lake
 
 #: Seconds that a request may take.
 SECONDS = 30.0
-#: Exit code of an error that is a defect of ours.
-DEFECT = 70
+#: Exit codes of errors: a defect of ours, what is not there, what is in another state.
+DEFECT, NOT_THERE, CONFLICT = 70, 4, 5
 #: Seconds after which the lake is looked at again for runs that came or went.
 FRESH = 1.0
 
