@@ -13,14 +13,14 @@ const COLOURINGS = {
   neuron: {title: ({site, layer, neuron}) => `Dimension ${neuron} of ${site}, layer ${layer}`, name: 'value',
     how: () => 'The value of that one dimension of each token’s vector.'},
   reference: {title: ({low_label, high_label, site, layer}) => `From ${low_label} to ${high_label}: ${site}, layer ${layer}`, name: 'projection',
-    how: (all, rows) => `How far each token’s vector reaches along the line between the two references: 0 is midway, they lie at ±${short(rows[0]?.positive_end)}. Dashed: a vector of extreme length, which reaches far along any line.`},
+    how: (all, rows) => `How far each token’s vector reaches along the line between the two references: 0 is midway, they lie at ±${brief(rows[0]?.positive_end)}. Dashed: a vector of extreme length, which reaches far along any line.`},
   label: {title: ({column, low_value, high_value, site, layer}) => `${column}, from ${low_value} to ${high_value}: ${site}, layer ${layer}`, name: 'projection',
     how: ({source}) => `How far each token’s vector reaches along the difference of the two labels’ mean vectors in ${source}; 0 is not at all.`},
   none: {title: () => 'Tokens', how: () => '', name: ''},
 };
 
 /** A number in few characters. */
-function short(value) {
+function brief(value) {
   if (value === null || value === undefined) return '–';
   const size = Math.abs(value);
   return size !== 0 && (size < 0.01 || size >= 1e5) ? value.toExponential(1) : String(Number(value.toPrecision(3)));
@@ -49,9 +49,9 @@ function legendOf(rows, scale, name, held, total) {
   const bar = element('span', {className: `ramp${scale.signed ? ' signed' : ''}`});
   const notes = [
     held ? 'the scale is held' : 'ends at the 2nd and 98th of a hundred tokens',
-    beyond ? `${beyond} beyond, from ${short(Math.min(...values))} to ${short(Math.max(...values))}` : '',
+    beyond ? `${beyond} beyond, from ${brief(Math.min(...values))} to ${brief(Math.max(...values))}` : '',
     total > values.length ? `${total - values.length} without one` : '',
   ];
-  return element('p', {className: 'legend'}, element('span', {textContent: name}), element('span', {textContent: short(scale.low)}), bar,
-    element('span', {textContent: short(scale.high)}), element('span', {className: 'quiet', textContent: notes.filter(Boolean).join('; ')}));
+  return element('p', {className: 'legend'}, element('span', {textContent: name}), element('span', {textContent: brief(scale.low)}), bar,
+    element('span', {textContent: brief(scale.high)}), element('span', {className: 'quiet', textContent: notes.filter(Boolean).join('; ')}));
 }

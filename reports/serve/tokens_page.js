@@ -109,7 +109,7 @@ async function tokensPage(figure) {
       ['', `position ${position}, id ${token.token_id}`],
       ['', `${token.role ?? 'added by the tokenizer'}${token.message_index === null ? '' : `, message ${token.message_index}`}${token.is_template ? ', template' : ''}${token.is_generated ? ', generated' : ''}`],
       ['', token.step === null ? 'no pass read it' : token.step === 0 ? 'read by the prefill' : `read by pass ${token.step}`],
-      [way?.name, value === undefined ? null : short(value)],
+      [way?.name, value === undefined ? null : brief(value)],
       ['after it', token.likeliest === null ? null : `${tokenText(token.likeliest)} ${percent(token.top1_prob)}`],
       [`layer ${choices.layer} would say`, layer ? `${tokenText(layer.token)} ${percent(layer.probability)}` : null],
     ];

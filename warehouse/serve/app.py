@@ -9,31 +9,36 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from warehouse.errors import AlabError, explain
-from warehouse.serve import capture, job_pages, lens, models, neuron, overview, references, report, residual, runs, search, sql, tokens
-from warehouse.serve.server import MEDIA, NOT_THERE, Handler, Server, unless_gone
+from warehouse.errors import explain
+from warehouse.serve import (
+    capture,
+    dataset,
+    job_pages,
+    lens,
+    models,
+    neuron,
+    overview,
+    references,
+    report,
+    residual,
+    runs,
+    search,
+    sql,
+    tensor,
+    tokens,
+)
+from warehouse.serve.server import Handler, Server, form_of, in_form, unless_gone
 from warehouse.serve.values import values_of
 from warehouse.serve.workers import workers
 
-from warehouse.errors import explain
-from warehouse.serve import dataset, residual, sql, tensor
-from warehouse.serve.server import Handler, Server, form_of, in_form
-async def home(server: Server, request: Request) -> Response:
-    """All runs."""
-    rows = await server.rows("runs_page")
-    return server.pages.render("runs", title="Runs", here="/", runs=rows)
 
 async def data(server: Server, request: Request) -> Response:
     """The rows behind a figure, in the form of the address's suffix."""
     name, _, suffix = request.path_params["name"].partition(".")
     form = form_of(suffix)
     values = values_of(request.query_params)
-    work = server.workers.ask("data", name=name, values=values, form=suffix or "columns")
-    body = await unless_gone(request, work)
-    file = {"Content-Disposition": f'attachment; filename="{name}.{suffix}"'} if suffix else {}
-    return Response(body, media_type=MEDIA[suffix or "json"], headers=file)
-    body = await server.workers.ask("data", name=name, values=values, form=form)
-    return in_form(body, name, suffix)
+    work = server.workers.ask("data", name=name, values=values, form=form)
+    return in_form(await unless_gone(request, work), name, suffix)
 
 
 async def static(server: Server, request: Request) -> Response:

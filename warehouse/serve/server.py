@@ -16,14 +16,6 @@ from warehouse.serve.jobs import Jobs
 from warehouse.serve.pages import PARTS, Pages
 from warehouse.serve.workers import CONFLICT, DEFECT, NOT_THERE, Workers
 
-#: Media types, by the suffix of an address of data.
-MEDIA = {
-    "json": "application/json",
-    "csv": "text/csv; charset=utf-8",
-    "parquet": "application/vnd.apache.parquet",
-}
-#: Exit codes of errors with a status of their own: what is not there, what is in another state.
-NOT_THERE, CONFLICT = 4, 5
 _STATUS = {NOT_THERE: 404, CONFLICT: 409, DEFECT: 500}
 
 #: Media types, by the suffix of an address of data; without one it is for a page's script.

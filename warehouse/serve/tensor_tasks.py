@@ -90,9 +90,7 @@ def open_tensor(
     else:
         numbers(str(layer), found.layers(), "layer")
     try:
-        window = Window(
-            found.files.get((kind.dataset, layer), []), column_of(kind), (prompt, step)
-        )
+        window = Window(found.files.get((kind.dataset, layer), []), column_of(kind), (prompt, step))
     except KeyError:
         raise AlabError(
             f"no {site} was kept of step {step} of prompt {prompt}"
