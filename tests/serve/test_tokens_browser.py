@@ -50,6 +50,10 @@ def browser():
 @pytest.fixture
 def visit(browser, service):
     visit = Visit(browser, service)
+    visit.pending = set()
+    visit.page.on("request", lambda request: visit.pending.add(request))
+    for event in ("requestfinished", "requestfailed"):
+        visit.page.on(event, lambda request: visit.pending.discard(request))
     yield visit
     assert visit.problems == []
     visit.page.close()
@@ -67,8 +71,11 @@ def locked(visit) -> list[int]:
 
 
 def settle(visit) -> None:
-    visit.page.wait_for_load_state("networkidle")
-    visit.page.wait_for_timeout(60)
+    """Wait until nothing was asked of the server for a while."""
+    quiet = 0
+    while quiet < 4:
+        visit.page.wait_for_timeout(30)
+        quiet = 0 if visit.pending else quiet + 1
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
