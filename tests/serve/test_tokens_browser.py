@@ -237,10 +237,12 @@ def test_words_of_the_enemy_are_words(visit):
 def test_a_search_leads_to_the_token(visit):
     visit.open("/search?kind=token&q=Hello")
     visit.draw()
-    visit.page.locator("#found a").nth(1).click()
+    with visit.page.expect_navigation():
+        visit.page.locator("#found a").nth(1).click()
     settle(visit)
     assert locked(visit) == [1] and "/tokens?" in visit.page.url
-    visit.page.locator("#search-near").click()
+    with visit.page.expect_navigation():
+        visit.page.locator("#search-near").click()
     settle(visit)
     assert visit.draw().get("drawn") == 2
     assert "1.0000" in text(visit, "#near tbody tr >> nth=0")
@@ -250,7 +252,8 @@ def test_a_pasted_vector_finds_what_is_nearest(visit):
     visit.open("/search?kind=vector")
     visit.page.fill("textarea", "tensor([1e-1, -2.5, .5,\n 3, 0, 0, 0, 0, 0, 0, 0, 1])")
     visit.page.locator('[name="layer"]').fill("1")
-    visit.page.locator("button[type=submit]").click()
+    with visit.page.expect_navigation():
+        visit.page.locator("#search button[type=submit]").click()
     settle(visit)
     visit.draw()
     assert visit.page.locator("#near tbody tr").count() == 20
