@@ -49,7 +49,7 @@ custom.token_promotes = {
   uses: [],
   draw(figure, rows) {
     const most = Math.max(...rows.map(({score}) => Math.abs(score)));
-    shortTable(figure, rows.map((row) => ({name: tokenText(row.token), number: brief(row.score), share: row.score / (most || 1)})));
+    shortTable(figure, rows.map((row) => ({name: tokenText(row.token), number: shortNumber(row.score), share: row.score / (most || 1)})));
   },
 };
 
@@ -57,7 +57,7 @@ custom.token_dims = {
   uses: [],
   draw(figure, rows) {
     const most = Math.max(...rows.map(({value}) => Math.abs(value)));
-    shortTable(figure, rows.map(({dim, value}) => ({name: String(dim), number: brief(value), share: Math.abs(value) / (most || 1),
+    shortTable(figure, rows.map(({dim, value}) => ({name: String(dim), number: shortNumber(value), share: Math.abs(value) / (most || 1),
       title: `colour the tokens by dimension ${dim}`, act: () => tokenActs.colourBy(dim)})));
   },
 };
@@ -94,7 +94,7 @@ custom.token_lens = {
         return cell;
       });
       const line = element('tr', {className: layer === choices.of_layer ? 'chosen' : ''}, element('th', {scope: 'row', textContent: layer}), ...cells,
-        element('td', {textContent: brief(said[0].kl)}));
+        element('td', {textContent: shortNumber(said[0].kl)}));
       return line;
     });
     figure.querySelector('.plot').replaceChildren(element('div', {className: 'scroll tall', tabIndex: 0},

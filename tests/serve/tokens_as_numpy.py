@@ -25,9 +25,9 @@ class Data:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def column(self, query: str, column: str = "value", **values) -> list:
+    def column(self, query: str, field: str = "value", **values) -> list:
         """One column of the rows of a query."""
-        return [row[column] for row in self.ask(query, **values)]
+        return [row[field] for row in self.ask(query, **values)]
 
 
 def stored(lake: Lake, run_id: str, dataset: str, column: str, layer: int | None = None) -> dict:

@@ -1,5 +1,7 @@
 """Texts, tokens and vectors, looked for in the whole lake."""
 
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,9 +18,8 @@ async def search(server: Server, request: Request) -> Response:
     (offer,) = await server.rows("search_page")
     is_near = {"run", "position", "layer", "site"} <= values.keys()
     kind = "vector" if is_near else values.get("kind", "text")
-    asked = {name: values[name] for name in ("q", "vector", "source") if name in values}
-    if is_near:
-        asked |= {name: values[name] for name in ("run", "prompt", "position")}
+    names = ("run", "prompt", "position") if is_near else ("q", "vector")
+    asked: dict[str, Any] = {name: values[name] for name in names if name in values}
     return server.pages.render(
         "search",
         title="Search",
@@ -27,6 +28,7 @@ async def search(server: Server, request: Request) -> Response:
         kind=kind if kind in dict(KINDS) else "text",
         offer=offer,
         asked=asked,
+        source=values.get("source", ""),
         layer=values.get(
             "layer", offer["layers"][len(offer["layers"]) // 2] if offer["layers"] else 0
         ),

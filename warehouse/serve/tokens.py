@@ -1,5 +1,7 @@
 """A conversation as tokens, coloured by what was captured of each, and what one token is."""
 
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -30,18 +32,18 @@ async def tokens(server: Server, request: Request) -> Response:
         prompt=prompt,
         offer=offer,
         listed=LISTED,
-        colours=colourings(run["has"], offer),
+        colours=colourings(offer),
         page_class="tokens-page",
         data={"sites": [one["site"] for one in offer["sites"]], "labels": offer["labels"]},
     )
 
 
-def colourings(has: list[str], offer: dict) -> list[tuple[str, str]]:
+def colourings(offer: dict[str, Any]) -> list[tuple[str, str]]:
     """What the tokens of a run can be coloured by: the name of it in addresses, and in words."""
     every = [
         ("norm", "length", offer["sites"]),
-        ("surprise", "surprise", "outputs" in has or offer["layers"]),
-        ("entropy", "entropy of what follows", "outputs" in has or offer["layers"]),
+        ("surprise", "surprise", True),
+        ("entropy", "entropy of what follows", True),
         ("cosine", "cosine with the locked token", offer["sites"]),
         ("neuron", "one dimension (a neuron)", offer["sites"]),
         ("reference", "projection between references", len(offer["labels"]) > 1 and offer["sites"]),

@@ -17,4 +17,6 @@ SELECT (SELECT count(*) FROM prompts AS p WHERE p.run_id = $run) AS prompts,
         JOIN runs AS r ON r.run_id = f.run_id
         JOIN runs AS own ON own.run_id = $run AND own.model_id = r.model_id
                         AND own.weights_hash IS NOT DISTINCT FROM r.weights_hash) AS sources,
-       (SELECT p.row_id FROM prompts AS p WHERE p.run_id = $run AND p.prompt_id = $prompt) AS row_id
+       (SELECT p.row_id FROM prompts AS p WHERE p.run_id = $run AND p.prompt_id = $prompt) AS row_id,
+       (SELECT _has('models', coalesce(r.weights_hash, _model_key(r.model_id))) FROM runs AS r
+        WHERE r.run_id = $run) AS has_unembedding
