@@ -69,12 +69,13 @@ def test_attention_in_the_order_of_a_capture_and_in_any_writers_file(tmp_path, i
         for a, b in ((0, cut * heads), (cut * heads, tokens * heads)):
             flat, lengths = np.concatenate(lists[a:b]), np.array([len(x) for x in lists[a:b]])
             writer.write(
-                b - a,
-                {n: x[a:b] for n, x in columns.items()} | {"weights": (flat, lengths)},
+                b - a, {n: x[a:b] for n, x in columns.items()} | {"weights": (flat, lengths)}
             )
         writer.close()
     else:
-        write(path, schema, columns | {"weights": pa.array(lists, schema.field("weights").type)}, 20)
+        write(
+            path, schema, columns | {"weights": pa.array(lists, schema.field("weights").type)}, 20
+        )
     own = Window([path], "weights", (0, 0))
     for h in range(heads):
         assert np.array_equal(own.rows(4, 25, h), weights[4:25, h])

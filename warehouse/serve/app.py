@@ -15,6 +15,7 @@ from warehouse.serve.server import Handler, Server, form_of, in_form
 from warehouse.serve.values import values_of
 from warehouse.serve.workers import workers
 
+
 async def home(server: Server, request: Request) -> Response:
     """All runs."""
     rows = await server.rows("runs_page")

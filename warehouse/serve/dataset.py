@@ -43,9 +43,7 @@ async def plane(server: Server, request: Request) -> Response:
     named = {name: values[name] for name in ("site", "layer", "selector")}
     label = values.get("label") or None
     run = request.path_params["run"]
-    body = await server.workers.ask(
-        "plane", run=run, **named, label=label, form=form_of(suffix)
-    )
+    body = await server.workers.ask("plane", run=run, **named, label=label, form=form_of(suffix))
     return in_form(body, "plane", suffix)
 
 
