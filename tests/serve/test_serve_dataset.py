@@ -128,6 +128,9 @@ class TestInTheBrowser:
     @pytest.mark.parametrize("width", WIDTHS)
     def test_the_page_is_whole(self, browser, service, width, dark):
         visit = Visit(browser, service, width=width, dark=dark).open(f"{PAGE}?prompt=5")
+        expect(visit.page.locator("#one-name")).to_have_text("row 5")
+        expect(visit.page.locator("#dataset-rows .open")).to_have_count(50)
+        visit.draw()  # what is drawn moves what is below it
         states = visit.draw()
         assert states == {"drawn": 4} and visit.problems == []
         assert not visit.overflows()
