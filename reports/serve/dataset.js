@@ -20,12 +20,12 @@ if (rowTable) {
 
   const orderAddress = () => data('dataset_order', [['find', state.find], ['sort', state.sort], ['way', state.way]]);
   const shownRows = () => (state.framed ? state.order.filter((row) => state.framed.has(row)) : state.order);
-  let turn = 0;
+  let asked = 0, shown = 0;
   const find = async () => {
-    const own = turn += 1;
+    const own = asked += 1;
     try {
       const found = await table(orderAddress());
-      if (own !== turn) return;
+      if (own !== asked) return;
       state.order = [...found.columns.prompt_id];
       await showPage();
       plane()?.paint?.();
@@ -51,9 +51,9 @@ if (rowTable) {
     const rows = shownRows();
     state.first = Math.max(0, Math.min(state.first, PAGE * Math.floor((rows.length - 1) / PAGE)));
     const page = rows.slice(state.first, state.first + PAGE);
-    const own = turn;
+    const own = shown += 1;
     const found = page.length ? select(await table(data('dataset_rows', page.map((row) => ['prompts', row]))), {}) : [];
-    if (own !== turn) return;
+    if (own !== shown) return;
     const each = new Map(found.map((row) => [row.prompt_id, row]));
     rowTable.tBodies[0].replaceChildren(...page.filter((row) => each.has(row)).map((row) => line(each.get(row))));
     byId('rows-shown').textContent = rows.length ? `${state.first + 1}–${state.first + page.length} of ${rows.length}` : 'none';
@@ -88,7 +88,7 @@ if (rowTable) {
   let typed;
   field.addEventListener('input', () => { clearTimeout(typed); typed = setTimeout(() => { Object.assign(state, {find: field.value.trim(), first: 0}); find(); }, 150); });
   byId('row-filter').addEventListener('submit', (event) => event.preventDefault());
-  const turnPage = (by) => { turn += 1; state.first += by; showPage(); };
+  const turnPage = (by) => { state.first += by; showPage(); };
   byId('rows-before').addEventListener('click', () => turnPage(-PAGE));
   byId('rows-after').addEventListener('click', () => turnPage(PAGE));
   byId('all-rows').addEventListener('click', () => plane()?.release());
@@ -136,9 +136,8 @@ if (rowTable) {
   rowTable.choosing = {
     state, look, colourable,
     frame(frame, prompts) {
-      turn += 1;
-      Object.assign(state, {frame, framed: prompts, first: frame ? state.first : 0});
-      showPage();
+      Object.assign(state, {frame, framed: prompts});
+      if (state.order.length) showPage();
     },
     found: () => (state.find ? new Set(state.order) : null),
   };

@@ -119,7 +119,7 @@ def _source(paths: tuple[Path, ...]) -> Source:
     return Source(list(paths))
 
 
-# --- made smaller -----------------------------------------------------------------------------------------
+# --- made smaller ---------------------------------------------------------------------------
 
 
 def _extreme(values: np.ndarray, axis: int, starts: np.ndarray) -> np.ndarray:

@@ -22,14 +22,12 @@ def plane(
 ) -> bytes:
     """The vectors of a dataset's rows along the two directions in which they differ most.
 
-    Args:
-        desk: where the lake lies open.
-        run, site, layer, selector: which vectors; of several positions of a row the last.
-        label: the column whose values stand beside them, or None.
-        form: `columns`, `json`, `csv` or `parquet`.
+    Of several positions of a row the last; `label` is the column whose values stand beside them, or
+    None.
 
     Returns:
-        A row for each point: `prompt_id`, `pc1`, `pc2`, `label` as text. As `columns` also
+        A row for each point: `prompt_id`, `pc1`, `pc2`, `label` as text. As `columns` (other forms
+        are `json`, `csv` and `parquet`) also
         `shares`, the part of the variance that each direction has, and `all`, the rows there are.
     """
     run = find_run(desk.db, run)

@@ -1,4 +1,4 @@
-"""The pages that look at tensors value by value: any tensor as tiles, and attention head by head."""
+"""The pages that show values one by one: any tensor as tiles, and attention head by head."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 """What a worker does for the pages of tensors and attention: tiles, and what they are drawn with.
 
-A tensor is one site of one layer in one pass, or embeddings or logits. `attended` is attention, each
-weight times the length of the value that it weighs.
+A tensor is one site of one layer in one pass, or embeddings or logits. `attended` is attention,
+each weight times the length of the value that it weighs.
 """
 
 from collections.abc import Callable, Iterator
@@ -204,18 +204,13 @@ def tile(
 ) -> bytes:
     """A rectangle of a tensor, made smaller.
 
-    Args:
-        desk: where the lake lies open.
-        run, site, layer, prompt, step: the tensor.
-        head: which head of it.
-        row, column: the first value.
-        rows, columns: size of the tile; it is smaller at the tensor's end.
-        down, across: how many values one of the tile stands for.
-        statistic: what it says of them.
-        form: `binary`, or `json`, `csv` or `parquet`.
+    `run` to `head` say of which matrix; the tile begins at `row` and `column` and has `rows` by
+    `columns` values, fewer at the tensor's end, each of which says `statistic` of `down` by
+    `across` of the matrix.
 
     Returns:
-        float32, little-endian, row by row; or a table with a column for each of the tile.
+        As `form` says: `binary`, float32, little-endian, row by row; or `json`, `csv` or `parquet`,
+        a table with a column for each of the tile.
     """
     own = open_tensor(desk, run, site, layer, prompt, step)
     if statistic not in STATISTICS:
