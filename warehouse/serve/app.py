@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from warehouse.errors import AlabError, explain
-from warehouse.serve import residual, sql
+from warehouse.serve import compare, residual, sql
 from warehouse.serve.server import NOT_THERE, Handler, Server
 from warehouse.serve.values import values_of
 from warehouse.serve.workers import workers
@@ -52,6 +52,7 @@ ROUTES: list[tuple[str, Handler, list[str]]] = [
     ("/", home, ["GET"]),
     ("/data/{name}", data, ["GET"]),
     ("/static/{digest}/{name}", static, ["GET"]),
+    *compare.ROUTES,
     *residual.ROUTES,
     *sql.ROUTES,
 ]
