@@ -81,11 +81,9 @@ def dendrogram(table: pa.Table) -> pa.Table:
         Columns part (branch or leaf), place (of leaves), step (of branches), distance, distance_2,
         row and row_2: lines from one point to another. Members without a cosine are left out.
     """
-    pairs = {
-        (a, b): 1 - cosine
-        for a, b, cosine in zip(*(table[name].to_pylist() for name in ("place_a", "place_b", "cosine")), strict=True)
-        if cosine is not None
-    }  # fmt: skip
+    columns = (table[name].to_pylist() for name in ("place_a", "place_b", "cosine"))
+    rows = zip(*columns, strict=True)
+    pairs = {(a, b): 1 - cosine for a, b, cosine in rows if cosine is not None}
     members = sorted({one for pair in pairs for one in pair})
     distance = np.full((len(members), len(members)), 0.0)
     for (a, b), value in pairs.items():
@@ -104,17 +102,17 @@ def dendrogram(table: pa.Table) -> pa.Table:
         ]
         at[len(members) + step] = ((row_a + row_b) / 2, height)
     names = ("part", "place", "step", "distance", "distance_2", "row", "row_2")
-    columns = list(zip(*lines, strict=True)) if lines else [()] * len(names)
-    return pa.table(dict(zip(names, columns, strict=True)))
+    values = list(zip(*lines, strict=True)) if lines else [()] * len(names)
+    return pa.table(dict(zip(names, values, strict=True)))
 
 
 def spectra(table: pa.Table) -> pa.Table:
     """Singular values of each state's tokens without their mean, per (place, layer).
 
     Returns:
-        Columns place, layer, rank from 1, singular, and of each layer tokens, token_rank
-        (exp of the entropy of the values over their sum), largest (the first) and nuclear (the sum).
-        None of a layer with one token.
+        Columns place, layer, rank from 1, singular, and of each layer tokens, token_rank (exp of
+        the entropy of the values over their sum), largest (the first) and nuclear (the sum). None
+        of a layer with one token.
     """
     rows = []
     keys = np.stack([table[name].to_numpy() for name in ("place", "layer")], 1)
