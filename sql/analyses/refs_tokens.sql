@@ -138,15 +138,17 @@ WITH asked AS MATERIALIZED (
   SEMI JOIN (SELECT run_a AS run_id, prompt_a AS prompt_id, position_a AS position FROM chosen
              UNION SELECT run_b, prompt_b, position_b FROM chosen) AS c
     ON c.run_id = t.run_id AND c.prompt_id = t.prompt_id AND c.position = t.position
+), firsts AS (  -- numbered, so that the vectors of a layer are not joined with each other before any pair is looked at
+  SELECT c.*, v.layer, v.vector, row_number() OVER () AS id
+  FROM chosen AS c
+  JOIN vectors AS v ON v.run_id = c.run_a AND v.prompt_id = c.prompt_a AND v.position = c.position_a
 )
--- One condition for each side: else the vectors of a layer are joined with each other before any pair is looked at.
-SELECT c.place_a, c.place_b, c.place AS pair, c.n AS pairs, c.position_a, c.position_b, c.token_a, c.token_b,
-       a.layer, a.vector AS vector_a, b.vector AS vector_b
-FROM chosen AS c
-JOIN vectors AS a ON (a.run_id, a.prompt_id, a.position) = (c.run_a, c.prompt_a, c.position_a)
-JOIN vectors AS b
-  ON concat_ws('|', b.run_id, b.prompt_id, b.position, b.layer)
-     = concat_ws('|', c.run_b, c.prompt_b, c.position_b, a.layer);
+SELECT f.place_a, f.place_b, f.place AS pair, f.n AS pairs, f.position_a, f.position_b, f.token_a, f.token_b,
+       f.layer, f.vector AS vector_a, v.vector AS vector_b
+FROM firsts AS f
+JOIN vectors AS v
+  ON v.run_id = f.run_b AND v.prompt_id = f.prompt_b AND v.position = f.position_b AND v.layer = f.layer
+WHERE f.id > 0;
 
 -- Two states' aligned tokens against each other, layer by layer.
 -- @param refs a list of two refs, as in `states_by_ref`; of more, every two
@@ -162,20 +164,71 @@ JOIN vectors AS b
 -- @column token_a text of the first's token
 -- @column token_b text of the second's
 -- @column layer 0-based decoder block
--- @column cosine cosine of the two activations; NULL where one is all zeros
--- @column mae mean absolute difference of the two
+-- @column cosine cosine of the two activations; NULL where one is all zeros, and where they are not equally wide
+-- @column mae mean absolute difference of the two; NULL where they are not equally wide
 -- @example select layer, avg(cosine) from tokens_by_pair(['latest', 'another_run'], 'message', 'hidden_out') group by layer
 CREATE OR REPLACE MACRO tokens_by_pair(refs, alignment, site, at_most := 160) AS TABLE
-WITH points AS MATERIALIZED (
-  SELECT row_number() OVER () AS id, v.* FROM _aligned_vectors(refs, alignment, site, at_most) AS v
-), distances AS (
-  SELECT id, sum(_distance_of_eights(x, y)) AS distance
-  FROM (SELECT id, unnest(_eights(vector_a)) AS x, unnest(_eights(vector_b)) AS y FROM points
-        WHERE len(vector_a) = len(vector_b)
-        UNION ALL SELECT NULL, NULL, NULL WHERE false)  -- the empty half: see compare_states
-  GROUP BY id
+SELECT v.place_a, v.place_b, v.pair, v.pairs, v.position_a, v.position_b, v.token_a, v.token_b, v.layer,
+       CASE WHEN len(v.vector_a) = len(v.vector_b) THEN cosine(v.vector_a, v.vector_b) END AS cosine,
+       CASE WHEN len(v.vector_a) = len(v.vector_b) THEN mae(v.vector_a, v.vector_b) END AS mae
+FROM _aligned_vectors(refs, alignment, site, at_most) AS v
+ORDER BY v.place_a, v.place_b, v.pair, v.layer;
+
+-- Linear centred kernel alignment of every two states' aligned tokens, between their layers: what `linear_cka` tells of
+-- whole runs.
+--
+-- `cka` is the estimator without bias, whose expectation is 0 for layers that have nothing to do with each other;
+-- `cka_biased` is the plain one, which few tokens of wide vectors carry towards 1 whatever they hold. The widths may
+-- differ. No rows where fewer than 10 tokens are aligned.
+-- @param refs a list of refs, as in `states_by_ref`
+-- @param alignment prefix, message or last, as in `tokens_aligned`
+-- @param site a site of `activations`, such as hidden_out
+-- @param layer 0-based decoder block of both; NULL for every two; give it by name
+-- @param at_most how many pairs of tokens of two states, evenly spread; give it by name
+-- @column place_a 0-based place of the first ref in the list
+-- @column place_b likewise of the second, which is later
+-- @column layer_a 0-based decoder block of the first
+-- @column layer_b 0-based decoder block of the second
+-- @column positions number of pairs of tokens used
+-- @column cka alignment, estimated without bias; NULL where one layer's vectors are all the same
+-- @column cka_biased alignment in 0 … 1 of just these tokens; NULL likewise
+-- @example
+-- select layer_a, cka from cka_by_ref(['latest', 'another_run'], 'message', 'hidden_out') where layer_a = layer_b
+CREATE OR REPLACE MACRO cka_by_ref(refs, alignment, site, layer := NULL, at_most := 64) AS TABLE
+WITH pairs AS MATERIALIZED (
+  SELECT v.place_a AS pa, v.place_b AS pb, v.pair, v.layer AS at_layer, v.vector_a::DOUBLE[] AS a, v.vector_b::DOUBLE[] AS b,
+         count(*) OVER (PARTITION BY v.place_a, v.place_b, v.layer) AS n
+  FROM _aligned_vectors(refs, alignment, site, at_most) AS v
+  WHERE layer IS NULL OR v.layer = layer
+), points AS MATERIALIZED (
+  SELECT pa, pb, 'a' AS side, pair, at_layer, n, a AS vector FROM pairs WHERE n >= 10
+  UNION ALL SELECT pa, pb, 'b', pair, at_layer, n, b FROM pairs WHERE n >= 10
+), gram AS (
+  SELECT p.pa, p.pb, p.side, p.at_layer, p.pair AS i, q.pair AS j, p.n, list_inner_product(p.vector, q.vector) AS x
+  FROM points AS p JOIN points AS q
+    ON q.pa = p.pa AND q.pb = p.pb AND q.side = p.side AND q.at_layer = p.at_layer
+), rows AS (
+  SELECT pa, pb, side, at_layer, i, avg(x) AS mean, sum(x) FILTER (i <> j) AS rest FROM gram GROUP BY ALL
+), wholes AS (
+  SELECT pa, pb, side, at_layer, avg(mean) AS mean, sum(rest) AS rest FROM rows GROUP BY ALL
+), centred AS MATERIALIZED (  -- doubly centred; and without the diagonal, so that products have no bias (U-centred)
+  SELECT g.pa, g.pb, g.side, g.at_layer, g.i, g.j, g.n, g.x - r.mean - c.mean + w.mean AS x,
+         CASE WHEN g.i = g.j THEN 0
+              ELSE g.x - r.rest / (g.n - 2) - c.rest / (g.n - 2) + w.rest / ((g.n - 1) * (g.n - 2)) END AS u
+  FROM gram AS g
+  JOIN rows AS r ON r.pa = g.pa AND r.pb = g.pb AND r.side = g.side AND r.at_layer = g.at_layer AND r.i = g.i
+  JOIN rows AS c ON c.pa = g.pa AND c.pb = g.pb AND c.side = g.side AND c.at_layer = g.at_layer AND c.i = g.j
+  JOIN wholes AS w ON w.pa = g.pa AND w.pb = g.pb AND w.side = g.side AND w.at_layer = g.at_layer
+), flat AS MATERIALIZED (
+  SELECT pa, pb, side, at_layer, any_value(n) AS n, list(x ORDER BY i, j) AS x, list(u ORDER BY i, j) AS u FROM centred GROUP BY ALL
+), scored AS (
+  SELECT a.pa, a.pb, a.at_layer AS la, b.at_layer AS lb, a.n,
+         list_inner_product(a.u, b.u) / nullif(sqrt(list_inner_product(a.u, a.u) * list_inner_product(b.u, b.u)), 0) AS unbiased,
+         list_inner_product(a.x, b.x) / nullif(sqrt(list_inner_product(a.x, a.x) * list_inner_product(b.x, b.x)), 0) AS plain
+  FROM flat AS a JOIN flat AS b ON b.pa = a.pa AND b.pb = a.pb
+  WHERE a.side = 'a' AND b.side = 'b'
 )
-SELECT p.place_a, p.place_b, p.pair, p.pairs, p.position_a, p.position_b, p.token_a, p.token_b, p.layer,
-       cosine(p.vector_a, p.vector_b) AS cosine, d.distance / len(p.vector_a) AS mae
-FROM points AS p JOIN distances AS d ON d.id = p.id
-ORDER BY p.place_a, p.place_b, p.pair, p.layer;
+SELECT s.pa AS place_a, s.pb AS place_b, s.la AS layer_a, s.lb AS layer_b, s.n AS positions,
+       _clamp(s.unbiased) AS cka, _clamp(s.plain) AS cka_biased
+FROM scored AS s
+ORDER BY s.pa, s.pb, s.la, s.lb;

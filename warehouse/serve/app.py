@@ -12,6 +12,7 @@ from starlette.routing import Route
 from warehouse.errors import explain
 from warehouse.serve import (
     capture,
+    compare,
     dataset,
     job_pages,
     lens,
@@ -50,6 +51,7 @@ async def static(server: Server, request: Request) -> Response:
 ROUTES: list[tuple[str, Handler, list[str]]] = [
     ("/data/{name}", data, ["GET"]),
     ("/static/{digest}/{name}", static, ["GET"]),
+    *compare.ROUTES,
     *lens.ROUTES,
     *neuron.ROUTES,
     *overview.ROUTES,

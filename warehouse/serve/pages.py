@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import re
 from functools import cached_property
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote_plus, urlencode
 
 from starlette.responses import HTMLResponse, Response
 
@@ -139,6 +140,10 @@ def address(path: str, **values: Any) -> str:
     '/data/tokens?run=joy_1&runs=a&runs=b'
     """
     some = {key: value for key, value in values.items() if value is not None}
-    # Choices stay legible for the script, which fills them in.
-    text = urlencode(some, doseq=True, safe="$")
+    # Choices stay as they are for the script, which fills them in; a `$` in other text is text.
+    text = urlencode(some, doseq=True, quote_via=_quoted)
     return f"{path}?{text}" if text else path
+
+
+def _quoted(text: str, safe: str, encoding: str, errors: str) -> str:
+    return text if re.fullmatch(r"\$\w+", text) else quote_plus(text, safe, encoding, errors)

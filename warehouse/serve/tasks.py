@@ -25,6 +25,8 @@ from warehouse.query.formats import cell, plain
 from warehouse.report import page
 from warehouse.report.tables import Tables
 from warehouse.report.write import chosen, collect
+from warehouse.serve.computed import COMPUTED
+from warehouse.serve.refs import whole
 
 #: Rows of a figure's table, at the most: more cannot be drawn.
 ROWS = 200_000
@@ -86,8 +88,11 @@ def data(desk: Desk, name: str, values: dict[str, Any], form: str) -> bytes:
         values["run"] = find_run(desk.db, values["run"])
     if "runs" in values:
         values["runs"] = [find_run(desk.db, run) for run in values["runs"]]
+    if "refs" in values:
+        values["refs"] = [whole(desk.db, ref) for ref in values["refs"]]
     with hints.explained(desk.lake, desk.db, _call):
         table = desk.ask(text, values).limit(ROWS).to_arrow_table()
+    table = COMPUTED[name](table) if name in COMPUTED else table
     return FORMS[form](table, {"query": text, "values": values})
 
 
