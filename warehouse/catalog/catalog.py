@@ -95,7 +95,7 @@ class Catalog:
         Raises:
             AlabError: there is no warehouse, or the catalog is damaged or of a newer alab.
         """
-        if not self.lake.root.is_dir():
+        if not self.lake.is_there:
             raise AlabError(
                 f"there is no warehouse at {self.lake.warehouse}",
                 "Capture a run first (alab capture SCENARIO), "
@@ -159,7 +159,11 @@ class Catalog:
 
     def prepare(self, db: Connection) -> Connection:
         """Set what a connection to this file, or to a copy of it, needs to read the lake."""
-        db.execute("SET VARIABLE alab_lake = ?", [glob_escaped(self.lake.root)])
+        db.execute("SET VARIABLE alab_lake = ?", [glob_escaped(self.lake.address)])
+        self._reaching(db)
+        if self.lake.remote:
+            files = db.execute("SELECT path, n_bytes FROM files").fetchall()
+            self.lake.remote.objects.sizes = {f"lake/{path}": size for path, size in files}
         db.execute("SET enable_progress_bar = false")  # it goes to standard output, among the rows
         return db.execute("SET TimeZone = 'UTC'")
 
@@ -215,7 +219,8 @@ class Catalog:
         config: dict[str, Any] = {} if read_only else {"storage_compatibility_version": STORAGE}
         while True:
             try:
-                return duckdb.connect(str(self.path), read_only=read_only, config=config)
+                db = duckdb.connect(str(self.path), read_only=read_only, config=config)
+                return self._reaching(db)
             except duckdb.Error as error:
                 if not any(sign in str(error) for sign in _HELD):
                     raise AlabError(
@@ -230,12 +235,20 @@ class Catalog:
                     ) from error
                 time.sleep(random.uniform(0.01, 0.06))
 
+    def _reaching(self, db: Connection) -> Connection:
+        """A connection that can read a lake at a URL."""
+        if self.lake.remote and not db.filesystem_is_registered(self.lake.remote.objects.protocol):
+            from warehouse.lake.objects import file_system
+
+            db.register_filesystem(file_system(self.lake.remote.objects, self.lake.root.parent))
+        return db
+
     def _agrees(self, db: Connection) -> bool:
         """Whether the file has this SQL library and the runs that the lake has."""
         return self._is_current(_info(db)) and versions(db) == self.lake.versions()
 
     def _is_current(self, info: dict | None) -> bool:
-        current = sqldoc.digest(), str(self.lake.root)
+        current = sqldoc.digest(), self.lake.address
         return info is not None and (info["sql_digest"], info["lake"]) == current
 
 

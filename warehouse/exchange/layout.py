@@ -157,14 +157,15 @@ def _write_lens(run: Run, out: Path, selection: Selection, model: str) -> list[s
         names = dict(run.db.execute(texts, [run.run_id]).fetchall())
     (out / "logit_lens").mkdir()
     for path in paths:
+        site = path.name.split(".")[0]
         rows = [
             row
             for row in lens_json.rows_of(path)
             if selection.step(row["step"]) and selection.layer(row["layer"])
         ]
         top_k = 1 + max((row["rank"] for row in rows), default=-1)
-        about = {"run_id": run.run_id, "model": model, "site": path.stem, "top_k": top_k}
-        lens_json.write(out / "logit_lens" / f"{path.stem}.json", about, rows, names)
+        about = {"run_id": run.run_id, "model": model, "site": site, "top_k": top_k}
+        lens_json.write(out / "logit_lens" / f"{site}.json", about, rows, names)
     return ["logit_lens"]
 
 

@@ -22,9 +22,14 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from filelock import FileLock
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
+    from warehouse.lake.objects import ObjectPath
 
 #: Buffers that one call may write, on Linux and macOS.
 _BUFFERS = 1024
@@ -35,9 +40,16 @@ def paths(folder: Path, pattern: str) -> list[Path]:
     return sorted(folder.glob(pattern))
 
 
-def size(path: Path) -> int:
+def size(path: "Path | ObjectPath") -> int:
     """Size of a file, bytes."""
-    return path.stat().st_size
+    return path.stat().st_size if isinstance(path, Path) else path.size()
+
+
+def parquet(path: "Path | ObjectPath") -> "ParquetFile":
+    """Open a Parquet file, to read."""
+    from pyarrow.parquet import ParquetFile
+
+    return ParquetFile(path if isinstance(path, Path) else path.open())
 
 
 def version(folder: Path) -> int | None:

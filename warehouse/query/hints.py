@@ -59,7 +59,7 @@ def explained(lake: Lake, db: duckdb.DuckDBPyConnection, on: Callable) -> Iterat
         line = next((line for line in lines if line.startswith("LINE ")), "")
         if ambiguous := re.search(r"'.*' could be any of \d+ runs: .*", lines[0]):
             raise AlabError(ambiguous[0], "Type more of the id.") from error
-        if type(error) is duckdb.Error or str(lake.root) in lines[0]:  # of a file, not of the query
+        if type(error) is duckdb.Error or lake.address in lines[0]:  # of a file, not of the query
             hint = "What of the warehouse is damaged: alab check"
         else:
             hint = on(_next_move, db, lines)
