@@ -5,14 +5,13 @@ at once.
 """
 
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import parse_qs
 
-import boto3
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import WSGIRequestHandler, make_server
+import pytest
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "the-key-id-of-a-test",
@@ -21,13 +20,6 @@ ENVIRONMENT = {
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
-
-
-class Quiet(WSGIRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log(self, *_: object) -> None:
-        pass
 
 
 class Server:
@@ -40,6 +32,16 @@ class Server:
     """
 
     def __init__(self) -> None:
+        # Here, since every test imports this file.
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+        from werkzeug.serving import WSGIRequestHandler, make_server
+
+        class Quiet(WSGIRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log(self, *_: object) -> None:
+                pass
+
         self.asked: list[tuple[str, str]] = []
         self.refuse: Callable[[str, str], str | None] = lambda method, key: None
         self._app = DomainDispatcherApplication(create_backend_app)
@@ -84,8 +86,29 @@ class Server:
 
     @property
     def client(self):
+        import boto3
+
         return boto3.client("s3", endpoint_url=self.url)
 
     def keys(self, bucket: str) -> list[str]:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
         return [item["Key"] for page in pages for item in page.get("Contents", ())]
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Server]:
+    """The server, which boto and s3fs find in the environment."""
+    server = Server()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (ENVIRONMENT | {"AWS_ENDPOINT_URL": server.url}).items():
+            patch.setenv(name, value)
+        yield server
+    server.close()
+
+
+@pytest.fixture
+def url(s3, tmp_path, monkeypatch, request) -> str:
+    """URL of a warehouse in a new bucket, with a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    s3.refuse = lambda method, key: None
+    return s3.bucket(f"test-{uuid.uuid4().hex[:12]}") + "/lab"

@@ -22,9 +22,10 @@ import duckdb
 from duckdb import DuckDBPyConnection as Connection
 
 from warehouse.assets import query
+from warehouse.atomic import writing
 from warehouse.catalog import sqldoc
 from warehouse.catalog.library import FORMAT, glob_escaped, load_index, load_library
-from warehouse.errors import AlabError, first_line
+from warehouse.errors import AlabError, first_line, from_inside
 from warehouse.lake.lake import Lake
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Catalog:
             except (CatalogBusyError, ReadOnlyError):
                 db = stack.enter_context(self._copy(on))
             except duckdb.Error as error:
-                raise AlabError(
+                raise from_inside(error) or AlabError(
                     f"the catalog {self.path} is damaged: {first_line(error)}",
                     "Build it anew: alab rebuild",
                 ) from error
@@ -278,6 +279,19 @@ def connect(lake: Lake, **options: Any) -> AbstractContextManager[Connection]:
 def sync(lake: Lake, **options: Any) -> list[str]:
     """Make the catalog of a warehouse agree with its lake, as `Catalog.sync` does."""
     return Catalog(lake).sync(**options)
+
+
+def write(lake: Lake, path: Path) -> Path:
+    """Write a catalog of a lake at a URL, as it is now, to a file; gives the file.
+
+    Raises:
+        AlabError: the lake is local, or there is none, or the file cannot be written.
+    """
+    if lake.remote is None:
+        raise AlabError(f"the catalog of {lake.warehouse} is a file: {lake.catalog}", "Open that.")
+    with connect(lake), writing(path, "--output") as draft:
+        Catalog(lake, draft).sync()
+    return path
 
 
 def _copy_file(db: Connection, to: Path) -> None:

@@ -54,7 +54,7 @@ def check(lake: Lake, *, deep: bool = False) -> list[Problem]:
 
 
 def _require_warehouse(lake: Lake) -> None:
-    if not lake.is_there:
+    if not lake.is_there and not (lake.remote and lake.remote.objects.listing("lake")):
         raise AlabError(
             f"there is no warehouse at {lake.warehouse}", "Name another one with --warehouse."
         )
@@ -148,6 +148,8 @@ def _check_file(lake: Lake, row: dict, deep: bool) -> Iterator[Problem]:
 def _check_catalog(lake: Lake) -> Iterator[Problem]:
     """Compare every table of the catalog with one that is built from the lake now."""
     where = lake.catalog.name
+    if not lake.catalog.exists() and lake.remote:
+        return  # it is no more than what this machine keeps of the lake
     if not lake.catalog.exists():
         yield Problem("catalog", where, "there is none; it comes back with the next command")
         return

@@ -179,7 +179,7 @@ def _in_order(items: Iterable[SqlObject]) -> list[SqlObject]:
 
 
 def template(name: str, root: Path | None = None) -> str:
-    """Text of `index.sql`, whose placeholders the catalog fills, or of `index_by_name.sql`."""
+    """Text of one of the index's files, whose placeholders the catalog fills."""
     return ((root or asset_dir("sql")) / f"{name}.sql").read_text(encoding="utf-8")
 
 

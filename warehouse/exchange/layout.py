@@ -34,11 +34,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from warehouse.catalog.runs import Run, Selection, sources
 from warehouse.exchange import lens_json
 from warehouse.exchange.arrays import SUFFIXES, ArrayWriter, Spec
+from warehouse.lake import store
 from warehouse.lake.tensors import PassId, Source, blocks
 from warehouse.vocabulary import key_of, site_of
 
@@ -212,7 +212,7 @@ def _states(run: Run, selection: Selection) -> Iterator[tuple[tuple, dict[str, n
 
     def rows():
         for path in run.files.get(("states", None), []):
-            for batch in pq.ParquetFile(path).iter_batches(512):
+            for batch in store.parquet(path).iter_batches(512):
                 vectors = batch.column("vector").flatten().to_numpy().reshape(batch.num_rows, -1)
                 yield from zip(batch.drop_columns(["vector"]).to_pylist(), vectors, strict=True)
 

@@ -113,7 +113,7 @@ class StagedRun:
         self._close()
 
     def _upload(self, remote: "Remote") -> None:
-        """Publish at a URL, data before the manifest; what is captured is not lost with a network."""
+        """Publish at a URL, data before the manifest; what can't be uploaded now is kept."""
         claim = (self.folder / CLAIM).read_text(encoding="utf-8")
         files = manifest.read(self.path("metadata")).to_pylist()
         data = [self.folder / row["path"] for row in files if row["dataset"] != "metadata"]

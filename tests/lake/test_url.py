@@ -1,0 +1,302 @@
+"""A lake at a URL: what appears when, what two machines see, and what is said where a store refuses."""
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import Shape, make_run
+
+from warehouse.catalog import catalog, check, removal
+from warehouse.errors import AlabError
+from warehouse.lake import objects, remote
+from warehouse.lake.lake import Lake
+from warehouse.lake.objects import ObjectStore
+
+SMALL = Shape(layers=2, steps=2, messages=2, labels=("joy",))
+TINY = Shape(
+    layers=1,
+    steps=2,
+    messages=1,
+    labels=("joy",),
+    activations=False,
+    attention=False,
+    outputs=False,
+)
+
+
+class Stopped(datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls(2026, 1, 2, 3, 4, 5, tzinfo=tz)
+
+
+def lake_of(url: str, machine: str, monkeypatch) -> Lake:
+    """The lake as another machine has it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path(os.environ["XDG_CACHE_HOME"]).parent / machine))
+    return Lake(url)
+
+
+def keys(s3, url: str, part: str = "") -> list[str]:
+    return [key for key in s3.keys(url.split("/")[2]) if part in key]
+
+
+def asked(lake: Lake, sql: str, *values) -> list[tuple]:
+    with catalog.connect(lake) as db:
+        return db.execute(sql, list(values)).fetchall()
+
+
+def sound(lake: Lake) -> list[str]:
+    return [str(problem) for problem in check.check(lake, deep=True)]
+
+
+def test_objects_are_created_once_and_replaced_by_who_saw_the_last(url):
+    store = ObjectStore(url)
+    first = store.put("a", b"1", None)
+    assert store.put("a", b"2", None) is None
+    assert store.get("a") == (b"1", first)
+    assert store.get("a", unless=first) == (b"", first)
+    second = store.put("a", b"2", first)
+    assert second and store.put("a", b"3", first) is None and store.get("a")[0] == b"2"
+    assert store.put("none", b"3", first) is None and store.get("none") is None
+    assert (
+        store.put("a", b"2", None) == second
+    )  # as where an answer was lost and the request sent again
+
+
+def test_any_range_is_what_a_file_has(url, tmp_path, monkeypatch, s3):
+    monkeypatch.setattr(objects, "BLOCK", 1000)
+    monkeypatch.setattr(objects, "BLOCKS", 5)
+    store, rng = ObjectStore(url), np.random.default_rng(0)
+    data = rng.bytes(20_500)
+    (tmp_path / "file").write_bytes(data)
+    store.upload([(tmp_path / "file", "file")])
+    with objects.ObjectPath(store, "file").open() as file:
+        for start, count in rng.integers(0, 21_000, (200, 2)):
+            file.seek(start)
+            assert file.read(int(count)) == data[start : start + count]
+            assert file.tell() == max(start, min(start + count, len(data)))
+        assert len(store._blocks) <= 5
+    store = ObjectStore(url)
+    with s3.counting() as counts:
+        assert store.read("file", 0, 20_500) == data
+    assert counts == {"HEAD": 1, "GET": 1}
+
+
+def test_a_run_exists_with_its_manifest_and_not_before(url, s3):
+    lake = Lake(url)
+    seen = []
+
+    def look(method: str, key: str) -> None:
+        if method == "PUT" and "/run=" in key and "/.empty" not in key:
+            seen.append(
+                (
+                    key.split("/lake/")[1].split("/")[0],
+                    sorted(remote.Remote(url, lake.root)._index()["runs"]),
+                )
+            )
+
+    s3.refuse = look
+    run_id = make_run(lake, "one", SMALL)
+    s3.refuse = lambda method, key: None
+    assert [runs for _, runs in seen] == [[]] * len(seen)
+    assert seen[0][0] == seen[-1][0] == "metadata"  # the claim, and the manifest
+    assert {dataset for dataset, _ in seen[1:-1]} == {
+        "activations",
+        "attention",
+        "outputs",
+        "states",
+    }
+    assert lake.run_ids() == [run_id] and sound(lake) == []
+    assert not list(lake.staging.glob("*/")) and not list(lake.root.glob("states"))
+
+
+def test_another_machine_sees_runs_come_change_and_go(url, monkeypatch):
+    here, there = Lake(url), lake_of(url, "there", monkeypatch)
+    one = make_run(here, "one", SMALL)
+    assert asked(there, "select run_id from runs") == [(one,)]
+    two = make_run(there, "two", SMALL)
+    assert {row[0] for row in asked(here, "select run_id from runs")} == {one, two}
+    removal.remove(there, [one], activations_only=True)
+    assert asked(here, "select count(*) from activations_of($1)", one) == [(0,)]
+    assert asked(here, "select count(*) from states_of($1)", one)[0][0] > 0
+    removal.remove(here, [one])
+    assert there.run_ids() == [two] and asked(there, "select run_id from runs") == [(two,)]
+    assert sound(here) == sound(there) == []
+
+
+def test_two_writers_never_have_one_id(url, monkeypatch):
+    here, there = Lake(url), lake_of(url, "there", monkeypatch)
+    with pytest.MonkeyPatch.context() as patch:  # one second for both
+        patch.setattr("warehouse.lake.lake.datetime", Stopped)
+        a, b = here.stage("same"), there.stage("same")
+    assert a.run_id != b.run_id and a.run_id.split("-")[0] == b.run_id.split("-")[0]
+    with pytest.raises(AlabError, match="already has the run"):
+        there.stage("x", run_id=a.run_id)
+    a.discard(), b.discard()
+    there.stage("x", run_id=a.run_id).discard()  # free again
+
+
+def test_of_two_changes_at_once_one_is_refused(url, monkeypatch, s3):
+    here, there = Lake(url), lake_of(url, "there", monkeypatch)
+    run_id = make_run(here, "one", SMALL)
+    with here.hold(run_id):
+        there.drop(run_id, ["attention"])
+        with pytest.raises(AlabError, match="another process has changed"):
+            here.remote.remove(run_id, '"older"')
+    with (
+        pytest.raises(AlabError, match=r"another process has changed the run .*"),
+        here.hold(run_id) as staged,
+    ):
+        there.drop(run_id, ["outputs"])
+        staged.amend(
+            {"files": here.metadata(run_id, "files"), "runs": here.metadata(run_id, "runs")}
+        )
+    assert here.run_ids() == [run_id]
+    datasets = {row["dataset"] for row in here.metadata(run_id, "files").to_pylist()}
+    assert datasets == {"activations", "states", "metadata"}
+    assert {key.split("/lake/")[1].split("/")[0] for key in keys(s3, url, "/run=one")} == datasets
+    assert sound(here) == sound(there) == []
+
+
+def test_a_run_whose_writer_died_before_the_index_is_told_of_and_added(url, s3, monkeypatch):
+    lake = Lake(url)
+    first = make_run(lake, "first", TINY)
+    monkeypatch.setattr(remote.Remote, "_enlist", lambda *_: None)
+    lost = make_run(lake_of(url, "there", monkeypatch), "lost", TINY)
+    monkeypatch.undo()
+    lake = lake_of(url, "third", monkeypatch) if "XDG_CACHE_HOME" in os.environ else lake
+    assert lake.run_ids() == [first]
+    (problem,) = check.check(lake)
+    assert problem.kind == "unregistered" and problem.where == lost
+    check.repair(lake)
+    assert lake.run_ids() == sorted([first, lost]) and sound(lake) == []
+
+
+def test_the_index_is_built_from_nothing(url, s3):
+    lake = Lake(url)
+    ids = [make_run(lake, name, TINY) for name in ("one", "two")]
+    s3.client.delete_object(Bucket=url.split("/")[2], Key="lab/lake/index.json")
+    check.repair(lake)
+    assert lake.run_ids() == sorted(ids) and sound(lake) == []
+
+
+def test_damage_is_found(url, s3, tmp_path):
+    lake = Lake(url)
+    run_id = make_run(lake, "one", SMALL)
+    bucket = url.split("/")[2]
+    gone, short, *_ = (key for key in keys(s3, url, "/activations/run=one"))
+    (changed,) = keys(s3, url, "/states/run=one")
+    s3.client.delete_object(Bucket=bucket, Key=gone)
+    s3.client.put_object(Bucket=bucket, Key=short, Body=b"PAR1")
+    size = s3.client.head_object(Bucket=bucket, Key=changed)["ContentLength"]
+    s3.client.put_object(Bucket=bucket, Key=changed, Body=bytes(size))
+    kinds = {problem.where: problem.kind for problem in check.check(Lake(url))}
+    assert kinds == {
+        gone.removeprefix("lab/lake/"): "missing", short.removeprefix("lab/lake/"): "truncated",
+        changed.removeprefix("lab/lake/"): "changed",
+    }  # fmt: skip
+    with pytest.raises(Exception, match=r"[Nn]o such file"):
+        asked(Lake(url), "select sum(hidden_out[1]) from activations_of($1)", run_id)
+
+
+def test_a_damaged_manifest_is_left_out_and_can_be_removed(url, s3):
+    lake = Lake(url)
+    run_id = make_run(lake, "one", TINY)
+    s3.client.put_object(
+        Bucket=url.split("/")[2], Key=f"lab/lake/metadata/run={run_id}/manifest", Body=b"PK no zip"
+    )
+    check.repair(lake)
+    assert catalog_damaged(lake) == [run_id]
+    removal.remove(lake, [run_id])
+    assert lake.run_ids() == []
+
+
+def catalog_damaged(lake: Lake) -> list[str]:
+    with catalog.connect(lake) as db:
+        return catalog.damaged(db)
+
+
+# Killed
+
+
+def publish(url: str, cache: str, name: str, delay: float | None) -> None:
+    """Publish a run from a machine of its own; killed after a while, where one is given."""
+    os.environ["XDG_CACHE_HOME"] = cache
+    if delay is not None:
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        lake = Lake(url)
+        lake.versions()  # imports are not what is killed
+        signal.setitimer(signal.ITIMER_REAL, delay)
+    make_run(Lake(url), name, SMALL if delay is not None else TINY, seed=int(name[1:]))
+
+
+def spawn(url: str, folder: Path, name: str, delay: float | None):
+    process = multiprocessing.get_context("fork").Process(
+        target=publish, args=(url, str(folder / name), name, delay)
+    )
+    process.start()
+    return process
+
+
+@pytest.fixture
+def forked(s3):
+    """Processes are forked: none of fsspec's threads may be there."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_killed_publish_leaves_nothing_visible_and_is_swept(url, s3, tmp_path, monkeypatch):
+    reader = Lake(url)
+    kept = make_run(reader, "kept", SMALL)
+    rng = random.Random(1)
+    killed = 0
+    for number in range(12):
+        process = subprocess.run(
+            [sys.executable, "-c", f"import test_url, os; test_url.publish({url!r}, {str(tmp_path / str(number))!r}, 'k{number}', {rng.uniform(0.02, 0.5)})"],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path])}, check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        assert process.returncode in (0, -signal.SIGKILL), process.stderr
+        killed += process.returncode != 0
+        assert sound(reader) == [] or {p.kind for p in check.check(reader)} == {"unregistered"}
+    assert killed > 2
+    monkeypatch.setattr(remote, "GRACE", -1)
+    check.repair(reader)
+    assert sound(reader) == [] and kept in reader.run_ids()
+    named = {
+        f"lab/lake/{row['path']}"
+        for run_id in reader.run_ids()
+        for row in reader.metadata(run_id, "files").to_pylist()
+    }
+    left = {
+        key
+        for key in keys(s3, url, "/run=")
+        if "/.empty/" not in key and not key.endswith("/manifest")
+    }
+    assert left == {name for name in named if "/metadata/" not in name}
+    assert len(keys(s3, url, "/manifest")) == len(reader.run_ids()) >= 13 - killed
+
+
+def test_what_is_young_is_not_swept(url, s3, monkeypatch):
+    writer = Lake(url)
+    staged = writer.stage("writing")
+    other = lake_of(url, "there", monkeypatch)
+    check.repair(other)
+    assert keys(s3, url, "run=writing") and sound(other) == []
+    monkeypatch.setattr(remote, "GRACE", -1)
+    assert [problem.kind for problem in check.check(other)] == ["orphan"]
+    check.repair(other)
+    assert not keys(s3, url, "run=writing") and sound(other) == []
+    folder = staged.path("metadata")
+    folder.mkdir(parents=True)
+    with pytest.raises(AlabError, match="swept"):
+        writer.remote.publish(staged.run_id, folder, (staged.folder / "claim").read_text())
+    staged.discard()
+    assert other.run_ids() == []
