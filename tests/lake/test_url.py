@@ -19,6 +19,7 @@ from warehouse.catalog import catalog, check, removal
 from warehouse.errors import AlabError
 from warehouse.lake import objects, remote
 from warehouse.lake.lake import Lake
+from warehouse.lake.metadata import MetadataWriter
 from warehouse.lake.objects import ObjectStore
 
 SMALL = Shape(layers=2, steps=2, messages=2, labels=("joy",))
@@ -79,7 +80,7 @@ def test_any_range_is_what_a_file_has(url, tmp_path, monkeypatch, s3):
     data = rng.bytes(20_500)
     (tmp_path / "file").write_bytes(data)
     store.upload([(tmp_path / "file", "file")])
-    with objects.ObjectPath(store, "file").open() as file:
+    with objects.ObjectFile(store, "file").open() as file:
         for start, count in rng.integers(0, 21_000, (200, 2)):
             file.seek(start)
             assert file.read(int(count)) == data[start : start + count]
@@ -108,8 +109,10 @@ def test_a_run_exists_with_its_manifest_and_not_before(url, s3):
     run_id = make_run(lake, "one", SMALL)
     s3.refuse = lambda method, key: None
     assert [runs for _, runs in seen] == [[]] * len(seen)
-    assert seen[0][0] == seen[-1][0] == "metadata"  # the claim, and the manifest
-    assert {dataset for dataset, _ in seen[1:-1]} == {
+    assert [seen[n][0] for n in (0, 1, -1)] == [
+        "metadata"
+    ] * 3  # the claim, made and renewed, and the manifest
+    assert {dataset for dataset, _ in seen[2:-1]} == {
         "activations",
         "attention",
         "outputs",
@@ -239,8 +242,27 @@ def test_what_is_young_is_not_swept(url, s3, monkeypatch):
     folder.mkdir(parents=True)
     with pytest.raises(AlabError, match="swept"):
         writer.remote.publish(staged.run_id, folder, (staged.folder / "claim").read_text())
-    staged.discard()
     assert other.run_ids() == []
+    runs = [{"scenario": "writing", "created_at": datetime(2026, 1, 2)}]
+    staged.publish(
+        MetadataWriter(staged, catalog.metadata_schemas(), {"runs": runs})
+    )  # the id is taken again
+    assert other.run_ids() == [staged.run_id] and sound(other) == []
+
+
+def test_what_a_damaged_run_has_is_not_swept(url, s3, monkeypatch):
+    lake = Lake(url)
+    run_id = make_run(lake, "one", SMALL)
+    data = keys(s3, url, "/states/run=")
+    bucket, key = url.split("/")[2], f"lab/lake/metadata/run={run_id}/manifest"
+    whole = s3.client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    s3.client.put_object(Bucket=bucket, Key=key, Body=whole[: len(whole) // 2])
+    monkeypatch.setattr(remote, "GRACE", -1)
+    check.repair(lake)
+    assert keys(s3, url, "/states/run=") == data and check.check(lake)
+    s3.client.put_object(Bucket=bucket, Key=key, Body=whole)
+    check.repair(lake)
+    assert sound(lake) == []
 
 
 # Killed
@@ -301,7 +323,7 @@ def test_workers_are_killed_while_they_publish(url, s3, tmp_path, monkeypatch, c
         while process.poll() is None:
             seen = reader.run_ids()
             for run_id in rng.sample(seen, 1):
-                data = {f"lab/{name}" for name in reader.remote.names(run_id)}
+                data = {f"lab/{name}" for name in reader.remote.names(run_id) or ()}
                 assert data and data <= set(keys(s3, url, run_id)) and reader.sound_files(run_id)
             time.sleep(0.1)
         ended |= json.loads(process.communicate()[0])
@@ -315,6 +337,8 @@ def test_workers_are_killed_while_they_publish(url, s3, tmp_path, monkeypatch, c
     assert len(there) == len(set(there)) and done | {"first"} <= set(
         there
     )  # more: killed after its manifest
-    named = {f"lab/{name}" for run_id in reader.run_ids() for name in reader.remote.names(run_id)}
+    named = {
+        f"lab/{name}" for run_id in reader.run_ids() for name in reader.remote.names(run_id) or ()
+    }
     manifests = {f"lab/lake/metadata/run={run_id}/manifest" for run_id in reader.run_ids()}
     assert {key for key in keys(s3, url, "/run=") if "/.empty/" not in key} == named | manifests

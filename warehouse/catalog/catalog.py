@@ -163,8 +163,10 @@ class Catalog:
         db.execute("SET VARIABLE alab_lake = ?", [glob_escaped(self.lake.address)])
         self._reaching(db)
         if self.lake.remote:
-            files = db.execute("SELECT path, n_bytes FROM files").fetchall()
-            self.lake.remote.objects.sizes = {f"lake/{path}": size for path, size in files}
+            state = db.execute("SELECT count(*), max(version) FROM catalog_runs").fetchone()
+            if state != self.lake.remote.sized:  # so that no size is asked for
+                files = db.execute("SELECT 'lake/' || path, n_bytes FROM files").fetchall()
+                self.lake.remote.objects.sizes, self.lake.remote.sized = dict(files), state
         db.execute("SET enable_progress_bar = false")  # it goes to standard output, among the rows
         return db.execute("SET TimeZone = 'UTC'")
 

@@ -16,7 +16,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from warehouse.lake import store
-from warehouse.lake.objects import ObjectPath
+from warehouse.lake.objects import ObjectFile
 
 #: What the lens looks at: the residual stream, or the running sum of what the sub-layers add.
 STREAMS = ("hidden_out", "contributions")
@@ -26,7 +26,7 @@ _LAYER = ("layer", "kl", "next_rank", "next_logprob")
 _TOP = ("token_id", "token", "logprob")
 
 
-def rows_of(path: Path | ObjectPath) -> Iterator[dict]:
+def rows_of(path: Path | ObjectFile) -> Iterator[dict]:
     """The rows of a Parquet file of the lens."""
     for batch in store.parquet(path).iter_batches(1 << 14):
         yield from batch.to_pylist()

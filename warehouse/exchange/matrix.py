@@ -19,7 +19,7 @@ from warehouse.catalog.runs import Run, names, numbers
 from warehouse.errors import AlabError, first_line
 from warehouse.lake import store
 from warehouse.lake.lake import Lake
-from warehouse.lake.objects import ObjectPath
+from warehouse.lake.objects import ObjectFile
 from warehouse.lake.vectors import VectorFile
 from warehouse.vocabulary import SITES, STATE_SITES, column_of, site_of
 
@@ -247,7 +247,7 @@ def _means(run: Run, site: str, layer: int, state: str) -> Vectors:
     return _whole(Vectors(run, keys, None, parts, width))
 
 
-def _open(paths: Sequence[Path | ObjectPath], column: str) -> list[VectorFile]:
+def _open(paths: Sequence[Path | ObjectFile], column: str) -> list[VectorFile]:
     try:
         return [VectorFile(path, column) for path in paths]
     except (OSError, ValueError) as error:

@@ -30,7 +30,7 @@ from warehouse.lake.staging import REQUEST, StagedRun
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from warehouse.lake.objects import ObjectPath
+    from warehouse.lake.objects import ObjectFile
 
 #: Folders below a run's folder, per dataset.
 TAILS = {
@@ -66,11 +66,12 @@ class Lake:
 
     def __init__(self, warehouse: Path | str):
         is_url = isinstance(warehouse, str) and "://" in warehouse
-        self.warehouse: Path | str = warehouse if is_url else Path(warehouse).absolute()
-        home = remote.home(str(warehouse)) if is_url else Path(warehouse).absolute()
+        url = str(warehouse).rstrip("/") if is_url else None
+        self.warehouse: Path | str = url or Path(warehouse).absolute()
+        home = remote.home(url) if url else Path(warehouse).absolute()
         self.root = home / "lake"
         self.catalog = home / "alab.duckdb"
-        self.remote = remote.Remote(str(warehouse), self.root) if is_url else None
+        self.remote = remote.Remote(url, self.root) if url else None
         self.address = self.remote.address if self.remote else str(self.root)
         _check_place(home)
         self.staging = self.root / ".staging"
@@ -82,7 +83,7 @@ class Lake:
             return (self.remote.known()["version"] or self.remote.pull()["version"]) is not None
         return self.root.is_dir()
 
-    def file(self, path: str) -> "Path | ObjectPath":
+    def file(self, path: str) -> "Path | ObjectFile":
         """A file of the lake, to be read, by its path in the table `files`."""
         here = self.root / path
         return here if self.remote is None or here.is_file() else self.remote.file(path)

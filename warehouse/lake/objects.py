@@ -10,7 +10,7 @@ import io
 import os
 import threading
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -54,7 +54,7 @@ class ObjectStore:
         self.protocol, _, self._place = self.url.partition("://")
         self.sizes: dict[str, int] = {}
         self._blocks: OrderedDict[tuple[str, int], bytes] = OrderedDict()
-        self._reading = threading.Lock()
+        self._reading: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._is_s3 = self.protocol in ("s3", "s3a")
         if ":" in self._place.split("@")[0] and "@" in self._place:
             raise AlabError(
@@ -157,16 +157,17 @@ class ObjectStore:
         """Some bytes of an object that nobody changes; what is beside them comes too, and stays."""
         stop = min(stop, self.size(name))
         span = range(start // BLOCK, -(-stop // BLOCK)) if start < stop else range(0)
-        with self._reading:
-            blocks = {n: self._blocks[name, n] for n in span if (name, n) in self._blocks}
+        with self._reading[name]:
+            kept = {n: self._blocks.get((name, n)) for n in span}
+            blocks = {n: block for n, block in kept.items() if block is not None}
             if missing := [n for n in span if n not in blocks]:
                 low, high = missing[0] * BLOCK, min((missing[-1] + 1) * BLOCK, self.size(name))
                 with self._told():
                     data = self.files.cat_file(self._path(name), start=low, end=high)
                 blocks |= {n: data[n * BLOCK - low :][:BLOCK] for n in missing}
             for n in span:
+                self._blocks.pop((name, n), None)
                 self._blocks[name, n] = blocks[n]
-                self._blocks.move_to_end((name, n))
             while len(self._blocks) > BLOCKS:
                 self._blocks.popitem(last=False)
         text = b"".join(blocks[n] for n in span)
@@ -230,11 +231,26 @@ def _entry(info: dict) -> Entry:
 
 
 class ObjectFile(io.RawIOBase):
-    """An object, open for reading."""
+    """An object, for what reads files and what opens paths; `name` is the last part of its own.
+
+    Raises:
+        FileNotFoundError: as it is read, where it is not there.
+    """
 
     def __init__(self, store: ObjectStore, name: str):
         self._store, self._name, self._at = store, name, 0
-        self.size = store.size(name)
+        self.name = name.rpartition("/")[2]
+
+    def __str__(self) -> str:
+        return f"{self._store.url}/{self._name}"
+
+    def open(self, mode: str = "rb", buffering: int = -1) -> "ObjectFile":
+        """The same, from its beginning."""
+        return ObjectFile(self._store, self._name)
+
+    def size(self) -> int:
+        """Its bytes."""
+        return self._store.size(self._name)
 
     def readable(self) -> bool:  # noqa: D102
         return True
@@ -246,7 +262,7 @@ class ObjectFile(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:  # noqa: D102
-        self._at = offset + (0, self._at, self.size)[whence]
+        self._at = offset + (0, self._at, self.size() if whence == os.SEEK_END else 0)[whence]
         return self._at
 
     def readinto(self, buffer: Any) -> int:  # noqa: D102
@@ -254,25 +270,6 @@ class ObjectFile(io.RawIOBase):
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
-
-
-class ObjectPath:
-    """Where an object is, for what opens paths; `name` is the last part of its own."""
-
-    def __init__(self, store: ObjectStore, name: str):
-        self._store, self._name = store, name
-        self.name = name.rpartition("/")[2]
-
-    def __str__(self) -> str:
-        return f"{self._store.url}/{self._name}"
-
-    def open(self, mode: str = "rb", buffering: int = -1) -> ObjectFile:
-        """Open it, to read bytes."""
-        return ObjectFile(self._store, self._name)
-
-    def size(self) -> int:
-        """Its bytes; FileNotFoundError where it is not there."""
-        return self._store.size(self._name)
 
 
 def file_system(store: ObjectStore, mirror: Path) -> Any:

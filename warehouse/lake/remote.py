@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from warehouse.errors import AlabError
 from warehouse.lake import manifest, store
-from warehouse.lake.objects import Entry, ObjectPath, ObjectStore, each
+from warehouse.lake.objects import Entry, ObjectFile, ObjectStore, each
 
 INDEX = "lake/index.json"
 #: Seconds after which what nobody has published was left behind by a process that died.
@@ -42,8 +42,8 @@ _GRAVE = b"gone"
 def home(url: str) -> Path:
     """Folder of a warehouse's mirror, in the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    name = f"{url.rpartition('/')[2][:40]}-{sha256(url.encode()).hexdigest()[:12]}"
-    return Path(cache) / "alab" / "lakes" / name
+    own = Path(os.environ.get("ALAB_CACHE") or Path(cache) / "alab")
+    return own / "lakes" / f"{Path(url).name[:40]}-{sha256(url.encode()).hexdigest()[:12]}"
 
 
 class Leftover(NamedTuple):
@@ -60,6 +60,7 @@ class Remote:
     def __init__(self, url: str, root: Path):
         self.objects = ObjectStore(url)
         self.address = f"{self.objects.url}/lake"
+        self.sized: tuple | None = None  # the state of the catalog that told of sizes
         self._root = root
 
     def known(self) -> dict:
@@ -107,19 +108,21 @@ class Remote:
         self._root.mkdir(parents=True, exist_ok=True)
         lock = store.lock(self._root / ".mirror.lock", wait=600)
         try:
-            yield (known := self.known())
-            draft = self._root / ".index.json"
-            draft.write_text(json.dumps(known), encoding="utf-8")
-            store.move(draft, self._root / "index.json")
+            before, known = self.known(), self.known()
+            yield known
+            if known != before:
+                draft = self._root / ".index.json"
+                draft.write_text(json.dumps(known), encoding="utf-8")
+                store.move(draft, self._root / "index.json")
         finally:
             lock.release()
 
     def _metadata(self, run_id: str) -> Path:
         return self._root / "metadata" / f"run={run_id}"
 
-    def file(self, path: str) -> ObjectPath:
+    def file(self, path: str) -> ObjectFile:
         """A data file, by its path in the table `files`."""
-        return ObjectPath(self.objects, f"lake/{path}")
+        return ObjectFile(self.objects, f"lake/{path}")
 
     def begin(self, empty: Iterable[Path]) -> None:
         """Make a lake where there is none: files without rows, and an index."""
@@ -132,18 +135,25 @@ class Remote:
         """Take an id for a new run, and give the claim's version; None where it is taken."""
         return self.objects.put(_manifest(run_id), os.urandom(8).hex().encode(), None)
 
+    def renew(self, run_id: str, claim: str) -> str | None:
+        """A claim as new as if it were made now, also where it was swept; None where it is lost."""
+        text = os.urandom(8).hex().encode()
+        return self.objects.put(_manifest(run_id), text, claim) or self.claim(run_id)
+
     def upload(self, folder: Path, files: Iterable[Path]) -> None:
         """Write files below a folder that is laid out as a lake."""
         names = ((path, f"lake/{path.relative_to(folder).as_posix()}") for path in files)
         self.objects.upload(names)
 
-    def publish(self, run_id: str, folder: Path, claim: str) -> None:
+    def publish(self, run_id: str, folder: Path, claim: str | None) -> None:
         """Make a run exist whose data are uploaded, by its metadata tables in a folder.
+
+        Without a claim it was published before, and only the index may lack it.
 
         Raises:
             AlabError: what was uploaded was swept meanwhile.
         """
-        version = self.objects.put(_manifest(run_id), _packed(folder), claim)
+        version = claim and self.objects.put(_manifest(run_id), _packed(folder), claim)
         if version is None:  # nobody else has our claim: it was published already, or swept
             data, version = self.objects.get(_manifest(run_id)) or (_GRAVE, None)
             if version is None or not _is_whole(data):
@@ -169,19 +179,19 @@ class Remote:
         Raises:
             AlabError: another process has changed the run since it had this version.
         """
-        names = self.names(run_id) - self.names(run_id, folder)
+        before, after = self.names(run_id), self.names(run_id, folder)
         new = self.objects.put(_manifest(run_id), _packed(folder), version)
         if new is None:
             raise AlabError(f"another process has changed the run {run_id}", "Try again.")
         self._enlist(run_id, new)
-        self.objects.delete(names)
+        self.objects.delete((before or set()) - (after or set()))
 
-    def names(self, run_id: str, folder: Path | None = None) -> set[str]:
-        """Names of a run's data, by its metadata in the mirror or in another folder."""
-        with suppress(OSError, ValueError):  # damaged: a survey finds them
-            rows = manifest.read(folder or self._metadata(run_id)).to_pylist()
-            return {f"lake/{row['path']}" for row in rows if row["dataset"] != "metadata"}
-        return set()
+    def names(self, run_id: str, folder: Path | None = None) -> set[str] | None:
+        """Names of a run's data, by metadata in the mirror or another folder; None if damaged."""
+        files = manifest.sound(folder or self._metadata(run_id))
+        rows = files.to_pylist() if files else []
+        named = {f"lake/{row['path']}" for row in rows if row["dataset"] != "metadata"}
+        return named if files else None
 
     def remove(self, run_id: str, version: str | None) -> None:
         """Delete a published run.
@@ -189,7 +199,7 @@ class Remote:
         Raises:
             AlabError: another process has changed it since it had this version.
         """
-        if not self.bury(Leftover(run_id, version, sorted(self.names(run_id)))):
+        if not self.bury(Leftover(run_id, version, sorted(self.names(run_id) or ()))):
             raise AlabError(f"another process has changed the run {run_id}", "Try again.")
 
     def bury(self, left: Leftover) -> bool:
@@ -210,14 +220,17 @@ class Remote:
         self._change(lambda index: index.update(models=[*{*index["models"], folder.name}]))
 
     def head(self, key: str) -> None:
-        """Mirror a model's head, where the lake has one."""
-        folder = self._root / "models" / key
-        if key in self.known()["models"] and not folder.is_dir():
+        """Mirror a model's head where the lake has one, or upload one that could not be before."""
+        folder, has_one = self._root / "models" / key, key in self.known()["models"]
+        if folder.is_dir() and not has_one:
+            self.keep(folder)
+        elif has_one and not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
             draft = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
             names = [f"lake/models/{key}/{name}.parquet" for name in ("norm", "unembedding")]
             self.objects.download(names, draft)
-            store.move(draft, folder)
+            with suppress(OSError):  # another process has just done so
+                store.move(draft, folder)
 
     def survey(self) -> tuple[dict[str, str | None], list[Leftover]]:
         """What the index lacks or has wrongly, by a listing, and what belongs to no run.
@@ -234,10 +247,12 @@ class Remote:
         wrong = {run_id: at for run_id, at in runs.items() if known.get(run_id) != at}
         left = []
         for run_id, own in _by_run(found).items():
-            named = set() if run_id not in runs else self.names(run_id) | {_manifest(run_id)}
-            names = sorted(own.keys() - named) if run_id not in wrong else []
+            named = self.names(run_id) if run_id in runs else set()
+            if run_id in wrong or named is None:  # who knows what belongs to it
+                continue
+            names = own.keys() - named - ({_manifest(run_id)} if run_id in runs else set())
             if names and max(own[name].at for name in names) <= time.time() - GRACE:
-                data = [name for name in names if name != _manifest(run_id)]
+                data = sorted(names - {_manifest(run_id)})
                 left.append(Leftover(run_id, claims.get(run_id), data))
         return {**wrong, **dict.fromkeys(gone)}, left
 

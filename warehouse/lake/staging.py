@@ -114,11 +114,13 @@ class StagedRun:
 
     def _upload(self, remote: "Remote") -> None:
         """Publish at a URL, data before the manifest; what can't be uploaded now is kept."""
-        claim = (self.folder / CLAIM).read_text(encoding="utf-8")
         files = manifest.read(self.path("metadata")).to_pylist()
         data = [self.folder / row["path"] for row in files if row["dataset"] != "metadata"]
         try:
-            remote.upload(self.folder, data)
+            claim = remote.renew(self.run_id, (self.folder / CLAIM).read_text(encoding="utf-8"))
+            if claim:
+                (self.folder / CLAIM).write_text(claim, encoding="utf-8")
+                remote.upload(self.folder, data)
             remote.publish(self.run_id, self.path("metadata"), claim)
         except AlabError as error:
             (run,) = manifest.read(self.path("metadata"), "runs").to_pylist()

@@ -21,7 +21,7 @@ from filelock import FileLock
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
-    from warehouse.lake.objects import ObjectPath
+    from warehouse.lake.objects import ObjectFile
 
 #: Buffers that one call may write, on Linux and macOS.
 _BUFFERS = 1024
@@ -32,12 +32,12 @@ def paths(folder: Path, pattern: str) -> list[Path]:
     return sorted(folder.glob(pattern))
 
 
-def size(path: "Path | ObjectPath") -> int:
+def size(path: "Path | ObjectFile") -> int:
     """Size of a file, bytes."""
     return path.stat().st_size if isinstance(path, Path) else path.size()
 
 
-def parquet(path: "Path | ObjectPath") -> "ParquetFile":
+def parquet(path: "Path | ObjectFile") -> "ParquetFile":
     """Open a Parquet file, to read."""
     from pyarrow.parquet import ParquetFile
 

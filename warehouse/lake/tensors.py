@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from warehouse.lake import store
-from warehouse.lake.objects import ObjectPath
+from warehouse.lake.objects import ObjectFile
 
 #: Values that are in memory at once.
 BLOCK = 1 << 22
@@ -47,7 +47,7 @@ class Source:
         heads: rows that each position of a pass has.
     """
 
-    def __init__(self, files: Sequence[Path | ObjectPath]):
+    def __init__(self, files: Sequence[Path | ObjectFile]):
         self.open = [store.parquet(path) for path in files]
         self.ranges: list[RowRange] = []
         self.span: dict[PassId, tuple[int, int]] = {}

@@ -62,7 +62,7 @@ def save(lake: Lake, model: str, head: Head) -> Path:
         with suppress(OSError):  # another process has just kept it
             draft.rename(folder)
         if lake.remote:
-            lake.remote.keep(folder)
+            lake.remote.head(folder.name)
     except OSError as error:
         raise AlabError(
             f"cannot write to the warehouse {lake.warehouse}: {error.strerror or error}"
