@@ -13,6 +13,7 @@ import torch
 from captures import family
 from cpu_time import CpuTime
 from ready_catalog import FROM_NOTHING, Ready
+from s3_server import s3, url  # noqa: F401  fixtures
 from synthetic import Shape, make_run
 
 from warehouse.catalog import catalog

@@ -58,7 +58,7 @@ def _end(prompt: dict, token: str | None) -> str:
 
 def next_command(runs: Sequence[tuple[Lake, str]]) -> str:
     """What to type after a capture of some runs, each in its lake."""
-    places: dict[Path, list[str]] = {}
+    places: dict[Path | str, list[str]] = {}
     for lake, run_id in runs:
         places.setdefault(lake.warehouse, []).append(run_id)
     lines = []

@@ -45,7 +45,7 @@ def size(lake: Lake, run_id: str, *, activations_only: bool = False) -> int:
     """Bytes that removing a run, or its bulky datasets alone, would free."""
     if run_id in lake.unfinished():
         return 0 if activations_only else sum(map(store.size, lake.staged_files(run_id)))
-    sizes = ((p.relative_to(lake.root).parts[0], p.stat().st_size) for p in lake.files(run_id))
+    sizes = lake.sizes(run_id)
     return sum(size for dataset, size in sizes if not activations_only or dataset in BULK)
 
 

@@ -15,6 +15,7 @@ from warehouse.catalog.catalog import connect, damaged
 from warehouse.catalog.library import newest_first
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
+from warehouse.lake.objects import ObjectFile
 from warehouse.lake.tensors import Source
 from warehouse.vocabulary import TABLE, site_of
 
@@ -155,11 +156,11 @@ class Run:
         return [dict(zip(keys, row, strict=True)) for row in cursor.fetchall()]
 
     @cached_property
-    def files(self) -> dict[tuple[str, int | None], list[Path]]:
+    def files(self) -> dict[tuple[str, int | None], list[Path | ObjectFile]]:
         """Part files of each dataset and layer, in the order they were written."""
-        parts: dict[tuple[str, int | None], list[Path]] = defaultdict(list)
+        parts: dict[tuple[str, int | None], list[Path | ObjectFile]] = defaultdict(list)
         for row in sorted(self.rows("files"), key=lambda row: _part_number(row["path"])):
-            parts[row["dataset"], row["layer"]].append(self.lake.root / row["path"])
+            parts[row["dataset"], row["layer"]].append(self.lake.file(row["path"]))
         return dict(parts)
 
     def layers(self) -> list[int]:

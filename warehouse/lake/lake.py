@@ -11,7 +11,8 @@
     lake/.staging/        runs being written
     lake/.empty/          a file without rows per dataset, so that views bind in an empty lake
 
-A run exists once its metadata folder does; that rename is the last step of publishing.
+A run exists once its metadata folder does; that rename is the last step of publishing. At a URL the
+same folders hold objects: see `warehouse.lake.remote`.
 """
 
 import json
@@ -23,11 +24,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from warehouse.errors import AlabError
-from warehouse.lake import manifest, store
+from warehouse.lake import manifest, remote, store
 from warehouse.lake.staging import REQUEST, StagedRun
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from warehouse.lake.objects import ObjectFile
 
 #: Folders below a run's folder, per dataset.
 TAILS = {
@@ -47,18 +50,43 @@ class Lake:
     """The lake of one warehouse.
 
     Args:
-        warehouse: the warehouse's directory; created when first written to.
+        warehouse: the warehouse's directory, or the URL of one in an object store; created when
+            first written to.
+
+    Attributes:
+        warehouse: its name: the directory, or the URL.
+        root: the lake's folder; of one at a URL its mirror.
+        address: the lake as SQL names it.
+        catalog: the catalog's file.
+        remote: the far side of a lake at a URL; None for a local one.
 
     Raises:
         AlabError: DuckDB cannot keep a catalog in a directory of this name.
     """
 
     def __init__(self, warehouse: Path | str):
-        self.warehouse = Path(warehouse).absolute()
-        self.root = self.warehouse / "lake"
-        self.catalog = self.warehouse / "alab.duckdb"
-        _check_place(self.warehouse)
+        is_url = isinstance(warehouse, str) and "://" in warehouse
+        url = str(warehouse).rstrip("/") if is_url else None
+        self.warehouse: Path | str = url or Path(warehouse).absolute()
+        home = remote.home(url) if url else Path(warehouse).absolute()
+        self.root = home / "lake"
+        self.catalog = home / "alab.duckdb"
+        self.remote = remote.Remote(url, self.root) if url else None
+        self.address = self.remote.address if self.remote else str(self.root)
+        _check_place(home)
         self.staging = self.root / ".staging"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a lake to read."""
+        if self.remote:
+            return (self.remote.known()["version"] or self.remote.pull()["version"]) is not None
+        return self.root.is_dir()
+
+    def file(self, path: str) -> "Path | ObjectFile":
+        """A file of the lake, to be read, by its path in the table `files`."""
+        here = self.root / path
+        return here if self.remote is None or here.is_file() else self.remote.file(path)
 
     def dataset(self, dataset: str, run_id: str) -> Path:
         """Folder of a run in a dataset."""
@@ -69,7 +97,12 @@ class Lake:
         return sorted(self.versions())
 
     def versions(self) -> dict[str, int]:
-        """When each published run's metadata last changed, in nanoseconds, by run id."""
+        """When each published run's metadata last changed, in nanoseconds, by run id.
+
+        Of a lake at a URL those in the mirror, which is brought up to date.
+        """
+        if self.remote:
+            self.remote.pull()
         runs = {
             path.name.removeprefix("run="): store.version(path)
             for path in store.paths(self.root / "metadata", "run=*")
@@ -78,6 +111,8 @@ class Lake:
 
     def models(self) -> list[str]:
         """Keys of the models whose final norm and unembedding are kept."""
+        if self.remote:
+            return sorted(self.remote.known()["models"])
         return [path.name for path in store.paths(self.root / "models", "[!.]*/")]
 
     def prepare(self) -> None:
@@ -111,6 +146,8 @@ class Lake:
             AlabError: the lake has, or is being given, a run of the id given.
         """
         self.prepare()
+        if self.remote:
+            self.remote.begin(store.paths(self.root / ".empty", "**/*.parquet"))
         stem = run_id or f"{name}_{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         for attempt in range(1, 2 if run_id else 10_000):
             run_id = stem if attempt == 1 else f"{stem}-{attempt}"
@@ -118,8 +155,8 @@ class Lake:
                 staged = self._staged(run_id)
             except TimeoutError:
                 continue
-            if not staged.folder.exists() and not self.dataset("metadata", run_id).exists():
-                staged.folder.mkdir()
+            is_new = not staged.folder.exists() and not self.dataset("metadata", run_id).exists()
+            if is_new and staged.claim():
                 return staged
             staged.release()
         raise AlabError(
@@ -191,6 +228,8 @@ class Lake:
             ) from None
         staged.folder.mkdir(exist_ok=True)
         try:
+            if self.remote:
+                staged.version = self.remote.refresh(run_id)
             if not self.dataset("metadata", run_id).exists():
                 raise AlabError(f"the run {run_id} is gone", "See those that are left: alab runs")
             if not damaged and self.sound_files(run_id) is None:
@@ -204,11 +243,14 @@ class Lake:
 
     def _staged(self, run_id: str, wait: float = 0) -> StagedRun:
         """A run that nobody else writes; TimeoutError where somebody does."""
-        return StagedRun(self.root, run_id, store.lock(self.staging / f"{run_id}.lock", wait))
+        lock = store.lock(self.staging / f"{run_id}.lock", wait)
+        return StagedRun(self.root, run_id, lock, self.remote)
 
     def remove(self, run_id: str) -> None:
         """Delete a run: without metadata, which goes in one move, it was never published."""
         with self.hold(run_id, damaged=True) as staged:
+            if self.remote:
+                self.remote.remove(run_id, staged.version)
             store.move(self.dataset("metadata", run_id), staged.path("metadata"))
 
     def drop(self, run_id: str, datasets: Iterable[str]) -> None:
@@ -231,8 +273,23 @@ class Lake:
         return manifest.sound(self.dataset("metadata", run_id))
 
     def files(self, run_id: str) -> list[Path]:
-        """Every file of a published run."""
+        """Every file of a published run that lies here: at a URL those are its metadata."""
         return store.paths(self.root, f"[!.]*/run={run_id}/**/*.parquet")
+
+    def sizes(self, run_id: str) -> list[tuple[str, int]]:
+        """Dataset and bytes of every file of a published run."""
+        if self.remote:
+            files = self.sound_files(run_id)
+            rows = files.to_pylist() if files else []
+            return [(row["dataset"], row["n_bytes"]) for row in rows]
+        paths = self.files(run_id)
+        return [(path.relative_to(self.root).parts[0], store.size(path)) for path in paths]
+
+    def publish_kept(self) -> None:
+        """Publish what was captured and could not be uploaded."""
+        for run_id, asked in self.unfinished().items():
+            if asked.get("captured"):
+                self.resume(run_id).appear()
 
 
 def _check_place(warehouse: Path) -> None:

@@ -12,6 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from warehouse.lake import store
+from warehouse.lake.objects import ObjectFile
+
 
 class VectorFile:
     """A file of the lake, of which one column of vectors or lists is read.
@@ -23,10 +26,10 @@ class VectorFile:
         column: name of a vector column; another than fixed-size lists has the width 0.
     """
 
-    def __init__(self, path: Path, column: str):
+    def __init__(self, path: Path | ObjectFile, column: str):
         self.path = path
         self.column = column
-        self.parquet = pq.ParquetFile(path)
+        self.parquet = store.parquet(path)
         self._metadata = self.parquet.metadata
         leaves = [self._metadata.schema.column(n).path for n in range(self._metadata.num_columns)]
         self._leaf = leaves.index(f"{column}.list.element")
@@ -75,7 +78,7 @@ class VectorFile:
         if is_ours and chunk.num_values == out.size and "BYTE_STREAM_SPLIT" in chunk.encodings:
             _join_streams(self._streams(chunk), out.reshape(-1))
         else:
-            one = pq.ParquetFile(self.path, metadata=self._metadata)
+            one = store.parquet(self.path)
             vectors = one.read_row_group(group, columns=[self.column]).column(0)
             if vectors.null_count:
                 raise ValueError(f"{vectors.null_count} rows have no {self.column}")

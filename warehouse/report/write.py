@@ -6,6 +6,7 @@ from pathlib import Path
 
 import duckdb
 
+from warehouse.assets import query
 from warehouse.atomic import writing
 from warehouse.catalog import catalog, runs
 from warehouse.lake.lake import Lake
@@ -42,7 +43,8 @@ def write_report(
     Raises:
         AlabError: there are no runs, a name means none, or a file cannot be written.
     """
-    out = out or lake.warehouse / "report.html"
+    here = Path() if isinstance(lake.warehouse, str) else lake.warehouse
+    out = out or here / "report.html"
     with catalog.connect(lake) as db:
         tables = Tables(lake, db)
         context = collect(lake, tables, chosen(db, runs))
@@ -72,7 +74,8 @@ def _write_csvs(tables: Tables, folder: Path) -> list[Path]:
 def collect(lake: Lake, tables: Tables, run_ids: list[str]) -> Row:
     """Everything the templates show, and the tables for the script."""
     rows = frame.runs_of(tables, run_ids)
-    sets = [run for run in rows if lake.dataset("labels", run["run_id"]).is_dir()]
+    labelled = tables.db.execute(query("datasets"), {"runs": run_ids}).fetchall()
+    sets = [run for run in rows if (run["run_id"],) in labelled]
     talks = [run for run in rows if run not in sets]
     shown = _conversations(tables, talks) if talks else dict(NO_CONVERSATIONS)
     sections = datasets.datasets(tables, sets) if sets else []
@@ -86,7 +89,7 @@ def collect(lake: Lake, tables: Tables, run_ids: list[str]) -> Row:
         shown["contents"] += [("about", "About these runs")] if len(rows) > 1 else []
     return {
         "title": rows[0]["scenario"] if len(rows) == 1 else f"{len(rows)} runs",
-        "warehouse": lake.warehouse.name,
+        "warehouse": Path(lake.warehouse).name,
         "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         **said,
         **shown,
