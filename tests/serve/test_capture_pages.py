@@ -1,6 +1,8 @@
 """Writing a scenario, launching it and following it, in a real browser; hostile words everywhere."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -63,12 +65,13 @@ def text(visit: Visit) -> str:
     return visit.page.input_value("#yaml")
 
 
-def client(service: Service) -> httpx.Client:
+@contextmanager
+def client(service: Service) -> Iterator[httpx.Client]:
     """A script that asks as a page of the server does."""
     origin = service.address.partition("/?")[0]
-    client = httpx.Client(base_url=origin, headers={"Origin": origin}, timeout=60)
-    client.get(service.address, follow_redirects=True)
-    return client
+    with httpx.Client(base_url=origin, headers={"Origin": origin}, timeout=60) as client:
+        client.get(service.address, follow_redirects=True)
+        yield client
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -76,8 +79,7 @@ def client(service: Service) -> httpx.Client:
 @pytest.mark.parametrize("path", ["/capture?file=evil.yaml", "/jobs", "/models"])
 def test_a_page_is_whole(browser, service, path, width, dark):
     visit = Visit(browser, service, width=width, dark=dark).open(path)
-    for fold in visit.page.locator("details.fold:not([open]) > summary").all():
-        fold.click()
+    visit.page.evaluate("document.querySelectorAll('details').forEach((f) => { f.open = true; })")
     assert visit.problems == [] and not visit.overflows() and visit.findings() == []
     visit.page.close()
 
@@ -159,7 +161,6 @@ def test_save_and_launch_and_open_the_run(visit, place, service):
         last = blocks[0][0].removeprefix("id: ")
         later = ask.get(f"/api/jobs/{job['id']}/events", headers={"Last-Event-ID": last}).text
         assert "id:" not in later and "event: over" in later
-        assert EVIL in json.loads(json.dumps(ask.get(f"/capture?run={run}").text)) or True
     begin(visit, f"/capture?run={run}")
     assert visit.page.locator("[data-path*='content']").first.input_value() == EVIL
 

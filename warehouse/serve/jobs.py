@@ -109,7 +109,7 @@ class Jobs:
     def _read(self, id_: str) -> Job | None:
         folder = self.folder / id_
         request = _load(folder / "request.json")
-        if request is None:
+        if request is None or not {"name", "created", "resume"} <= set(request):
             return None
         end = _load(folder / "end.json") or {}
         started = (folder / "started").exists()
@@ -295,8 +295,11 @@ class Jobs:
 
 def _take(path: Path) -> int | None:
     """The lock on a file, as what keeps it: it goes over to processes that are given that."""
-    import fcntl  # where there is none, captures run from the command line
-
+    try:
+        import fcntl
+    except ImportError as error:
+        hint = "Capture on the command line: alab capture SCENARIO"
+        raise AlabError("this system has no locks that go over to a process", hint) from error
     turn = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
