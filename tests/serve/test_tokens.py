@@ -1,6 +1,7 @@
 """What the page of tokens says of each token, against numpy; and what it answers to nonsense."""
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
@@ -228,3 +229,11 @@ def test_work_that_is_soon_done_is_let_be():
         return b"done"
 
     assert asyncio.run(unless_gone(None, work())) == b"done"
+
+
+def test_a_small_answer_waits_for_no_acknowledgement(data):
+    """Each of many would take 40 ms, on a connection that is kept."""
+    begin = time.perf_counter()
+    for _ in range(40):
+        data.client.get("/static/none/none")
+    assert time.perf_counter() - begin < 40 * 0.04

@@ -120,7 +120,8 @@ def listen(host: str, port: int) -> socket.socket:
         hint = "Name the address of this machine that browsers will use."
         raise AlabError(f"--host {host or repr(host)} means every address at once", hint, 2)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    own = socket.socket(family, socket.SOCK_STREAM)
+    # Named as TCP, asyncio sends what is small at once, and not 40 ms later.
+    own = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         own.bind((host, port))
