@@ -19,7 +19,7 @@ async def references(server: Server, request: Request) -> Response:
             "labels": [row["label"] for row in await server.rows("labels", runs=[run["run_id"]])]
         },
         messages=await server.rows("snapshots", runs=[run["run_id"]]),
-        places=await server.rows("state_places", run=run["run_id"]),
+        kept=await server.rows("state_places", run=run["run_id"]),
     )
 
 
