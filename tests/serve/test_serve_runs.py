@@ -97,7 +97,9 @@ def test_pages_are_whole(browser, service, width, dark):
 
 def names_shown(client, **asked) -> list[str]:
     text = client.get("/", params=asked).text
-    return [part.partition('"')[0].rpartition("_")[0] for part in text.split('name="ref" value="')[1:]]
+    return [
+        part.partition('"')[0].rpartition("_")[0] for part in text.split('name="ref" value="')[1:]
+    ]
 
 
 @pytest.mark.parametrize(("asked", "names"), [
@@ -254,7 +256,9 @@ def test_removing_is_asked_rightly(small):
         headers = {"Origin": "http://elsewhere.example"}
         answer = client.post(f"/run/{run_id}/remove", json={"what": "run"}, headers=headers)
         assert answer.status_code == 403 and len(small.run_ids()) == 2
-        assert client.post(f"/run/{run_id}/remove", json={"what": "activations"}).json()["freed"] > 0
+        assert (
+            client.post(f"/run/{run_id}/remove", json={"what": "activations"}).json()["freed"] > 0
+        )
         assert client.get("/data/neuron_values.json", params={
             "run": run_id, "layer": 0, "site": "q", "neuron": 0}).json() == []  # fmt: skip
         with catalog.connect(small) as db:  # a reader of the catalog is told, and nothing is lost

@@ -60,11 +60,7 @@ def _facts(run: dict[str, Any], totals: dict[str, int]) -> list[tuple[str, str, 
         ("Tokens written", f"{totals['tokens_written']:,}", f"{cut:,} cut" if cut else ""),
         ("Precision", run["dtype"] or "–", stored),
         ("Device", run["device"] or "–", "" if run["seed"] is None else f"seed {run['seed']}"),
-        (
-            "Captured",
-            f"{began:%Y-%m-%d %H:%M} UTC",
-            f"in {(ended - began).total_seconds():.1f} s",
-        ),
+        ("Captured", f"{began:%Y-%m-%d %H:%M} UTC", f"in {(ended - began).total_seconds():.1f} s"),
     ]
 
 
