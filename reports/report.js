@@ -370,6 +370,7 @@ const seen = new IntersectionObserver((entries) => {
 function adopt(below) {
   const cards = [below, ...below.querySelectorAll('[data-choices]')];
   for (const card of cards.filter((one) => one.dataset?.choices)) card.choices ??= JSON.parse(card.dataset.choices);
+  for (const box of below.querySelectorAll('.scroll')) box.tabIndex = 0;  // what scrolls is reached by keyboard
   for (const figure of below.querySelectorAll('figure[data-chart]')) {
     addTools(figure);
     seen.observe(figure);

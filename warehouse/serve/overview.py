@@ -12,7 +12,6 @@ from starlette.responses import JSONResponse, Response
 from warehouse.catalog import removal
 from warehouse.errors import AlabError
 from warehouse.report.frame import shape
-from warehouse.report.page import number
 from warehouse.serve.server import CONFLICT, NOT_THERE, Handler, Server
 from warehouse.serve.sql import json_object
 from warehouse.vocabulary import BULK
@@ -61,11 +60,7 @@ def _facts(run: dict[str, Any], totals: dict[str, int]) -> list[tuple[str, str, 
         ("Tokens written", f"{totals['tokens_written']:,}", f"{cut:,} cut" if cut else ""),
         ("Precision", run["dtype"] or "–", stored),
         ("Device", run["device"] or "–", "" if run["seed"] is None else f"seed {run['seed']}"),
-        (
-            "Captured",
-            f"{began:%Y-%m-%d %H:%M} UTC",
-            f"in {number((ended - began).total_seconds())} s",
-        ),
+        ("Captured", f"{began:%Y-%m-%d %H:%M} UTC", f"in {(ended - began).total_seconds():.1f} s"),
     ]
 
 

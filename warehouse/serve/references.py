@@ -15,11 +15,9 @@ async def references(server: Server, request: Request) -> Response:
         title=f"{run['run_id']} · references",
         run=run,
         part="references",
-        data={
-            "labels": [row["label"] for row in await server.rows("labels", runs=[run["run_id"]])]
-        },
+        data={"labels": labels},
         messages=await server.rows("snapshots", runs=[run["run_id"]]),
-        places=await server.rows("state_places", run=run["run_id"]),
+        kept=await server.rows("state_places", run=run["run_id"]),
     )
 
 
