@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Two processes share the tests, a file each.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test quick soak compat lint bench wheel clean
@@ -38,13 +40,13 @@ demo: $(VENV)/.installed  ## Capture a conversation on a real model, ask a quest
 # Processor time, which says the same on a busy machine, is told at the end: `test` may cost eight minutes of it.
 test: $(VENV)/.installed-dev  ## Run the tests (8 to 19 minutes on two cores)
 	@echo "every test but those of make soak: 8 to 19 minutes on two cores; the quickest alone: make quick"
-	$(BIN)/python -m pytest -m "not soak"
+	$(PYTEST) -m "not soak"
 
 quick: $(VENV)/.installed-dev  ## Run the tests that take less than 90 seconds together
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 soak: $(VENV)/.installed-dev  ## Run the tests that take long by nature, such as storms of kills
-	$(BIN)/python -m pytest -m soak
+	$(PYTEST) -m soak
 
 # Each DuckDB in a folder of its own, which stands before the environment's.
 .compat/%/.installed:
@@ -53,7 +55,7 @@ soak: $(VENV)/.installed-dev  ## Run the tests that take long by nature, such as
 
 compat: $(VENV)/.installed-dev $(DUCKDB:%=.compat/%/.installed)  ## Run the tests of the SQL library in DuckDB 1.2 to 2.0, or in DUCKDB="1.3.2 …"
 	@for version in $(DUCKDB); do echo "DuckDB $$version"; \
-		PYTHONPATH=$(CURDIR)/.compat/$$version $(BIN)/python -m pytest tests/sql || exit 1; done
+		PYTHONPATH=$(CURDIR)/.compat/$$version $(PYTEST) tests/sql || exit 1; done
 
 lint: $(VENV)/.installed-dev  ## Check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

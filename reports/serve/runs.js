@@ -1,6 +1,6 @@
 // The list of runs: asked for anew while typing, walked with the arrows, compared when chosen.
 
-const find = document.getElementById('find');
+const find = document.getElementById('find-runs');
 if (find) {
   const place = document.getElementById('found');
   const kept = document.getElementById('chosen');  // chosen, but not among the runs that are shown

@@ -217,7 +217,7 @@ def test_the_token_becomes_a_cookie_that_scripts_and_other_sites_never_have(aske
 
 
 @pytest.mark.parametrize("cookie", [None, "alab_1=x", "alab_{port}=wrong", "alab_{port}=é", "=;=;"])
-@pytest.mark.parametrize("path", ["/", "/sql", "/data/runs_page", "/static/0/alab.js", "/nowhere"])
+@pytest.mark.parametrize("path", ["/", "/sql", "/data/runs_brief", "/static/0/alab.js", "/nowhere"])
 def test_who_lacks_the_cookie_sees_nothing(asker, path, cookie):
     cookie = cookie and cookie.replace("{port}", asker.host.rpartition(":")[2])
     answer = asker.get(path, Cookie=cookie and cookie.encode().decode("latin-1"))

@@ -35,7 +35,7 @@ async def page(server: Server, request: Request) -> Response:
     """The form and the YAML, begun anew or from a file, an example or a run."""
     query = request.query_params
     text = await _beginning(server, dict(query))
-    runs = await server.rows("runs_page")
+    runs = await server.rows("runs_brief")
     there = await asyncio.to_thread(models.models, [row["model_id"] for row in runs])
     return server.pages.render(
         "capture",

@@ -210,7 +210,7 @@ def _cached() -> dict[str, Path]:
 
 
 async def _models(server: Server) -> list[Model]:
-    runs = {str(row["model_id"]) for row in await server.rows("runs_page")}
+    runs = {str(row["model_id"]) for row in await server.rows("runs_brief")}
 
     def all_of_them() -> list[Model]:
         return models(runs | _named(server))
