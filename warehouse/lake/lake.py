@@ -55,6 +55,7 @@ class Lake:
 
     Attributes:
         warehouse: its name: the directory, or the URL.
+        home: a local directory: the warehouse's own, or that of its mirror.
         root: the lake's folder; of one at a URL its mirror.
         address: the lake as SQL names it.
         catalog: the catalog's file.
@@ -68,7 +69,7 @@ class Lake:
         is_url = isinstance(warehouse, str) and "://" in warehouse
         url = str(warehouse).rstrip("/") if is_url else None
         self.warehouse: Path | str = url or Path(warehouse).absolute()
-        home = remote.home(url) if url else Path(warehouse).absolute()
+        self.home = home = remote.home(url) if url else Path(warehouse).absolute()
         self.root = home / "lake"
         self.catalog = home / "alab.duckdb"
         self.remote = remote.Remote(url, self.root) if url else None

@@ -148,7 +148,7 @@ def allowed_source(server: Server, scenario: Scenario) -> None:
 
 def roots_of(server: Server) -> list[Path]:
     """Folders whose data captures from the browser may read."""
-    return [folder(server), server.lake.warehouse.parent, asset_dir("scenarios")]
+    return [folder(server), server.lake.home.parent, asset_dir("scenarios")]
 
 
 def _is_below(path: str, roots: list[str]) -> bool:
@@ -201,7 +201,7 @@ def with_source(text: str, scenario: Scenario) -> str:
 
 def folder(server: Server) -> Path:
     """The one folder of scenario files."""
-    return server.allowed.scenarios or server.lake.warehouse.parent / "scenarios"
+    return server.allowed.scenarios or server.lake.home.parent / "scenarios"
 
 
 def names(server: Server) -> list[str]:

@@ -81,7 +81,7 @@ class Jobs:
 
     def __init__(self, lake: Lake):
         self._lake = lake
-        self.folder = lake.warehouse / "jobs"
+        self.folder = lake.home / "jobs"
         self._ended: dict[str, Job] = {}
         self._logs: dict[str, JobLog] = {}
         self._children: list[subprocess.Popen] = []
@@ -222,7 +222,7 @@ class Jobs:
     def _start(self, job: Job, turn: int) -> None:
         """Start the process of a job, which takes the lock over."""
         request = _load(self.path(job, "request.json")) or {}
-        command = [sys.executable, "-m", "warehouse.cli", "-w", str(self._lake.warehouse)]
+        command = [sys.executable, "-P", "-m", "warehouse.cli", "-w", str(self._lake.warehouse)]
         command += ["capture", "--progress", "jsonl", *["--resume"][: job.resume]]
         network = {} if request.get("online") else {"HF_HUB_OFFLINE": "1"}
         _write(self.path(job, "started"), {})

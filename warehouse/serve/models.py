@@ -95,7 +95,7 @@ def known_facts(server: Server, id_: str, gguf: str | None) -> dict[str, Any] | 
 
 
 async def _probe(server: Server, id_: str, gguf: str | None) -> dict[str, Any]:
-    command = [sys.executable, "-m", "warehouse.cli", "layers", "--format", "json"]
+    command = [sys.executable, "-P", "-m", "warehouse.cli", "layers", "--format", "json"]
     command += ["--gguf-file", gguf] if gguf else []
     network = {} if server.allowed.online else {"HF_HUB_OFFLINE": "1"}
     child = await asyncio.create_subprocess_exec(

@@ -48,7 +48,7 @@ class Pages:
         self._env = page.environment()
         self._env.globals |= {
             "places": PLACES,
-            "warehouse": lake.warehouse.name,
+            "warehouse": lake.home.name,
             "address": address,
             "static": self.address_of,
         }
@@ -145,5 +145,5 @@ def address(path: str, **values: Any) -> str:
     return f"{path}?{text}" if text else path
 
 
-def _quoted(text: str, safe: str, encoding: str, errors: str) -> str:
+def _quoted(text: Any, safe: Any, encoding: Any = None, errors: Any = None) -> str:
     return text if re.fullmatch(r"\$\w+", text) else quote_plus(text, safe, encoding, errors)

@@ -34,12 +34,17 @@ class Service:
         allowed: what captures from the browser may do.
 
     Raises:
-        AlabError: there is no warehouse, or the port is in use.
+        AlabError: there is no warehouse, it is at a URL, or the port is in use.
     """
 
     def __init__(
         self, lake: Lake, host: str = "127.0.0.1", port: int = PORT, allowed: Allowed | None = None
     ):
+        if lake.remote:
+            raise AlabError(
+                f"alab serve looks at warehouses on this machine, and {lake.warehouse} is none",
+                "alab sql and alab report read it where it is.",
+            )
         if not lake.root.is_dir():
             raise AlabError(
                 f"there is no warehouse at {lake.warehouse}",

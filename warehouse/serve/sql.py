@@ -83,7 +83,7 @@ _NAME = r"[A-Za-z0-9_][A-Za-z0-9_ -]{0,60}"
 
 
 def _folder(server: Server) -> Path:
-    return server.lake.warehouse / "queries"
+    return server.lake.home / "queries"
 
 
 async def json_object(request: Request) -> dict[str, Any]:

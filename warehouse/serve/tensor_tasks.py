@@ -6,6 +6,7 @@ each weight times the length of the value that it weighs.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,9 @@ def open_tensor(
     else:
         numbers(str(layer), found.layers(), "layer")
     try:
-        window = Window(found.files.get((kind.dataset, layer), []), column_of(kind), (prompt, step))
+        parts = found.files.get((kind.dataset, layer), [])
+        files = [part for part in parts if isinstance(part, Path)]  # pages are of local lakes
+        window = Window(files, column_of(kind), (prompt, step))
     except KeyError:
         raise AlabError(
             f"no {site} was kept of step {step} of prompt {prompt}"

@@ -113,7 +113,7 @@ class Worker:
             shutil.rmtree(self._spill, ignore_errors=True)
             self._spill.mkdir(parents=True)
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "warehouse.serve.worker", str(self._spill)),
+                *(sys.executable, "-P", "-m", "warehouse.serve.worker", str(self._spill)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=1 << 20,
