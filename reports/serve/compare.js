@@ -92,8 +92,7 @@ custom.compare_said = {
 /** Colours from below zero through the page's own to above it. */
 function comparedColours() {
   const style = getComputedStyle(document.documentElement);
-  const probe = element('canvas', {width: 1, height: 1}).getContext('2d');
-  const rgb = (text) => { probe.fillStyle = text; probe.fillRect(0, 0, 1, 1); return [...probe.getImageData(0, 0, 1, 1).data].slice(0, 3); };
+  const rgb = (text) => text.match(/[0-9a-f]{2}/gi).map((two) => parseInt(two, 16));
   const [below, zero, above] = ['#0072b2', style.getPropertyValue('--card').trim(), '#d55e00'].map(rgb);
   return (share) => {
     const end = share < 0 ? below : above;

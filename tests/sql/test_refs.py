@@ -162,11 +162,11 @@ TOKENS = {
 def texts(lab):
     """Tokens of TOKENS in place of the runs' own."""
     lab.db.execute(
-        "CREATE TEMP MACRO tokens_by_ref(refs) AS TABLE SELECT a.place, t.* FROM texts AS t "
-        "JOIN _refs_of(refs) AS a ON a.run_id = t.run_id"
+        "CREATE TEMP TABLE texts (run_id VARCHAR, prompt_id INTEGER, position INTEGER, token VARCHAR, message_index INTEGER)"
     )
     lab.db.execute(
-        "CREATE TEMP TABLE texts (run_id VARCHAR, prompt_id INTEGER, position INTEGER, token VARCHAR, message_index INTEGER)"
+        "CREATE TEMP MACRO tokens_by_ref(refs) AS TABLE SELECT a.place, t.* FROM texts AS t "
+        "JOIN _refs_of(refs) AS a ON a.run_id = t.run_id"
     )
     for name, tokens in TOKENS.items():
         for position, (token, message) in enumerate(tokens):

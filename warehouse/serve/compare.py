@@ -23,7 +23,7 @@ async def compare(server: Server, request: Request) -> Response:
     states = await _states(server, asked)
     context = {**_group(states), "states": states, "runs": await server.rows("compare_runs")}
     names = [one["label"] for one in context["shown"]]
-    scales = page.scales(()) | {"name": names}
+    scales = page.scales(()) | {"letter": [one["letter"] for one in states]}
     data = {"sites": context["sites"], "names": names, "scales": scales}
     return server.pages.render("compare", title="Compare", here="/compare", data=data, **context)
 
@@ -56,7 +56,8 @@ async def _states(server: Server, asked: list[str]) -> list[dict[str, Any]]:
     told = told and ("scenario" if len(scenarios) == len({r["run_id"] for r in rows}) else "run_id")
     for place, row in enumerate(rows):
         name = page.visible(f"{row[told]} " if told else "") + page.visible(words(row))
-        row |= {"letter": letter(place), "name": name, "label": f"{letter(place)} · {name}"[:60]}
+        own = {"letter": letter(place), "words": words(row)}
+        row |= own | {"label": f"{letter(place)} · {name}"[:60]}
     return rows
 
 

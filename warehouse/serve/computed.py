@@ -55,11 +55,13 @@ def average_linkage(distance: np.ndarray) -> list[tuple[int, int, float, int]]:
     n = len(distance)
     far = distance.astype(float)
     np.fill_diagonal(far, np.inf)
-    names, sizes, steps = list(range(n)), np.ones(n), []
+    names, sizes = list(range(n)), np.ones(n)
+    steps: list[tuple[int, int, float, int]] = []
     for step in range(n - 1):
         a, b = sorted(map(int, np.unravel_index(np.argmin(far), far.shape)))
         size = sizes[a] + sizes[b]
-        steps.append((*sorted((names[a], names[b])), float(far[a, b]), int(size)))
+        first, second = sorted((names[a], names[b]))
+        steps.append((first, second, float(far[a, b]), int(size)))
         joined = (sizes[a] * far[a] + sizes[b] * far[b]) / size
         far[a], far[:, a], sizes[a], names[a] = joined, joined, size, n + step
         far[a, a] = far[b] = far[:, b] = np.inf
@@ -92,7 +94,7 @@ def dendrogram(table: pa.Table) -> pa.Table:
     steps = average_linkage(distance)
     order = _leaves(steps, len(members))
     at = {member: (float(order.index(member)), 0.0) for member in range(len(members))}
-    lines = [("leaf", members[m], None, 0.0, 0.0, at[m][0], at[m][0]) for m in order]
+    lines: list[tuple] = [("leaf", members[m], None, 0.0, 0.0, at[m][0], at[m][0]) for m in order]
     for step, (a, b, height, _) in enumerate(steps):
         (row_a, from_a), (row_b, from_b) = at[a], at[b]
         lines += [

@@ -22,8 +22,10 @@ WITH kinds AS (
          CASE c.selector WHEN 'last' THEN 'row:' ELSE 'row@' || c.selector || ':' END || p.row_id,
          'row ' || p.row_id || CASE c.selector WHEN 'last' THEN '' ELSE ', ' || c.selector END, p.prompt_text
   FROM prompts AS p
-  JOIN (SELECT DISTINCT q.selector, CASE q.selector WHEN 'last' THEN 0 ELSE 1 END AS place FROM positions AS q WHERE q.run_id = $run
-        UNION ALL SELECT 'mean', 2 WHERE EXISTS (SELECT 1 FROM positions AS q WHERE q.run_id = $run)) AS c ON true
+  JOIN (SELECT DISTINCT q.prompt_id, q.selector, CASE q.selector WHEN 'last' THEN 0 ELSE 1 END AS place
+        FROM positions AS q WHERE q.run_id = $run
+        UNION ALL SELECT DISTINCT s.prompt_id, 'mean', 2 FROM states_of($run) AS s WHERE s.state = 'mean') AS c
+    ON c.prompt_id = p.prompt_id
   WHERE p.run_id = $run AND p.row_id IS NOT NULL
 )
 SELECT $run || ':' || rest AS ref, name, left(coalesce(text, ''), 120) AS text
