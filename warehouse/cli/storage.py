@@ -111,7 +111,7 @@ def catalog_command(lake: "Lake", output: Path) -> None:
     that are captured later are not in it.
 
     \b
-    alab -w s3://bucket/lab catalog -o lab.duckdb
+    alab catalog -o lab.duckdb
     """
     from warehouse.catalog import catalog
 

@@ -27,8 +27,8 @@ BLOCK, BLOCKS = 4 << 20, 64
 #: Requests that are under way at once, and bytes of a part of a large upload.
 PARALLEL, PART = 8, 16 << 20
 ONE_WRITER = "ALAB_ONE_WRITER"
-#: Answers that say that an object is unchanged, missing, or another than was believed.
-_UNCHANGED, _MISSING, _OTHER = (304,), (404,), (404, 409, 412)
+#: Answers that say that an object is unchanged, missing, another than was believed, or shorter.
+_UNCHANGED, _MISSING, _OTHER, _CUT = (304,), (404,), (404, 409, 412), (416,)
 
 
 class Entry(NamedTuple):
@@ -162,8 +162,12 @@ class ObjectStore:
             blocks = {n: block for n, block in kept.items() if block is not None}
             if missing := [n for n in span if n not in blocks]:
                 low, high = missing[0] * BLOCK, min((missing[-1] + 1) * BLOCK, self.size(name))
-                with self._told():
+                data = b""
+                with self._told(_MISSING + _CUT):
                     data = self.files.cat_file(self._path(name), start=low, end=high)
+                if len(data) < high - low:
+                    hint = "What of the warehouse is damaged: alab check"
+                    raise AlabError(f"{self.url}/{name} is gone or cut", hint)
                 blocks |= {n: data[n * BLOCK - low :][:BLOCK] for n in missing}
             for n in span:
                 self._blocks.pop((name, n), None)
