@@ -182,7 +182,8 @@ WITH streams AS MATERIALIZED (
   FROM streams AS s JOIN ends AS e ON e.run = s.run AND e.position = s.position
 )
 SELECT t.run AS run_id, prompt AS prompt_id, step AS step, t.layer, count(*) AS tokens,
-       any_value(t.turn) FILTER (t.is_last) AS cosine_adjacent, any_value(t.stride) FILTER (t.is_last) AS relative_step,
+       any_value(t.turn) FILTER (t.is_last) AS cosine_adjacent,
+       any_value(t.stride) FILTER (t.is_last) AS relative_step,
        any_value(t.arrived) FILTER (t.is_last) AS cosine_last,
        avg(t.turn) AS cosine_adjacent_mean, avg(t.stride) AS relative_step_mean, avg(t.arrived) AS cosine_last_mean
 FROM turns AS t

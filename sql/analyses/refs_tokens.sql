@@ -55,14 +55,17 @@ WITH counted AS MATERIALIZED (
          row_number() OVER (PARTITION BY place, part ORDER BY position) AS from_start,
          row_number() OVER (PARTITION BY place, part ORDER BY position DESC) AS from_end
   FROM (SELECT t.place, t.position, t.token, t.message_index,
-               CASE alignment WHEN 'message' THEN coalesce(t.message_index, -1) WHEN 'prefix' THEN 0 WHEN 'last' THEN 0
-                              ELSE error('''' || alignment || ''' is no alignment; there are prefix, message and last')
+               CASE alignment WHEN 'message' THEN coalesce(t.message_index, -1)
+                             WHEN 'prefix' THEN 0 WHEN 'last' THEN 0
+                              ELSE error('''' || alignment
+                                           || ''' is no alignment; there are prefix, message and last')
                               END AS part
         FROM tokens_by_ref(refs) AS t)
 ), starts AS (
   SELECT a.place AS place_a, b.place AS place_b, a.part, a.position AS position_a, b.position AS position_b,
          a.token AS token_a, b.token AS token_b, a.message_index, a.from_start,
-         bool_and(coalesce(a.token = b.token, false)) OVER (PARTITION BY a.place, b.place, a.part ORDER BY a.from_start)
+         bool_and(coalesce(a.token = b.token, false))
+           OVER (PARTITION BY a.place, b.place, a.part ORDER BY a.from_start)
            AS alike
   FROM counted AS a JOIN counted AS b ON b.part = a.part AND b.from_start = a.from_start AND b.place > a.place
   WHERE alignment <> 'last'
@@ -196,7 +199,8 @@ ORDER BY v.place_a, v.place_b, v.pair, v.layer;
 -- select layer_a, cka from cka_by_ref(['latest', 'another_run'], 'message', 'hidden_out') where layer_a = layer_b
 CREATE OR REPLACE MACRO cka_by_ref(refs, alignment, site, layer := NULL, at_most := 64) AS TABLE
 WITH pairs AS MATERIALIZED (
-  SELECT v.place_a AS pa, v.place_b AS pb, v.pair, v.layer AS at_layer, v.vector_a::DOUBLE[] AS a, v.vector_b::DOUBLE[] AS b,
+  SELECT v.place_a AS pa, v.place_b AS pb, v.pair, v.layer AS at_layer,
+         v.vector_a::DOUBLE[] AS a, v.vector_b::DOUBLE[] AS b,
          count(*) OVER (PARTITION BY v.place_a, v.place_b, v.layer) AS n
   FROM _aligned_vectors(refs, alignment, site, at_most) AS v
   WHERE layer IS NULL OR v.layer = layer
@@ -220,11 +224,14 @@ WITH pairs AS MATERIALIZED (
   JOIN rows AS c ON c.pa = g.pa AND c.pb = g.pb AND c.side = g.side AND c.at_layer = g.at_layer AND c.i = g.j
   JOIN wholes AS w ON w.pa = g.pa AND w.pb = g.pb AND w.side = g.side AND w.at_layer = g.at_layer
 ), flat AS MATERIALIZED (
-  SELECT pa, pb, side, at_layer, any_value(n) AS n, list(x ORDER BY i, j) AS x, list(u ORDER BY i, j) AS u FROM centred GROUP BY ALL
+  SELECT pa, pb, side, at_layer, any_value(n) AS n, list(x ORDER BY i, j) AS x, list(u ORDER BY i, j) AS u
+  FROM centred GROUP BY ALL
 ), scored AS (
   SELECT a.pa, a.pb, a.at_layer AS la, b.at_layer AS lb, a.n,
-         list_inner_product(a.u, b.u) / nullif(sqrt(list_inner_product(a.u, a.u) * list_inner_product(b.u, b.u)), 0) AS unbiased,
-         list_inner_product(a.x, b.x) / nullif(sqrt(list_inner_product(a.x, a.x) * list_inner_product(b.x, b.x)), 0) AS plain
+         list_inner_product(a.u, b.u)
+           / nullif(sqrt(list_inner_product(a.u, a.u) * list_inner_product(b.u, b.u)), 0) AS unbiased,
+         list_inner_product(a.x, b.x)
+           / nullif(sqrt(list_inner_product(a.x, a.x) * list_inner_product(b.x, b.x)), 0) AS plain
   FROM flat AS a JOIN flat AS b ON b.pa = a.pa AND b.pb = a.pb
   WHERE a.side = 'a' AND b.side = 'b'
 )
