@@ -11,14 +11,14 @@ import argparse
 import json
 import os
 import platform
-import re
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from ways import Way, memory_of
 
 EMOTIONS = Path(__file__).parents[2] / "scenarios" / "emotions.yaml"
 RESIDUAL_ONLY = {"attention_weights": False, "qkv": False, "mlp": False, "logits": False}
@@ -122,8 +122,9 @@ def worker(way: str, flags: dict, tokens: int, device: str) -> None:
     from warehouse.lake.lake import Lake
     from warehouse.models import loading as models
     from warehouse.models import sites
+    from warehouse.scenario_files import read_file
 
-    data = scenarios.read_file(EMOTIONS).model_dump()
+    data = read_file(EMOTIONS).model_dump()
     data["generation"]["max_new_tokens"] = tokens
     data["capture"] |= flags
     data["model"] |= {"dtype": "float32", "device": device}
@@ -138,7 +139,7 @@ def worker(way: str, flags: dict, tokens: int, device: str) -> None:
             way == "capture"
         ):  # the first run of a warehouse also fills its catalog with the SQL library
             catalog.sync(lake)
-        before = _memory("VmRSS")  # the model is loaded
+        before = memory_of("VmRSS")  # the model is loaded
         print("ready", flush=True)
         for _ in sys.stdin:
             Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
@@ -151,7 +152,7 @@ def worker(way: str, flags: dict, tokens: int, device: str) -> None:
             else:
                 run_id = capture.capture_one(scenario, loaded, found, lake)
             seconds = time.perf_counter() - start
-            answer = {"seconds": seconds, "memory": _memory("VmHWM") - before}
+            answer = {"seconds": seconds, "memory": memory_of("VmHWM") - before}
             if way == "capture":
                 answer |= _sizes(lake, run_id)
                 lake.remove(run_id)
@@ -184,41 +185,9 @@ def _sizes(lake, run_id: str) -> dict:
     return {"bytes": size, "values": values}
 
 
-def _memory(name: str) -> int:
-    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
-
-
-class Way:
-    """A worker process that runs one way each time it is asked."""
-
-    def __init__(self, way: str, flags: dict, tokens: int = 50, device: str = "cpu"):
-        arguments = [
-            sys.executable,
-            __file__,
-            "--worker",
-            way,
-            json.dumps(flags),
-            str(tokens),
-            device,
-        ]
-        self.process = subprocess.Popen(
-            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.results: list[dict] = []
-        assert self.process.stdout.readline() == "ready\n", "the worker did not start"
-
-    def run(self) -> dict:
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        self.results.append(json.loads(self.process.stdout.readline()))
-        return self.results[-1]
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
-    def median(self, key: str) -> float:
-        return statistics.median(result[key] for result in self.results)
+def started(name: str, flags: dict, tokens: int = 50, device: str = "cpu") -> Way:
+    """A process that captures, or reads, with so many new tokens."""
+    return Way(__file__, name, flags, tokens, device)
 
 
 def compare(flags: dict, repeat: int, device: str = "cpu") -> tuple[Way, Way, float, float]:
@@ -228,7 +197,7 @@ def compare(flags: dict, repeat: int, device: str = "cpu") -> tuple[Way, Way, fl
         The bare model, the capture, and the medians, turn by turn, of its ratio to the bare model and to the bare
         model that reads snapshots and references in a pass each, as alab does.
     """
-    ways = [Way(name, flags, device=device) for name in ("bare", "capture", "trees")]
+    ways = [started(name, flags, device=device) for name in ("bare", "capture", "trees")]
     for way in ways:  # a first run warms allocators and files
         way.run()
         way.results.clear()
@@ -272,7 +241,7 @@ def main() -> None:
         f"| bytes a value, float16 | {full.results[-1]['bytes'] / values:.2f} ({values / 1e6:.0f} million values) | 1.8 |"
     )
     for dtype, target in (("bfloat16", "1.45"), ("float32", "")):
-        way = Way("capture", {"store_dtype": dtype})
+        way = started("capture", {"store_dtype": dtype})
         result = way.run()
         way.close()
         print(
@@ -281,7 +250,7 @@ def main() -> None:
         )
     peaks = []
     for tokens in (20, 200):
-        way = Way("capture", EVERYTHING, tokens)
+        way = started("capture", EVERYTHING, tokens)
         # How full the queue gets differs from run to run: the largest counts.
         peaks.append(max(way.run()["memory"] for _ in range(3)))
         way.close()
@@ -290,7 +259,7 @@ def main() -> None:
         f"| memory, 200 new tokens over 20 | {peaks[1] / peaks[0]:.2f} | 0.9 to 1.1 |", flush=True
     )
     if not options.no_obvious:
-        way = Way("obvious", EVERYTHING)
+        way = started("obvious", EVERYTHING)
         result = way.run()
         way.close()
         print(

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench_capture import _memory
+from ways import Way, memory_of
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 ONE_SITE = {"positions": ["last"], "sites": ["hidden_out"]}
@@ -107,7 +107,7 @@ def worker(way: str, options: dict) -> None:
         else:
             batches = options["batches"]
     gc.collect()
-    before = _memory("VmRSS")  # the model is loaded
+    before = memory_of("VmRSS")  # the model is loaded
     print("ready", flush=True)
     for _ in sys.stdin:
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
@@ -116,7 +116,7 @@ def worker(way: str, options: dict) -> None:
             run_id = capture_dataset(scenario, loaded, found, lake)
         else:
             tokens = bare(loaded, texts, batches)
-        answer = {"seconds": time.perf_counter() - start, "memory": _memory("VmHWM") - before}
+        answer = {"seconds": time.perf_counter() - start, "memory": memory_of("VmHWM") - before}
         answer |= about(lake, run_id) if way == "capture" else {"tokens": tokens}
         print(json.dumps(answer), flush=True)
 
@@ -169,31 +169,9 @@ def about(lake, run_id: str) -> dict:
     return found | _sizes(lake, run_id) | {"metadata": share}
 
 
-class Way:
-    """A worker process that runs one way each time it is asked."""
-
-    def __init__(self, way: str, capture: dict, **options):
-        told = json.dumps({"capture": capture, **options})
-        arguments = [sys.executable, __file__, "--worker", way, told]
-        self.process = subprocess.Popen(
-            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.results: list[dict] = []
-        assert self.process.stdout.readline() == "ready\n", "the worker did not start"
-
-    def run(self) -> dict:
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        self.results.append(json.loads(self.process.stdout.readline()))
-        return self.results[-1]
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
-    @property
-    def seconds(self) -> list[float]:
-        return [result["seconds"] for result in self.results]
+def started(way: str, capture: dict, **options) -> Way:
+    """A process that reads airports one way."""
+    return Way(__file__, way, {"capture": capture, **options})
 
 
 def row(*cells) -> None:
@@ -202,11 +180,11 @@ def row(*cells) -> None:
 
 def compare(folder: Path, rows: int | None, repeat: int) -> str:
     """Captures and the bare model in turn; gives the id of a run that is kept in the folder."""
-    one = Way("capture", ONE_SITE, rows=rows, folder=str(folder / "one"))
-    all_sites = Way("capture", EVERYTHING, rows=rows, folder=str(folder / "all"))
+    one = started("capture", ONE_SITE, rows=rows, folder=str(folder / "one"))
+    all_sites = started("capture", EVERYTHING, rows=rows, folder=str(folder / "all"))
     # A first run warms allocators and files.
     batches = {way: way.run()["batches"] for way in (one, all_sites)}
-    model = Way("bare", ONE_SITE, rows=rows, batches=batches[one])
+    model = started("bare", ONE_SITE, rows=rows, batches=batches[one])
     model.run()
     ways = (model, one, all_sites)
     for way in ways:
@@ -259,7 +237,7 @@ def compare(folder: Path, rows: int | None, repeat: int) -> str:
 def bare_sizes(rows: int | None) -> None:
     """The bare model in batches of other sizes, sorted by length, and one prompt at a time."""
     for size in (*SIZES, 1):
-        way = Way("bare", ONE_SITE, rows=rows, size=size)
+        way = started("bare", ONE_SITE, rows=rows, size=size)
         if size > 1:
             way.run()
         result = way.run()
@@ -308,7 +286,7 @@ def chats(folder: Path, rows: int | None, repeat: int) -> None:
     ways = {}
     for reading in ("padded", "tree", "measured", "alone"):
         own = {"name": "sentiment", "reading": reading, "folder": str(folder / reading)}
-        ways[reading] = Way("capture", ONE_SITE, rows=rows, **own)
+        ways[reading] = started("capture", ONE_SITE, rows=rows, **own)
     for _ in range(repeat + 1):
         for way in ways.values():
             way.run()
@@ -347,9 +325,9 @@ def memory_worker(count: int) -> None:
         capture_dataset(request, *llama, lake, source=pa.table({"n": range(100)}))
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before, start = _memory("VmRSS"), time.perf_counter()
+        before, start = memory_of("VmRSS"), time.perf_counter()
         capture_dataset(request, *llama, lake, source=pa.table({"n": range(count)}))
-        print(time.perf_counter() - start, _memory("VmHWM") - before)
+        print(time.perf_counter() - start, memory_of("VmHWM") - before)
 
 
 def memory(few: int, many: int) -> None:

@@ -156,6 +156,13 @@ def test_the_command_prints_the_address_and_ends_quietly(lake):
     assert (process.returncode, out, err) == (0, "", "")
 
 
+def test_files_of_the_users_folder_are_taken_for_no_library(lake, tmp_path, monkeypatch):
+    (tmp_path / "duckdb.py").write_text("raise SystemExit('a file of the user was imported')")
+    monkeypatch.chdir(tmp_path)
+    with served(lake) as service:
+        assert "first_" in Browser(service.address).get("/")[1]
+
+
 def test_a_notebook_has_it_too(lake):
     service = warehouse.open(lake.warehouse).serve()
     assert "first_" in Browser(service.address).get("/")[1]

@@ -97,9 +97,8 @@ class Recorder:
         self._attention = attention
         self._hooks = OurHooks()
         self._sink: Callable[[LayerTensors], None] | None = None
-        self._batch: Batch | Branches | None = (
-            None  # None: a pass is over one sequence, all of it recorded
-        )
+        #: None: a pass is over one sequence, all of it recorded.
+        self._batch: Batch | Branches | None = None
         self._means: Set[tuple[int, str]] = frozenset()
         self._current: LayerTensors | None = None
         self._tokens = 0  # that the pass reads, with padding

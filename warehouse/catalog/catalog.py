@@ -68,7 +68,8 @@ def metadata_schemas() -> "dict[str, pa.Schema]":
         return {name: db.table(name).to_arrow_table().schema for name in table_names()}
 
 
-def _here(work: Callable, *arguments: object, **options: object) -> Any:
+def here(work: Callable, *arguments: object, **options: object) -> Any:
+    """Call a function on this thread."""
     return work(*arguments, **options)
 
 
@@ -80,7 +81,7 @@ class Catalog:
         self.path = path or lake.catalog
 
     @contextmanager
-    def connect(self, *, timeout: float = 2.0, on: Callable = _here) -> Iterator[Connection]:
+    def connect(self, *, timeout: float = 2.0, on: Callable = here) -> Iterator[Connection]:
         """Open the file for reading, up to date with the lake.
 
         Runs that wait in the lake are registered first. Where that cannot be, because another
@@ -125,7 +126,7 @@ class Catalog:
         if not self._agrees(db):
             db.close()
             self.sync(timeout=timeout)
-        elif on is _here:
+        elif on is here:
             return db
         db.close()
         return on(self.open, read_only=True, timeout=timeout)

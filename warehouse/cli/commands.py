@@ -121,8 +121,8 @@ def sql_command(
 def serve(lake: "Lake", host: str, port: int, **options: Any) -> None:
     """Look at the warehouse in the browser; prints the address, and serves until Ctrl-C.
 
-    The address ends with a secret of this start: who has it may read the warehouse, and start and
-    delete runs. Only this machine can reach it, unless --host names another address.
+    The address ends with a secret of this start: who has it may read the warehouse, and keep
+    queries in it. Only this machine can reach it, unless --host names another address.
 
     \b
     alab serve --open

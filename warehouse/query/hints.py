@@ -47,7 +47,9 @@ _ALIASES = {"site": {"mlp_act"}}
 
 
 @contextmanager
-def explained(lake: Lake, db: duckdb.DuckDBPyConnection, on: Callable) -> Iterator[None]:
+def explained(
+    lake: Lake, db: duckdb.DuckDBPyConnection, on: Callable = catalog.here
+) -> Iterator[None]:
     """Turn DuckDB's errors into one line of what is wrong and one of what to do next.
 
     What asks the catalog about it is called through `on`.

@@ -9,7 +9,7 @@ import pyarrow as pa
 from warehouse.catalog.runs import find_run
 from warehouse.exchange import matrix
 from warehouse.report import projection
-from warehouse.serve.tasks import FORMS, Desk, text_of
+from warehouse.serve.tasks import FORMS, Desk, query_text
 
 #: Rows that are drawn at the most; so many where an eigenvalue problem of all would take long.
 POINTS, FEWER = 20_000, 2_000
@@ -41,7 +41,7 @@ def plane(
     columns |= {f"pc{axis + 1}": pa.array(points[:, axis]) for axis in (0, 1)}
     columns["label"] = _labels(desk, run, label, prompts)
     values = {"run": run, "site": site, "layer": layer, "selector": selector, "label": label}
-    about: dict[str, Any] = {"query": text_of("dataset_plane"), "values": values}
+    about: dict[str, Any] = {"query": query_text("dataset_plane"), "values": values}
     return FORMS[form](pa.table(columns), about | {"shares": shares, "all": len(last)})
 
 
@@ -49,8 +49,8 @@ def _labels(desk: Desk, run: str, label: str | None, prompts: np.ndarray) -> pa.
     """The values of a column for some rows, as text."""
     if label is None:
         return pa.nulls(len(prompts), pa.string())
-    rows = desk.ask(text_of("dataset_labels"), {"run": run, "label": label}).fetchall()
-    labels = dict(rows)
+    rows = desk.ask(query_text("dataset_labels"), {"run": run, "label": label})
+    labels = dict(zip(*(column.to_pylist() for column in rows.columns), strict=True))
     return pa.array([labels.get(prompt) for prompt in prompts.tolist()], pa.string())
 
 

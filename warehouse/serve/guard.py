@@ -43,20 +43,19 @@ class Guard:
     Args:
         app: what answers them.
         pages: what the page for strangers is made with.
-        hosts: `host:port` as browsers may name this server.
-        token: the secret of this start; new by default.
+        hosts: what browsers may name this server, the port included.
+        port: the port.
 
     Attributes:
-        token: what the printed address ends with, and the cookie holds.
+        token: the secret of this start: what the printed address ends with, and the cookie holds.
     """
 
-    def __init__(self, app: ASGIApp, pages: Pages, hosts: Iterable[str], token: str | None = None):
-        self.token = token or secrets.token_urlsafe(32)
+    def __init__(self, app: ASGIApp, pages: Pages, hosts: Iterable[str], port: int):
+        self.token = secrets.token_urlsafe(32)
         self._app, self._pages = app, pages
         self._hosts = frozenset(hosts)
-        ports = sorted({host.rpartition(":")[2] for host in self._hosts})
         # Cookies do not tell ports apart: two servers would take each other's away.
-        self._cookie = f"alab_{'_'.join(ports)}"
+        self._cookie = f"alab_{port}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""

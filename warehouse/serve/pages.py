@@ -44,7 +44,6 @@ class Pages:
     """
 
     def __init__(self, lake: Lake):
-        self._lake = lake
         self._env = page.environment()
         self._env.globals |= {
             "places": PLACES,

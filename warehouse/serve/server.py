@@ -87,7 +87,7 @@ class Server:
 
     async def rows(self, name: str, **values: Any) -> list[dict[str, Any]]:
         """The rows of `reports/serve/queries/<name>.sql`, for a template."""
-        rows = json.loads(await self.workers.ask("rows", name=name, values=values))
+        rows = json.loads(await self.workers.ask("data", name=name, values=values, form="json"))
         assert isinstance(rows, list)
         return rows
 

@@ -17,9 +17,6 @@ from warehouse.serve.app import make_app
 from warehouse.serve.guard import Guard
 from warehouse.serve.server import Allowed, Server
 
-#: The port where none is named.
-PORT = 8484
-
 
 class Service:
     """A server that is about to run.
@@ -38,7 +35,7 @@ class Service:
     """
 
     def __init__(
-        self, lake: Lake, host: str = "127.0.0.1", port: int = PORT, allowed: Allowed | None = None
+        self, lake: Lake, host: str = "127.0.0.1", port: int = 0, allowed: Allowed | None = None
     ):
         if lake.remote:
             raise AlabError(
@@ -54,7 +51,7 @@ class Service:
         self._socket = listen(host, port)
         port = self._socket.getsockname()[1]
         server = Server(lake, allowed)
-        self._guard = Guard(make_app(server), server.pages, host_names(host, port))
+        self._guard = Guard(make_app(server), server.pages, host_names(host, port), port)
         shown = f"[{host}]" if ":" in host else host
         self.address = f"http://{shown}:{port}/?token={self._guard.token}"
         self._server = uvicorn.Server(
@@ -103,15 +100,15 @@ def serve(
 ) -> None:
     """Serve a warehouse until it is stopped, and tell its address first; `allowed`: `Allowed`."""
     service = Service(lake, host, port, Allowed(**allowed))
-    tell(service.address)
-    if not is_loopback(host):
-        tell(
-            "Whoever reaches this machine and has this address may read the warehouse, start and "
-            "delete runs; what is sent is not encrypted."
-        )
-    if open_it:
-        webbrowser.open(service.address)
     with suppress(KeyboardInterrupt):  # the usual end
+        tell(service.address)
+        if not is_loopback(host):
+            tell(
+                "Whoever reaches this machine and has this address may read the warehouse, start and "
+                "delete runs; what is sent is not encrypted."
+            )
+        if open_it:
+            webbrowser.open(service.address)
         service.run()
 
 
@@ -125,7 +122,7 @@ def listen(host: str, port: int) -> socket.socket:
         hint = "Name the address of this machine that browsers will use."
         raise AlabError(f"--host {host or repr(host)} means every address at once", hint, 2)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Named as TCP, asyncio sends what is small at once, and not 40 ms later.
+    # The protocol is named, or asyncio leaves small answers waiting for 40 ms (TCP_NODELAY).
     own = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -141,9 +138,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def host_names(host: str, port: int) -> list[str]:
-    """What a browser may call this server."""
+    """What a browser may call this server; it leaves out the port of HTTP.
+
+    >>> host_names("192.0.2.7", 8484), host_names("192.0.2.7", 80)
+    (['192.0.2.7:8484'], ['192.0.2.7'])
+    """
     names = ["localhost", "127.0.0.1", "[::1]"] if is_loopback(host) else []
-    return [f"{name}:{port}" for name in [*names, f"[{host}]" if ":" in host else host]]
+    names.append(f"[{host}]" if ":" in host else host)
+    return names if port == 80 else [f"{name}:{port}" for name in names]
 
 
 def is_loopback(host: str) -> bool:

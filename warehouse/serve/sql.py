@@ -14,22 +14,20 @@ from warehouse.serve.server import MEDIA, NOT_THERE, Handler, Server, unless_gon
 
 #: Rows that are shown, and that a file may have.
 SHOWN, SAVED = 1000, 100_000
-#: Bytes of a query, at the most.
+#: Characters of a query, at the most.
 LONGEST = 100_000
 
 
 async def editor(server: Server, request: Request) -> Response:
     """The editor, with the query of the address in it; a link to this page runs nothing."""
     objects = await server.rows("help_page")
-    bound = await server.workers.is_bound()
     return server.pages.render(
         "sql",
         title="SQL",
         here="/sql",
         query=request.query_params.get("q", ""),
         saved=saved(server),
-        bound=bound,
-        shown=SHOWN,
+        bound=server.workers.is_bound,
         data={"objects": objects},
     )
 
@@ -42,7 +40,7 @@ async def run_query(server: Server, request: Request) -> Response:
             f"there is no form {form!r} of rows", f"There are: {', '.join(MEDIA)}", NOT_THERE
         )
     body = await json_object(request)
-    sql, params = text_of(body, "sql"), body.get("params", {})
+    sql, params = body_text(body, "sql"), body.get("params", {})
     if not isinstance(params, dict):
         raise AlabError("params is an object: a value for each $name", "", 2)
     limit = SHOWN if form == "cells" else SAVED
@@ -64,7 +62,7 @@ def saved(server: Server) -> list[dict[str, str]]:
 async def keep(server: Server, request: Request) -> Response:
     """Keep a query under a name; an empty one takes it away."""
     body = await json_object(request)
-    name, sql = text_of(body, "name"), body.get("sql", "")
+    name, sql = body_text(body, "name"), body.get("sql", "")
     if not re.fullmatch(_NAME, name):
         raise AlabError(f"a query cannot be called {name[:80]!r}", "Letters, digits, - and _.", 2)
     if not isinstance(sql, str) or len(sql) > LONGEST:
@@ -101,18 +99,17 @@ async def json_object(request: Request) -> dict[str, Any]:
     return body
 
 
-def text_of(body: dict[str, Any], key: str) -> str:
+def body_text(body: dict[str, Any], key: str) -> str:
     """A text of a body.
 
     Raises:
-        AlabError: there is none, or it is empty, too long, or no text that can be written.
+        AlabError: there is none, or it is empty or too long.
     """
     text = body.get(key)
     if not isinstance(text, str) or not text.strip():
         raise AlabError(f"there is no {key}", "", 2)
     if len(text) > LONGEST:
         raise AlabError(f"{key} has at most {LONGEST:,} characters", "", 2)
-    text.encode()
     return text
 
 

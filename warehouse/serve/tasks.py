@@ -4,9 +4,10 @@ Each task takes a desk, where the lake and the catalog's copy lie open, and argu
 say, and gives bytes.
 """
 
+import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,9 @@ from warehouse.assets import asset_dir
 from warehouse.catalog.runs import find_run
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
-from warehouse.query import hints, readonly
+from warehouse.query import formats, hints, readonly
 from warehouse.query.formats import cell, plain
+from warehouse.query.run import NoRowsError
 from warehouse.report import page
 from warehouse.report.tables import Tables
 from warehouse.report.write import chosen, collect
@@ -43,20 +45,20 @@ class Desk:
     lake: Lake
     db: duckdb.DuckDBPyConnection
 
-    def ask(self, sql: str, values: dict[str, Any] | None = None) -> duckdb.DuckDBPyRelation:
-        """A query's rows, not yet fetched.
+    def ask(self, sql: str, values: dict[str, Any], limit: int = ROWS) -> pa.Table:
+        """The first rows of a query.
 
         Raises:
             AlabError: the query fails, or gives no rows; one or two lines say why.
         """
-        with hints.explained(self.lake, self.db, _call):
+        with hints.explained(self.lake, self.db):
             relation: duckdb.DuckDBPyRelation | None = self.db.sql(sql, params=values or None)
-        if relation is None:
-            raise AlabError("the query has no statement that gives rows")
-        return relation
+            if relation is None:
+                raise NoRowsError
+            return relation.limit(limit).to_arrow_table()
 
 
-def text_of(name: str) -> str:
+def query_text(name: str) -> str:
     """The text of a page's query.
 
     Raises:
@@ -79,7 +81,7 @@ def data(desk: Desk, name: str, values: dict[str, Any], form: str) -> bytes:
         values: values of its parameters; `run` and `runs` by any name that runs have.
         form: `columns` as the page's script takes them, with the query; `json`, `csv` or `parquet`.
     """
-    text = text_of(name)
+    text = query_text(name)
     names = set(re.findall(r"\$(\w+)", text))
     if missing := sorted(names - set(values)):
         raise AlabError(f"{name} needs {missing[0]}", f"Parameters: {', '.join(sorted(names))}")
@@ -90,8 +92,7 @@ def data(desk: Desk, name: str, values: dict[str, Any], form: str) -> bytes:
         values["runs"] = [find_run(desk.db, run) for run in values["runs"]]
     if "refs" in values:
         values["refs"] = [whole(desk.db, ref) for ref in values["refs"]]
-    with hints.explained(desk.lake, desk.db, _call):
-        table = desk.ask(text, values).limit(ROWS).to_arrow_table()
+    table = desk.ask(text, values)
     table = COMPUTED[name](table) if name in COMPUTED else table
     return FORMS[form](table, {"query": text, "values": values})
 
@@ -107,16 +108,10 @@ def query(desk: Desk, sql: str, params: dict[str, Any], limit: int, form: str) -
         form: as of `data`, or `cells`: names, types and rows, whether there are more, and hints.
     """
     readonly.refuse(sql)
-    with hints.explained(desk.lake, desk.db, _call):
-        table = desk.ask(sql, params).limit(limit + 1).to_arrow_table()
-        notes = hints.about(desk.db, sql, empty=not table.num_rows)
+    table = desk.ask(sql, params, limit + 1)
+    notes = hints.about(desk.db, sql, empty=not table.num_rows)
     about = {"cut": table.num_rows > limit, "limit": limit, "hints": notes}
     return FORMS[form](table.slice(0, limit), about)
-
-
-def rows(desk: Desk, name: str, values: dict[str, Any]) -> bytes:
-    """The rows of a page's query as JSON, for its template; times are ISO 8601."""
-    return data(desk, name, values, "json")
 
 
 def card(desk: Desk, run: str) -> bytes:
@@ -133,10 +128,6 @@ def report(desk: Desk, runs: list[str]) -> bytes:
     return page.render(context).encode()
 
 
-def _call(work: Callable, *arguments: object, **options: object) -> Any:
-    return work(*arguments, **options)
-
-
 def _as_columns(table: pa.Table, about: dict[str, Any]) -> bytes:
     """As the script draws it: text as a dictionary and codes, floats of five digits."""
     columns = {name: page.column(table[name]) for name in table.column_names}
@@ -148,7 +139,7 @@ def _as_cells(table: pa.Table, about: dict[str, Any]) -> bytes:
     """Names, types and rows as lists, for a table; of a long list the first values as text."""
     cells = [
         [cell(value, None) if isinstance(value, list | dict) else plain(value) for value in row]
-        for row in zip(*(column.to_pylist() for column in table.columns), strict=True)
+        for row in _rows(table)
     ]
     types = [str(field.type) for field in table.schema]
     return json.dumps(
@@ -157,17 +148,14 @@ def _as_cells(table: pa.Table, about: dict[str, Any]) -> bytes:
 
 
 def _as_json(table: pa.Table, _: dict[str, Any]) -> bytes:
-    records = [{key: plain(value) for key, value in row.items()} for row in _records(table)]
-    return json.dumps(records, ensure_ascii=False).encode()
+    """As `alab sql` writes it."""
+    stream = io.StringIO()
+    formats.FORMATS["json"](table.column_names, _rows(table), stream)
+    return stream.getvalue().encode()
 
 
-def _records(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows; columns of one name get numbers, as they cannot be told apart else."""
-    names = [
-        f"{name}_{n}" if name in table.column_names[:n] else name
-        for n, name in enumerate(table.column_names)
-    ]
-    return table.rename_columns(names).to_pylist()
+def _rows(table: pa.Table) -> Iterator[tuple]:
+    return zip(*(column.to_pylist() for column in table.columns), strict=True)
 
 
 def _as_csv(table: pa.Table, _: dict[str, Any]) -> bytes:
@@ -229,7 +217,6 @@ FORMS: dict[str, Callable[[pa.Table, dict[str, Any]], bytes]] = {
 #: What a request may ask for, by the name that it says.
 TASKS: dict[str, Callable[..., bytes]] = {
     "data": data,
-    "rows": rows,
     "query": query,
     "card": card,
     "report": report,

@@ -17,7 +17,7 @@ from warehouse.catalog.runs import Run, find_run, names, numbers
 from warehouse.errors import AlabError, first_line
 from warehouse.lake.windows import STATISTICS, Window, limits, smaller
 from warehouse.report import page
-from warehouse.serve.tasks import FORMS, Desk, text_of
+from warehouse.serve.tasks import FORMS, Desk, query_text
 from warehouse.vocabulary import Site, column_of, site_of
 
 #: Values of a tile along each side, and of one that is written as a table, at the most.
@@ -124,11 +124,11 @@ def _heads(facts: dict[str, Any], kind: Site, window: Window) -> int:
 def _lengths(desk: Desk, run: str, layer: int | None, prompt: int, keys: int) -> np.ndarray:
     """Length of the value of each key-value head and key."""
     values = {"run": run, "layer": layer, "prompt": prompt}
-    rows = desk.ask(text_of("value_lengths"), values).fetchnumpy()
-    heads = int(rows["head"].max()) + 1 if len(rows["head"]) else 1
-    lengths = np.full((heads, keys), np.nan, np.float32)
-    there = np.asarray(rows["position"]) < keys
-    lengths[rows["head"][there], rows["position"][there]] = rows["length"][there]
+    rows = desk.ask(query_text("value_lengths"), values)
+    head, position, length = (rows[name].to_numpy() for name in ("head", "position", "length"))
+    lengths = np.full((int(head.max(initial=0)) + 1, keys), np.nan, np.float32)
+    there = position < keys
+    lengths[head[there], position[there]] = length[there]
     if np.isnan(lengths).any():
         raise AlabError("the values of some tokens were not captured", "See: alab inspect RUN")
     return lengths
@@ -156,13 +156,14 @@ def tensor(desk: Desk, run: str, site: str, layer: int | None, prompt: int, step
         heads, for attention 0 to 1, and `tokens` of the whole sequence.
     """
     own = open_tensor(desk, run, site, layer, prompt, step)
-    text = text_of(_query(site))
+    text = query_text(_query(site))
     named = {"run": find_run(desk.db, run), "site": site, "layer": layer}
     named |= {"prompt": prompt, "step": step}
-    tokens = desk.ask(
-        text_of("sequence"), {name: named[name] for name in ("run", "prompt")}
-    ).fetchall()
-    texts = {position: page.visible(token or "") for position, token in tokens}
+    tokens = desk.ask(query_text("sequence"), {name: named[name] for name in ("run", "prompt")})
+    texts = {
+        position: page.visible(token or "")
+        for position, token in zip(*(column.to_pylist() for column in tokens.columns), strict=True)
+    }
     ends = {"low": 0.0, "high": 1.0, "inner": 1.0, "nonfinite": 0}
     positions = own.window.positions
     answer = {

@@ -1,6 +1,5 @@
 """The values of an address: one name means one thing on every page, and has one type."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from starlette.datastructures import QueryParams
@@ -48,7 +47,7 @@ _WHOLES = frozenset({"layers", "heads", "prompts"})
 DEFAULTS: dict[str, Any] = {"prompt": 0, "step": 0}
 
 
-def values_of(query: QueryParams | Iterable[tuple[str, str]]) -> dict[str, Any]:
+def values_of(query: QueryParams) -> dict[str, Any]:
     """The values that an address says, in their types, beside those that it need not say.
 
     >>> values_of(QueryParams("run=latest&layer=3&runs=a&runs=b"))
@@ -58,7 +57,7 @@ def values_of(query: QueryParams | Iterable[tuple[str, str]]) -> dict[str, Any]:
         AlabError: one is not of its type; with exit code 2.
     """
     values = dict(DEFAULTS)
-    for name, text in query.multi_items() if isinstance(query, QueryParams) else query:
+    for name, text in query.multi_items():
         one = _whole(name, text) if name in WHOLE or name in _WHOLES else text
         if name in SEVERAL:
             values.setdefault(name, []).append(one)

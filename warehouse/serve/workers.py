@@ -92,15 +92,10 @@ class Worker:
         except TimeoutError:
             await self.stop()
             raise AlabError(f"it took longer than {seconds:g} s, and was stopped") from None
-        except (
-            OSError,
-            asyncio.IncompleteReadError,
-            ValueError,
-        ):  # it died, of memory for instance
+        except (OSError, asyncio.IncompleteReadError, ValueError):  # it died
             await self.stop()
-            raise AlabError(
-                "the query's process ended", "It may have needed too much memory."
-            ) from None
+            hint = "It may have needed too much memory."
+            raise AlabError("the query's process ended", hint) from None
         except asyncio.CancelledError:
             await self.stop()  # else the next request would read this one's answer
             raise
@@ -113,6 +108,7 @@ class Worker:
             shutil.rmtree(self._spill, ignore_errors=True)
             self._spill.mkdir(parents=True)
             self._process = await asyncio.create_subprocess_exec(
+                # -P: a file in the user's folder must not be taken for one of our libraries.
                 *(sys.executable, "-P", "-m", "warehouse.serve.worker", str(self._spill)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
@@ -159,8 +155,6 @@ class Workers:
             Worker(lake, copies, self._folder / f"spill-{n}", locked=n == count)
             for n in range(count + 1)
         ]
-        #: The worker for queries that are not ours.
-        self.locked = self._all[-1]
         self._free: asyncio.Queue[Worker] = asyncio.Queue()
         for worker in self._all[:-1]:
             self._free.put_nowait(worker)
@@ -177,13 +171,12 @@ class Workers:
     async def query(self, sql: str, **arguments: Any) -> bytes:
         """What a user's own query gives, one at a time; as `Worker.ask`."""
         async with self._alone:
-            return await self.locked.ask("query", sql=sql, **arguments)
+            return await self._all[-1].ask("query", sql=sql, **arguments)
 
-    async def is_bound(self) -> bool:
-        """Whether the kernel keeps users' queries from writing."""
-        if self.locked.is_bound is None:
-            await self.query("SELECT 1", params={}, limit=1, form="cells")
-        return bool(self.locked.is_bound)
+    @property
+    def is_bound(self) -> bool:
+        """Whether the kernel keeps workers from writing: all alike, those that were started."""
+        return any(worker.is_bound for worker in self._all)
 
     async def close(self) -> None:
         """End them all; nothing of theirs stays."""
