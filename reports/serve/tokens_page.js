@@ -31,6 +31,8 @@ async function tokensPage(figure) {
     if (!one.value && one.options.length) one.selectedIndex = 0;
     choices[one.dataset.set] = one.value;
   }
+  const first = colourAddress(page.address, null);
+  if (first) table(first).catch(() => {});  // on its way beside the words; whoever draws it tells what is wrong
   page.tokens = select(await table(figure.dataset.table), {});
   const places = new Map(page.tokens.map((token) => [token.position, token]));
   page.at = (position) => places.get(position);
