@@ -177,12 +177,13 @@ WITH streams AS MATERIALIZED (
   WHERE s.layer = (SELECT max(o.layer) FROM streams AS o WHERE o.run = s.run)
 ), turns AS (
   SELECT s.run, s.layer, s.position, s.position = max(s.position) OVER (PARTITION BY s.run) AS is_last,
-         cosine(s.before, s.after) AS turn, euclidean(s.before, s.after) / nullif(norm(s.before), 0) AS stride,
-         cosine(s.after, e.last_of) AS arrived
+         cosine(s.before, s.after) AS turn, cosine(s.after, e.last_of) AS arrived,
+         euclidean(s.before, s.after) / nullif(norm(s.before), 0) AS stride
   FROM streams AS s JOIN ends AS e ON e.run = s.run AND e.position = s.position
 )
 SELECT t.run AS run_id, prompt AS prompt_id, step AS step, t.layer, count(*) AS tokens,
-       any_value(t.turn) FILTER (t.is_last) AS cosine_adjacent, any_value(t.stride) FILTER (t.is_last) AS relative_step,
+       any_value(t.turn) FILTER (t.is_last) AS cosine_adjacent,
+       any_value(t.stride) FILTER (t.is_last) AS relative_step,
        any_value(t.arrived) FILTER (t.is_last) AS cosine_last,
        avg(t.turn) AS cosine_adjacent_mean, avg(t.stride) AS relative_step_mean, avg(t.arrived) AS cosine_last_mean
 FROM turns AS t
