@@ -177,8 +177,8 @@ WITH streams AS MATERIALIZED (
   WHERE s.layer = (SELECT max(o.layer) FROM streams AS o WHERE o.run = s.run)
 ), turns AS (
   SELECT s.run, s.layer, s.position, s.position = max(s.position) OVER (PARTITION BY s.run) AS is_last,
-         cosine(s.before, s.after) AS turn, euclidean(s.before, s.after) / nullif(norm(s.before), 0) AS stride,
-         cosine(s.after, e.last_of) AS arrived
+         cosine(s.before, s.after) AS turn, cosine(s.after, e.last_of) AS arrived,
+         euclidean(s.before, s.after) / nullif(norm(s.before), 0) AS stride
   FROM streams AS s JOIN ends AS e ON e.run = s.run AND e.position = s.position
 )
 SELECT t.run AS run_id, prompt AS prompt_id, step AS step, t.layer, count(*) AS tokens,

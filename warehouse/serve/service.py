@@ -104,8 +104,8 @@ def serve(
         tell(service.address)
         if not is_loopback(host):
             tell(
-                "Whoever reaches this machine and has this address may read the warehouse, start and "
-                "delete runs; what is sent is not encrypted."
+                "Whoever reaches this machine and has this address may read the warehouse, start "
+                "and delete runs; what is sent is not encrypted."
             )
         if open_it:
             webbrowser.open(service.address)
