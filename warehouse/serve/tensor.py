@@ -33,7 +33,7 @@ async def _page(server: Server, request: Request, name: str, title: str) -> Resp
     passes = await server.rows("passes", **named)
     (size,) = await server.rows("attention_size", **named)
     has_values = {"v", "attention"} <= {row["site"] for row in sites}
-    attended = [{"site": ATTENDED, "layers": [], "width": None}] if has_values else []
+    attended = [{"site": ATTENDED, "width": None}] if has_values else []
     heads = run["num_layers"] * (run["num_heads"] or 1)
     return server.pages.render(
         name,
