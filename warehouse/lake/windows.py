@@ -127,23 +127,21 @@ def open_window(paths: tuple[Path, ...], column: str, at: PassId) -> Window:
 # --- made smaller ---------------------------------------------------------------------------
 
 
-def _extreme(values: np.ndarray, axis: int, starts: np.ndarray) -> np.ndarray:
-    high, low = (f.reduceat(values, starts, axis=axis) for f in (np.maximum, np.minimum))
+def _extreme(blocks: np.ndarray, axis: int) -> np.ndarray:
+    high, low = blocks.max(axis), blocks.min(axis)
     return np.where(high >= -low, high, low)
 
 
-def _mean(values: np.ndarray, axis: int, starts: np.ndarray) -> np.ndarray:
-    counts = np.diff(np.r_[starts, values.shape[axis]])
-    sums = np.add.reduceat(values.astype(np.float64), starts, axis=axis)
-    return (sums / (counts[:, None] if axis == 0 else counts)).astype(np.float32)
+def _mean(blocks: np.ndarray, axis: int) -> np.ndarray:
+    return blocks.mean(axis, dtype=np.float64).astype(np.float32)
 
 
-def _first(values: np.ndarray, axis: int, starts: np.ndarray) -> np.ndarray:
-    return values.take(starts, axis=axis)
+def _first(blocks: np.ndarray, axis: int) -> np.ndarray:
+    return blocks.take(0, axis)
 
 
 #: What stands for a block of values: the one furthest from 0, their mean, or the first of them.
-STATISTICS: dict[str, Callable[[np.ndarray, int, np.ndarray], np.ndarray]] = {
+STATISTICS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "extreme": _extreme,
     "mean": _mean,
     "first": _first,
@@ -164,10 +162,26 @@ def smaller(values: np.ndarray, down: int, across: int, statistic: str) -> np.nd
     >>> smaller(np.array([[1, -5, 2], [3, 4, 0]], np.float32), 2, 2, "extreme").tolist()
     [[-5.0, 2.0]]
     """
-    for axis, step in ((0, down), (1, across)):  # the first is far faster
-        if step > 1:
-            values = STATISTICS[statistic](values, axis, np.arange(0, values.shape[axis], step))
+    work = STATISTICS[statistic]
+    if down > 1:
+        values = np.concatenate(
+            [work(own.reshape(-1, size, own.shape[1]), 1) for own, size in _cut(values, down)]
+        )
+    if across > 1:
+        parts = [(own.T, size) for own, size in _cut(values.T, across)]
+        values = np.concatenate(
+            [work(own.reshape(len(own), -1, size), 2) for own, size in parts], axis=1
+        )
     return values
+
+
+def _cut(values: np.ndarray, step: int) -> Iterator[tuple[np.ndarray, int]]:
+    """The rows that make whole blocks, and the rest, each with the rows of a block."""
+    whole = len(values) - len(values) % step
+    if whole:
+        yield values[:whole], step
+    if whole < len(values):
+        yield values[whole:], len(values) - whole
 
 
 def limits(parts: Iterator[np.ndarray]) -> dict[str, float | int | None]:
