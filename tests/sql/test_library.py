@@ -25,7 +25,6 @@ ARGUMENTS = {
     "over": "'conversation'", "selector": "'last'", "prompt": "0", "label_column": "'mood'", "a": "'joy'", "b": "'fear'",
     "wanted": "true", "refs": "['latest', '$one']", "places": "[11]", "tokens": "[3]", "alignment": "'message'",
     "at_most": "100",
-    "wanted": "true", "places": "[11]", "tokens": "[3]",
 }  # fmt: skip
 ANALYSES = [item for item in LIBRARY if item.kind == "analysis"]
 by_name = pytest.mark.parametrize("item", LIBRARY, ids=lambda item: item.name)

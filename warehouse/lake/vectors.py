@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from warehouse.lake import store
 from warehouse.lake.objects import ObjectFile
+from warehouse.lake.tensors import blocks
 
 
 class VectorFile:
@@ -45,11 +46,6 @@ class VectorFile:
         """Number of rows in a row group."""
         return int(self._metadata.row_group(group).num_rows)
 
-    def is_full(self, group: int) -> bool:
-        """Whether every row of a group has a vector."""
-        chunk = self._metadata.row_group(group).column(self._leaf)
-        return bool(chunk.num_values == self.rows(group) * self.width)
-
     def holds(self, group: int, column: str, value: object) -> bool:
         """Whether rows of a group may have this value, by its statistics."""
         names = [self._metadata.schema.column(n).path for n in range(self._metadata.num_columns)]
@@ -76,7 +72,7 @@ class VectorFile:
         chunk = self._metadata.row_group(group).column(self._leaf)
         is_ours = self._metadata.created_by == "alab" and self.width > 1
         if is_ours and chunk.num_values == out.size and "BYTE_STREAM_SPLIT" in chunk.encodings:
-            _join_streams(self._streams(chunk), out.reshape(-1))
+            join(self._streams(chunk), out.reshape(-1))
         else:
             one = store.parquet(self.path)
             vectors = one.read_row_group(group, columns=[self.column]).column(0)
@@ -85,25 +81,34 @@ class VectorFile:
             out[:] = vectors.combine_chunks().flatten().to_numpy().reshape(count, self.width)
         return out
 
-    def lists(self, group: int) -> tuple[np.ndarray, np.ndarray]:
-        """The attention weights of a row group: one for each token up to a row's position.
+    def streams(self, group: int) -> tuple[np.ndarray, np.ndarray]:
+        """The bytes of a row group's values, of which some can be joined and others left.
 
         Returns:
-            All values one after the other, and (rows + 1) ends: row n has `values[ends[n] :
-            ends[n + 1]]`.
+            (4, values) bytes of all lists one after the other, the lowest bytes first: `join` makes
+            float32 of any columns of it; and (rows + 1) ends: row n has the values from `ends[n]`
+            to `ends[n + 1]`. A row without a list has NaN, as many as `width`.
         """
         chunk = self._metadata.row_group(group).column(self._leaf)
-        positions = self.parquet.read_row_group(group, columns=["position"])["position"].to_numpy()
-        lengths = positions.astype(np.int64) + 1
+        lengths = self._lengths(group)
         is_ours = self._metadata.created_by == "alab" and "BYTE_STREAM_SPLIT" in chunk.encodings
-        if is_ours and chunk.num_values == lengths.sum():
-            values = np.empty(chunk.num_values, np.float32)
-            _join_streams(self._streams(chunk), values)
+        if is_ours and chunk.num_values == lengths.sum() > 1:
+            return self._streams(chunk), np.r_[0, np.cumsum(lengths)]
+        column = self.parquet.read_row_group(group, columns=[self.column]).column(0)
+        lists = column.combine_chunks()
+        if self.width:
+            rows = [block.reshape(-1) for block in blocks(lists, self.width)]
+            flat = np.concatenate(rows, dtype=np.float32)
         else:
-            column = self.parquet.read_row_group(group, columns=[self.column]).column(0)
-            lists = column.combine_chunks()
-            values, lengths = lists.flatten().to_numpy(), lists.value_lengths().to_numpy()
-        return values, np.r_[0, np.cumsum(lengths)]
+            flat, lengths = lists.flatten().to_numpy(), lists.value_lengths().to_numpy()
+        return flat.view(np.uint8).reshape(-1, 4).T, np.r_[0, np.cumsum(lengths)]
+
+    def _lengths(self, group: int) -> np.ndarray:
+        """Values of each row: of attention one for each token up to the row's position."""
+        if self.width:
+            return np.full(self.rows(group), self.width, np.int64)
+        table = self.parquet.read_row_group(group, columns=["position"])
+        return table["position"].to_numpy().astype(np.int64) + 1
 
     def _streams(self, chunk: pq.ColumnChunkMetaData) -> np.ndarray:
         """The four byte streams of a column chunk that is one page, the lowest bytes first."""
@@ -135,8 +140,8 @@ def _sizes(page: memoryview) -> tuple[int, int]:
     return values[1], values[2]
 
 
-def _join_streams(streams: np.ndarray, out: np.ndarray) -> None:
-    """Put byte streams together: float32 values, whose low bytes are 0 where they were rounded."""
+def join(streams: np.ndarray, out: np.ndarray) -> None:
+    """Put (4, values) bytes together to float32, whose low bytes are 0 where they were rounded."""
     bits, pending = out.view(np.uint32), 8
     np.copyto(bits, streams[3])
     for stream in streams[2::-1]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from warehouse.lake.tensors import PassId, RowRange, Source, blocks
-from warehouse.lake.vectors import VectorFile
+from warehouse.lake.tensors import PassId, RowRange, Source
+from warehouse.lake.vectors import VectorFile, join
 
 #: Values of each row group that a percentile is taken of, evenly spread.
 SAMPLE = 1 << 16
@@ -60,85 +60,88 @@ class Window:
         positions = own["position"].to_numpy()
         return own["head"].to_numpy() if len(names) > 1 else 0 * positions, positions
 
-    def rows(self, start: int, stop: int, head: int = 0) -> np.ndarray:
-        """Some rows of a head, float32 (rows, width).
+    def rows(
+        self, start: int, stop: int, head: int = 0, columns: slice = slice(None)
+    ) -> np.ndarray:
+        """Some rows and columns of a head, float32 (rows, columns).
 
         NaN stands where the model computed nothing, as logits of a prompt; of attention 0 for later
         keys.
         """
         wanted = np.array(self.positions[start:stop])
-        out = np.zeros((len(wanted), self.width), np.float32)
+        out = np.zeros((len(wanted), len(range(*columns.indices(self.width)))), np.float32)
         for some, (heads, positions) in zip(self._ranges, self._places, strict=True):
             rows = np.flatnonzero((heads == head) & np.isin(positions, wanted))
             if len(rows):
-                self._fill(out, np.searchsorted(wanted, positions[rows]), some, rows + some.start)
+                at = np.searchsorted(wanted, positions[rows])
+                out[at] = self._join(some, rows + some.start, columns)
         return out
 
-    def _fill(self, out: np.ndarray, at: np.ndarray, some: RowRange, rows: np.ndarray) -> None:
-        """Put rows of a range's row group where they belong."""
-        values, ends = self._group(some)
+    def _join(self, some: RowRange, rows: np.ndarray, columns: slice) -> np.ndarray:
+        """Some rows of a range's row group; only their bytes are put together."""
+        streams, ends = self._group(some)
         if self._column != "weights":
-            out[at] = values[rows]
-            return
-        for place, row in zip(at, rows, strict=True):
-            own = values[ends[row] : ends[row + 1]]
-            out[place, : len(own)] = own
+            own = streams.reshape(4, len(ends) - 1, self.width)[:, rows, columns]
+            out = np.empty(own.shape[1:], np.float32)
+            join(own.reshape(4, -1), out.reshape(-1))
+            return out
+        first, last, _ = columns.indices(self.width)
+        starts = np.minimum(ends[rows] + first, ends[rows + 1])
+        stops = np.minimum(ends[rows] + last, ends[rows + 1])
+        pairs = zip(starts, stops, strict=True)
+        own = np.concatenate([streams[:, a:b] for a, b in pairs], axis=1)
+        values = np.empty(own.shape[1], np.float32)
+        join(own, values)
+        out = np.zeros((len(rows), last - first), np.float32)
+        out[np.arange(last - first) < (stops - starts)[:, None]] = values
+        return out
 
     def _group(self, some: RowRange) -> tuple[np.ndarray, np.ndarray]:
-        """The values of a row group; bands of rows and heads share the one that was read last."""
+        """A row group as bytes; bands of rows, and heads, share the one that was read last."""
         key = some.file, some.group
         if self._latest is None or self._latest[0] != key:
-            file = self._files[some.file]
-            self._latest = key, file.lists(some.group) if not file.width else _vectors(file, some)
+            self._latest = key, self._files[some.file].streams(some.group)
         return self._latest[1]
 
     def parts(self) -> Iterator[np.ndarray]:
         """All values, of every head, without the zeros of later keys; a row group at a time."""
         for some in self._ranges:
-            values, ends = self._group(some)
-            part = slice(ends[some.start], ends[some.stop]) if len(ends) else _rows_of(some)
-            yield values[part].reshape(-1)
-
-
-def _rows_of(some: RowRange) -> slice:
-    return slice(some.start, some.stop)
-
-
-def _vectors(file: VectorFile, some: RowRange) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors of a row group, and nothing."""
-    if file.is_full(some.group):
-        return file.read(some.group), np.empty(0)
-    column = file.parquet.read_row_group(some.group, columns=[file.column]).column(0)
-    values = blocks(column.combine_chunks(), file.width)
-    return np.concatenate([block.reshape(-1, file.width) for block in values]), np.empty(0)
+            streams, ends = self._group(some)
+            own = streams[:, ends[some.start] : ends[some.stop]]
+            values = np.empty(own.shape[1], np.float32)
+            join(own, values)
+            yield values
 
 
 @lru_cache(maxsize=8)
 def _source(paths: tuple[Path, ...]) -> Source:
-    """Where the passes are: files never change, and looking takes longer than reading a tile."""
     return Source(list(paths))
+
+
+@lru_cache(maxsize=8)
+def open_window(paths: tuple[Path, ...], column: str, at: PassId) -> Window:
+    """A window that the next tile finds open: files never change, and looking takes its time."""
+    return Window(list(paths), column, at)
 
 
 # --- made smaller ---------------------------------------------------------------------------
 
 
-def _extreme(values: np.ndarray, axis: int, starts: np.ndarray) -> np.ndarray:
-    high, low = (f.reduceat(values, starts, axis=axis) for f in (np.maximum, np.minimum))
+def _extreme(blocks: np.ndarray, axis: int) -> np.ndarray:
+    high, low = blocks.max(axis), blocks.min(axis)
     return np.where(high >= -low, high, low)
 
 
-def _mean(values: np.ndarray, axis: int, starts: np.ndarray) -> np.ndarray:
-    counts = np.diff(np.r_[starts, values.shape[axis]])
-    sums = np.add.reduceat(values.astype(np.float64), starts, axis=axis)
-    return (sums / (counts[:, None] if axis == 0 else counts)).astype(np.float32)
+def _mean(blocks: np.ndarray, axis: int) -> np.ndarray:
+    return blocks.mean(axis, dtype=np.float64).astype(np.float32)
 
 
-def _first(values: np.ndarray, axis: int, starts: np.ndarray) -> np.ndarray:
-    return values.take(starts, axis=axis)
+def _first(blocks: np.ndarray, axis: int) -> np.ndarray:
+    return blocks.take(0, axis)
 
 
 #: What stands for a block of values: the one furthest from 0, their mean, or the first of them.
-STATISTICS: dict[str, Callable[[np.ndarray, int, np.ndarray], np.ndarray]] = {
+STATISTICS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "extreme": _extreme,
     "mean": _mean,
     "first": _first,
@@ -159,10 +162,26 @@ def smaller(values: np.ndarray, down: int, across: int, statistic: str) -> np.nd
     >>> smaller(np.array([[1, -5, 2], [3, 4, 0]], np.float32), 2, 2, "extreme").tolist()
     [[-5.0, 2.0]]
     """
-    for axis, step in ((1, across), (0, down)):
-        if step > 1:
-            values = STATISTICS[statistic](values, axis, np.arange(0, values.shape[axis], step))
+    work = STATISTICS[statistic]
+    if down > 1:
+        values = np.concatenate(
+            [work(own.reshape(-1, size, own.shape[1]), 1) for own, size in _cut(values, down)]
+        )
+    if across > 1:
+        parts = [(own.T, size) for own, size in _cut(values.T, across)]
+        values = np.concatenate(
+            [work(own.reshape(len(own), -1, size), 2) for own, size in parts], axis=1
+        )
     return values
+
+
+def _cut(values: np.ndarray, step: int) -> Iterator[tuple[np.ndarray, int]]:
+    """The rows that make whole blocks, and the rest, each with the rows of a block."""
+    whole = len(values) - len(values) % step
+    if whole:
+        yield values[:whole], step
+    if whole < len(values):
+        yield values[whole:], len(values) - whole
 
 
 def limits(parts: Iterator[np.ndarray]) -> dict[str, float | int | None]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from warehouse.catalog.runs import Run, find_run, names, numbers
 from warehouse.errors import AlabError, first_line
-from warehouse.lake.windows import STATISTICS, Window, limits, smaller
+from warehouse.lake.windows import STATISTICS, Window, limits, open_window, smaller
 from warehouse.report import page
 from warehouse.serve.tasks import FORMS, Desk, query_text
 from warehouse.vocabulary import Site, column_of, site_of
@@ -49,13 +49,16 @@ class Tensor:
         """Columns of a head."""
         return self.window.width // (1 if self.window.heads > 1 else self.heads)
 
-    def rows(self, start: int, stop: int, head: int) -> np.ndarray:
-        """Some rows of a head, (rows, columns)."""
+    def rows(self, start: int, stop: int, head: int, columns: slice = slice(None)) -> np.ndarray:
+        """Some rows and columns of a head."""
+        first, last, _ = columns.indices(self.columns)
         if self.window.heads == 1:
-            first = head * self.columns
-            return self.window.rows(start, stop)[:, first : first + self.columns]
-        values = self.window.rows(start, stop, head)
-        return values if self.lengths is None else values * self.lengths[head // self.share]
+            before = head * self.columns
+            return self.window.rows(start, stop, 0, slice(before + first, before + last))
+        values = self.window.rows(start, stop, head, slice(first, last))
+        return (
+            values if self.lengths is None else values * self.lengths[head // self.share, columns]
+        )
 
     def parts(self) -> Iterator[np.ndarray]:
         """All values of every head, some at a time."""
@@ -92,8 +95,8 @@ def open_tensor(
         numbers(str(layer), found.layers(), "layer")
     try:
         parts = found.files.get((kind.dataset, layer), [])
-        files = [part for part in parts if isinstance(part, Path)]  # pages are of local lakes
-        window = Window(files, column_of(kind), (prompt, step))
+        paths = tuple(part for part in parts if isinstance(part, Path))  # pages are of local lakes
+        window = open_window(paths, column_of(kind), (prompt, step))
     except KeyError:
         raise AlabError(
             f"no {site} was kept of step {step} of prompt {prompt}"
@@ -232,7 +235,7 @@ def tile(
     stop = min(row + rows * down, len(own.window))
     cut = slice(column, column + columns * across)
     parts = [
-        smaller(own.rows(*band, head)[:, cut], down, across, statistic)
+        smaller(own.rows(*band, head, cut), down, across, statistic)
         for band in bands(row, stop, own.window.width, down)
     ]
     values = np.concatenate(parts)
