@@ -6,8 +6,8 @@
 -- - `RUN:0:final`: how the reply ended; `RUN:0:snapshot:3`: after message 3
 -- - `RUN:0:token:12`: the token at position 12, where the activations were kept
 -- - `RUN:reference:LABEL`, `RUN:example:4`: a reference, an example of one by its place in the scenario
--- - `RUN:row:ID`: the last token of a dataset's row; `RUN:row@name:ID` the position that the selector `name` keeps (of
---   several the last), `RUN:row@mean:ID` the mean over its tokens
+-- - `RUN:row:ID`: the last token of a dataset's row; `RUN:row@name:ID` the position that the selector `name` keeps
+--   (of several the last), `RUN:row@mean:ID` the mean over its tokens
 --
 -- What is not there has no rows.
 -- @param refs a list of refs
@@ -57,7 +57,8 @@ WITH asked AS MATERIALIZED (
   FROM (
     SELECT w.place, w.prompt_id, w.position, t.layer,
            unnest([{'site': 'hidden_in', 'vector': t.hidden_in}, {'site': 'hidden_out', 'vector': t.hidden_out},
-                   {'site': 'attn_out', 'vector': t.attn_out}, {'site': 'mlp_down_out', 'vector': t.mlp_down_out}]) AS of
+                   {'site': 'attn_out', 'vector': t.attn_out}, 
+                   {'site': 'mlp_down_out', 'vector': t.mlp_down_out}]) AS of
     FROM rows_at AS w
     JOIN _rows_by_layer(_files_if(_refs_like(refs, '^(row|[0-9]+:token)'), 'activations',
                                   [_ref_run(ref) FOR ref IN refs], '/steps=*/layer=*/*.parquet')) AS t
@@ -138,7 +139,8 @@ WITH members AS MATERIALIZED (
 ), apart AS (
   -- where only rounding is left of the difference, there is none
   SELECT *, with_mean / nullif(sqrt(own * mean_own), 0) AS x,
-         CASE WHEN own - 2 * with_mean + mean_own > 1e-13 * own THEN sqrt(own - 2 * with_mean + mean_own) ELSE 0 END AS far
+         CASE WHEN own - 2 * with_mean + mean_own > 1e-13 * own THEN sqrt(own - 2 * with_mean + mean_own)
+              ELSE 0 END AS far
   FROM centred
 )
 SELECT a.place, a.layer, a.n, _clamp(a.x) AS cosine, a.far AS distance,
@@ -171,7 +173,8 @@ WITH members AS MATERIALIZED (
 ), owns AS (
   SELECT p.a AS place, p.site, p.layer, p.width, p.product AS own FROM products AS p WHERE p.a = p.b
 ), scored AS (
-  SELECT p.site, p.layer, p.width, p.num_layers, p.a, p.b, p.product / nullif(sqrt(x.own * y.own), 0) AS cosine, x.own,
+  SELECT p.site, p.layer, p.width, p.num_layers, p.a, p.b, x.own,
+         p.product / nullif(sqrt(x.own * y.own), 0) AS cosine,
          p.product - avg(p.product) OVER (PARTITION BY p.num_layers, p.site, p.layer, p.width, p.a)
            - avg(p.product) OVER (PARTITION BY p.num_layers, p.site, p.layer, p.width, p.b)
            + avg(p.product) OVER (PARTITION BY p.num_layers, p.site, p.layer, p.width) AS centred
@@ -179,7 +182,8 @@ WITH members AS MATERIALIZED (
   JOIN owns AS x ON x.place = p.a AND x.site = p.site AND x.layer = p.layer
   JOIN owns AS y ON y.place = p.b AND y.site = p.site AND y.layer = p.layer
 ), totals AS (
-  SELECT s.site, s.layer, s.width, s.num_layers, count(*) FILTER (a = b) AS n, avg(cosine) FILTER (a <> b) AS pair_cosine,
+  SELECT s.site, s.layer, s.width, s.num_layers, count(*) FILTER (a = b) AS n,
+         avg(cosine) FILTER (a <> b) AS pair_cosine,
          sum(centred) FILTER (a = b) AS trace, sum(centred ** 2) AS square, sum(own) FILTER (a = b) AS own
   FROM scored AS s GROUP BY s.site, s.layer, s.width, s.num_layers
 )
@@ -207,6 +211,7 @@ WITH streams AS MATERIALIZED (
 SELECT s.place, s.layer, cosine(s.entering, s.leaving) AS cosine_adjacent,
        euclidean(s.entering, s.leaving) / nullif(norm(s.entering), 0) AS relative_step,
        cosine(s.leaving, last_value(s.leaving) OVER (
-         PARTITION BY s.place ORDER BY s.layer ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)) AS cosine_last
+         PARTITION BY s.place ORDER BY s.layer ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING))
+         AS cosine_last
 FROM streams AS s
 ORDER BY s.place, s.layer;
