@@ -346,7 +346,7 @@ def test_states_are_chosen_moved_and_taken_out(browser, service):
     refs = lambda: parse_qs(urlsplit(one.url).query)["ref"]  # noqa: E731
     assert refs() == [values[0], hostile]
     one.click("#compared li:nth-child(2) [data-move='-1']")
-    one.wait_for_selector("#compared li:first-child b:text('reference')")
+    one.wait_for_selector("#compared li:first-child bdi:text('reference')")
     assert refs() == [hostile, values[0]]
     one.click("#compared li:first-child [data-remove]")
     one.wait_for_selector("#compared li:only-child")
