@@ -10,7 +10,7 @@ function compareRefs(refs) {
 
 const comparedStates = document.getElementById('compared');
 if (comparedStates) {
-  const refs = [...comparedStates.children].map((one) => one.dataset.ref);
+  const refs = [...report.refs];  // as they are: what a page shows makes some characters visible
   comparedStates.addEventListener('click', ({target}) => {
     const button = target.closest('button');
     if (!button) return;
@@ -38,7 +38,7 @@ if (comparedStates) {
         said.textContent = error.message;
       }
     };
-    if (refs.length) run.value = comparedStates.lastElementChild.querySelector('a').textContent;
+    if (refs.length && comparedStates.lastElementChild) run.value = comparedStates.lastElementChild.querySelector('a').textContent;
     if (!run.value) run.selectedIndex = 0;
     run.addEventListener('change', fill);
     find.addEventListener('input', () => { clearTimeout(find.wait); find.wait = setTimeout(fill, 200); });

@@ -6,8 +6,8 @@
 -- - `RUN:0:final`: how the reply ended; `RUN:0:snapshot:3`: after message 3
 -- - `RUN:0:token:12`: the token at position 12, where the activations were kept
 -- - `RUN:reference:LABEL`, `RUN:example:4`: a reference, an example of one by its place in the scenario
--- - `RUN:row:ID`: the last token of a dataset's row; `RUN:row@name:ID` the position that the selector `name` keeps (of
---   several the last), `RUN:row@mean:ID` the mean over its tokens
+-- - `RUN:row:ID`: the last token of a dataset's row; `RUN:row@name:ID` the position that the selector `name` keeps
+--   (of several the last), `RUN:row@mean:ID` the mean over its tokens
 --
 -- What is not there has no rows.
 -- @param refs a list of refs
@@ -173,8 +173,8 @@ WITH members AS MATERIALIZED (
 ), owns AS (
   SELECT p.a AS place, p.site, p.layer, p.width, p.product AS own FROM products AS p WHERE p.a = p.b
 ), scored AS (
-  SELECT p.site, p.layer, p.width, p.num_layers, p.a, p.b,
-         p.product / nullif(sqrt(x.own * y.own), 0) AS cosine, x.own,
+  SELECT p.site, p.layer, p.width, p.num_layers, p.a, p.b, x.own,
+         p.product / nullif(sqrt(x.own * y.own), 0) AS cosine,
          p.product - avg(p.product) OVER (PARTITION BY p.num_layers, p.site, p.layer, p.width, p.a)
            - avg(p.product) OVER (PARTITION BY p.num_layers, p.site, p.layer, p.width, p.b)
            + avg(p.product) OVER (PARTITION BY p.num_layers, p.site, p.layer, p.width) AS centred
@@ -211,7 +211,7 @@ WITH streams AS MATERIALIZED (
 SELECT s.place, s.layer, cosine(s.entering, s.leaving) AS cosine_adjacent,
        euclidean(s.entering, s.leaving) / nullif(norm(s.entering), 0) AS relative_step,
        cosine(s.leaving, last_value(s.leaving) OVER (
-         PARTITION BY s.place ORDER BY s.layer
-         ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)) AS cosine_last
+         PARTITION BY s.place ORDER BY s.layer ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING))
+         AS cosine_last
 FROM streams AS s
 ORDER BY s.place, s.layer;

@@ -1,7 +1,7 @@
 -- The tokens that some states have seen, of those whose activations could be kept: a conversation's own.
 --
--- Up to the state's own token; of a snapshot up to the last token of its message, since what a template adds behind it
--- there is not in the conversation. References and examples have none: only their states are kept.
+-- Up to the state's own token; of a snapshot up to the last token of its message, since what a template adds
+-- behind it there is not in the conversation. References and examples have none: only their states are kept.
 -- @param refs a list of refs, as in `states_by_ref`
 -- @column place 0-based place of the ref in the list
 -- @column run_id id of its run
@@ -31,8 +31,8 @@ FROM ends AS e JOIN tokens AS t ON t.run_id = e.run_id AND t.prompt_id = e.promp
 -- The tokens of every two states, paired.
 --
 -- - `prefix`: those of the common beginning of both sequences
--- - `message`: within each message that both have, those of its common beginning and of its common end; what belongs to
---   no message makes a part of its own
+-- - `message`: within each message that both have, those of its common beginning and of its common end; what
+--   belongs to no message makes a part of its own
 -- - `last`: the last token of each, whatever they are
 --
 -- Compared by their text, since models may number the same tokens differently. Tokens in between that happen to be
@@ -56,17 +56,15 @@ WITH counted AS MATERIALIZED (
          row_number() OVER (PARTITION BY place, part ORDER BY position DESC) AS from_end
   FROM (SELECT t.place, t.position, t.token, t.message_index,
                CASE alignment WHEN 'message' THEN coalesce(t.message_index, -1)
-                             WHEN 'prefix' THEN 0 WHEN 'last' THEN 0
+                              WHEN 'prefix' THEN 0 WHEN 'last' THEN 0
                               ELSE error('''' || alignment
-                                           || ''' is no alignment; there are prefix, message and last')
-                              END AS part
+                                         || ''' is no alignment; there are prefix, message and last') END AS part
         FROM tokens_by_ref(refs) AS t)
 ), starts AS (
   SELECT a.place AS place_a, b.place AS place_b, a.part, a.position AS position_a, b.position AS position_b,
          a.token AS token_a, b.token AS token_b, a.message_index, a.from_start,
-         bool_and(coalesce(a.token = b.token, false))
-           OVER (PARTITION BY a.place, b.place, a.part ORDER BY a.from_start)
-           AS alike
+         bool_and(coalesce(a.token = b.token, false)) OVER (
+           PARTITION BY a.place, b.place, a.part ORDER BY a.from_start) AS alike
   FROM counted AS a JOIN counted AS b ON b.part = a.part AND b.from_start = a.from_start AND b.place > a.place
   WHERE alignment <> 'last'
 ), lengths AS (
@@ -141,7 +139,7 @@ WITH asked AS MATERIALIZED (
   SEMI JOIN (SELECT run_a AS run_id, prompt_a AS prompt_id, position_a AS position FROM chosen
              UNION SELECT run_b, prompt_b, position_b FROM chosen) AS c
     ON c.run_id = t.run_id AND c.prompt_id = t.prompt_id AND c.position = t.position
-), firsts AS (  -- numbered, so that the vectors of a layer are not joined with each other before any pair is looked at
+), firsts AS (  -- numbered, so that no layer's vectors are joined with each other before a pair is looked at
   SELECT c.*, v.layer, v.vector, row_number() OVER () AS id
   FROM chosen AS c
   JOIN vectors AS v ON v.run_id = c.run_a AND v.prompt_id = c.prompt_a AND v.position = c.position_a
@@ -169,7 +167,8 @@ WHERE f.id > 0;
 -- @column layer 0-based decoder block
 -- @column cosine cosine of the two activations; NULL where one is all zeros, and where they are not equally wide
 -- @column mae mean absolute difference of the two; NULL where they are not equally wide
--- @example select layer, avg(cosine) from tokens_by_pair(['latest', 'another_run'], 'message', 'hidden_out') group by layer
+-- @example
+-- select layer, avg(cosine) from tokens_by_pair(['latest', 'another_run'], 'message', 'hidden_out') group by layer
 CREATE OR REPLACE MACRO tokens_by_pair(refs, alignment, site, at_most := 160) AS TABLE
 SELECT v.place_a, v.place_b, v.pair, v.pairs, v.position_a, v.position_b, v.token_a, v.token_b, v.layer,
        CASE WHEN len(v.vector_a) = len(v.vector_b) THEN cosine(v.vector_a, v.vector_b) END AS cosine,
@@ -177,8 +176,8 @@ SELECT v.place_a, v.place_b, v.pair, v.pairs, v.position_a, v.position_b, v.toke
 FROM _aligned_vectors(refs, alignment, site, at_most) AS v
 ORDER BY v.place_a, v.place_b, v.pair, v.layer;
 
--- Linear centred kernel alignment of every two states' aligned tokens, between their layers: what `linear_cka` tells of
--- whole runs.
+-- Linear centred kernel alignment of every two states' aligned tokens, between their layers: what `linear_cka` tells
+-- of whole runs.
 --
 -- `cka` is the estimator without bias, whose expectation is 0 for layers that have nothing to do with each other;
 -- `cka_biased` is the plain one, which few tokens of wide vectors carry towards 1 whatever they hold. The widths may
@@ -199,8 +198,8 @@ ORDER BY v.place_a, v.place_b, v.pair, v.layer;
 -- select layer_a, cka from cka_by_ref(['latest', 'another_run'], 'message', 'hidden_out') where layer_a = layer_b
 CREATE OR REPLACE MACRO cka_by_ref(refs, alignment, site, layer := NULL, at_most := 64) AS TABLE
 WITH pairs AS MATERIALIZED (
-  SELECT v.place_a AS pa, v.place_b AS pb, v.pair, v.layer AS at_layer,
-         v.vector_a::DOUBLE[] AS a, v.vector_b::DOUBLE[] AS b,
+  SELECT v.place_a AS pa, v.place_b AS pb, v.pair, v.layer AS at_layer, v.vector_a::DOUBLE[] AS a,
+         v.vector_b::DOUBLE[] AS b,
          count(*) OVER (PARTITION BY v.place_a, v.place_b, v.layer) AS n
   FROM _aligned_vectors(refs, alignment, site, at_most) AS v
   WHERE layer IS NULL OR v.layer = layer

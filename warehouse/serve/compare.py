@@ -24,7 +24,12 @@ async def compare(server: Server, request: Request) -> Response:
     context = {**_group(states), "states": states, "runs": await server.rows("compare_runs")}
     names = [one["label"] for one in context["shown"]]
     scales = page.scales(()) | {"letter": [one["letter"] for one in states]}
-    data = {"sites": context["sites"], "names": names, "scales": scales}
+    data = {
+        "refs": [one["ref"] for one in states],
+        "sites": context["sites"],
+        "names": names,
+        "scales": scales,
+    }
     return server.pages.render("compare", title="Compare", here="/compare", data=data, **context)
 
 

@@ -5,7 +5,7 @@ import json
 import re
 from functools import cached_property
 from typing import Any
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import quote_plus
 
 from starlette.responses import HTMLResponse, Response
 
@@ -138,11 +138,14 @@ def address(path: str, **values: Any) -> str:
     >>> address("/data/tokens", run="joy_1", layer=None, runs=["a", "b"])
     '/data/tokens?run=joy_1&runs=a&runs=b'
     """
-    some = {key: value for key, value in values.items() if value is not None}
-    # Choices stay as they are for the script, which fills them in; a `$` in other text is text.
-    text = urlencode(some, doseq=True, quote_via=_quoted)
+    several = {
+        key: value if isinstance(value, list | tuple) else [value] for key, value in values.items()
+    }
+    some = [(key, str(one)) for key, all_ in several.items() for one in all_ if one is not None]
+    text = "&".join(f"{key}={_quoted(value)}" for key, value in some)
     return f"{path}?{text}" if text else path
 
 
-def _quoted(text: Any, safe: Any, encoding: Any = None, errors: Any = None) -> str:
-    return text if re.fullmatch(r"\$\w+", text) else quote_plus(text, safe, encoding, errors)
+def _quoted(text: str) -> str:
+    # A choice stays as it is for the script, which fills it in; a `$` in other text is text.
+    return text if re.fullmatch(r"\$\w+", text) else quote_plus(text)
