@@ -7,13 +7,16 @@ writers are read through Arrow.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse.lake import store
-from warehouse.lake.objects import ObjectFile
+
+if TYPE_CHECKING:
+    from warehouse.lake.objects import ObjectFile
 
 
 class VectorFile:
@@ -26,7 +29,7 @@ class VectorFile:
         column: name of a vector column; another than fixed-size lists has the width 0.
     """
 
-    def __init__(self, path: Path | ObjectFile, column: str):
+    def __init__(self, path: "Path | ObjectFile", column: str):
         self.path = path
         self.column = column
         self.parquet = store.parquet(path)
