@@ -29,7 +29,8 @@ from warehouse.lake.objects import ONE_WRITER
 QUESTIONS = (
     "select state, label, layer, site, vector from states_of('latest') order by all",
     "select * exclude (run_id) from intra_run('latest')",
-    "select * exclude (run_id) from snapshot_reference('latest')",
+    "select prompt_id, message_index, label, site, layer, round(cosine, 5), round(mae, 5), jaccard "
+    "from snapshot_reference('latest') order by all",
     "select prompt_id, step, position, layer, hidden_out, mlp_down_in from activations order by all",
     "select * exclude (run_id) from attention order by all",
     "select * exclude (run_id) from outputs_of('latest') order by all",

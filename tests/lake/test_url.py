@@ -100,10 +100,7 @@ def test_a_run_exists_with_its_manifest_and_not_before(url, s3):
     def look(method: str, key: str) -> None:
         if method == "PUT" and "/run=" in key and "/.empty" not in key:
             seen.append(
-                (
-                    key.split("/lake/")[1].split("/")[0],
-                    sorted(remote.Remote(url, lake.root)._index()["runs"]),
-                )
+                (key.split("/lake/")[1].split("/")[0], sorted(remote.Remote(url)._index()["runs"]))
             )
 
     s3.refuse = look

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 
@@ -15,9 +16,11 @@ from warehouse.catalog.catalog import connect, damaged
 from warehouse.catalog.library import newest_first
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
-from warehouse.lake.objects import ObjectFile
 from warehouse.lake.tensors import Source
 from warehouse.vocabulary import TABLE, site_of
+
+if TYPE_CHECKING:
+    from warehouse.lake.objects import ObjectFile
 
 
 def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
@@ -156,7 +159,7 @@ class Run:
         return [dict(zip(keys, row, strict=True)) for row in cursor.fetchall()]
 
     @cached_property
-    def files(self) -> dict[tuple[str, int | None], list[Path | ObjectFile]]:
+    def files(self) -> "dict[tuple[str, int | None], list[Path | ObjectFile]]":
         """Part files of each dataset and layer, in the order they were written."""
         parts: dict[tuple[str, int | None], list[Path | ObjectFile]] = defaultdict(list)
         for row in sorted(self.rows("files"), key=lambda row: _part_number(row["path"])):

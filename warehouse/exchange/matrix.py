@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
@@ -19,9 +20,11 @@ from warehouse.catalog.runs import Run, names, numbers
 from warehouse.errors import AlabError, first_line
 from warehouse.lake import store
 from warehouse.lake.lake import Lake
-from warehouse.lake.objects import ObjectFile
 from warehouse.lake.vectors import VectorFile
 from warehouse.vocabulary import SITES, STATE_SITES, column_of, site_of
+
+if TYPE_CHECKING:
+    from warehouse.lake.objects import ObjectFile
 
 #: Bytes of vectors that are in memory at once while batches are made of them.
 WINDOW = 1 << 28
@@ -247,7 +250,7 @@ def _means(run: Run, site: str, layer: int, state: str) -> Vectors:
     return _whole(Vectors(run, keys, None, parts, width))
 
 
-def _open(paths: Sequence[Path | ObjectFile], column: str) -> list[VectorFile]:
+def _open(paths: "Sequence[Path | ObjectFile]", column: str) -> list[VectorFile]:
     try:
         return [VectorFile(path, column) for path in paths]
     except (OSError, ValueError) as error:

@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from warehouse.errors import AlabError
-from warehouse.lake import manifest, remote, store
+from warehouse.lake import manifest, store
 from warehouse.lake.staging import REQUEST, StagedRun
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from warehouse.lake.objects import ObjectFile
+    from warehouse.lake.remote import Remote
 
 #: Folders below a run's folder, per dataset.
 TAILS = {
@@ -67,12 +68,15 @@ class Lake:
 
     def __init__(self, warehouse: Path | str):
         is_url = isinstance(warehouse, str) and "://" in warehouse
-        url = str(warehouse).rstrip("/") if is_url else None
-        self.warehouse: Path | str = url or Path(warehouse).absolute()
-        self.home = home = remote.home(url) if url else Path(warehouse).absolute()
+        self.remote: Remote | None = None
+        if is_url:
+            from warehouse.lake import remote  # with what it takes, only where it is needed
+
+            self.remote = remote.Remote(str(warehouse).rstrip("/"))
+        self.home = home = self.remote.home if self.remote else Path(warehouse).absolute()
+        self.warehouse: Path | str = self.remote.url if self.remote else home
         self.root = home / "lake"
         self.catalog = home / "alab.duckdb"
-        self.remote = remote.Remote(url, self.root) if url else None
         self.address = self.remote.address if self.remote else str(self.root)
         _check_place(home)
         self.staging = self.root / ".staging"

@@ -55,13 +55,21 @@ class Leftover(NamedTuple):
 
 
 class Remote:
-    """The objects of a lake, and its mirror: the folder `root`."""
+    """The objects of a lake, and its mirror.
 
-    def __init__(self, url: str, root: Path):
+    Attributes:
+        home: the mirror's folder.
+        objects: the objects below the warehouse's URL.
+        address: the lake's URL.
+        sized: the state of the catalog that told of sizes.
+    """
+
+    def __init__(self, url: str):
+        self.url, self.home = url, home(url)
         self.objects = ObjectStore(url)
         self.address = f"{self.objects.url}/lake"
-        self.sized: tuple | None = None  # the state of the catalog that told of sizes
-        self._root = root
+        self.sized: tuple | None = None
+        self._root = self.home / "lake"
 
     def known(self) -> dict:
         """The index as it was last seen, whose runs are those that are mirrored."""

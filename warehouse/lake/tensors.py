@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from warehouse.lake import store
-from warehouse.lake.objects import ObjectFile
+
+if TYPE_CHECKING:
+    from warehouse.lake.objects import ObjectFile
 
 #: Values that are in memory at once.
 BLOCK = 1 << 22
@@ -47,7 +50,7 @@ class Source:
         heads: rows that each position of a pass has.
     """
 
-    def __init__(self, files: Sequence[Path | ObjectFile]):
+    def __init__(self, files: "Sequence[Path | ObjectFile]"):
         self.open = [store.parquet(path) for path in files]
         self.ranges: list[RowRange] = []
         self.span: dict[PassId, tuple[int, int]] = {}

@@ -7,14 +7,17 @@ writers are read through Arrow.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse.lake import store
-from warehouse.lake.objects import ObjectFile
 from warehouse.lake.tensors import blocks
+
+if TYPE_CHECKING:
+    from warehouse.lake.objects import ObjectFile
 
 
 class VectorFile:
@@ -27,7 +30,7 @@ class VectorFile:
         column: name of a vector column; another than fixed-size lists has the width 0.
     """
 
-    def __init__(self, path: Path | ObjectFile, column: str):
+    def __init__(self, path: "Path | ObjectFile", column: str):
         self.path = path
         self.column = column
         self.parquet = store.parquet(path)
