@@ -29,6 +29,7 @@ from warehouse.capture.plan import (
 from warehouse.capture.prompt_rows import prompt_rows
 from warehouse.capture.references import grouped, sequences
 from warehouse.capture.session import Progress, Session, kind, session
+from warehouse.capture.shards import Share, capture_share, published
 from warehouse.capture.states import Key
 from warehouse.capture.writer import leave_a_core
 from warehouse.errors import AlabError
@@ -52,6 +53,9 @@ def capture(
     source: Any = None,
     force: bool = False,
     resume: bool = False,
+    share: Share | None = None,
+    finish: bool = False,
+    again: bool = True,
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Iterator[str]:
@@ -65,6 +69,9 @@ def capture(
         source: the source of a dataset, where it is a caller's table.
         force: run although the disk looks too small.
         resume: go on with the newest captures of these datasets that were stopped.
+        share: read this shard of these datasets alone.
+        finish: publish the datasets whose shards are all there.
+        again: run also what is a run of its lake already.
         progress: told of each forward pass.
         tell: told each reply and where it ended, after its run's id was given, and what to do next.
 
@@ -87,7 +94,15 @@ def capture(
         for scenario, lake in some:
             for single in _singles(scenario, loaded, report):
                 options: dict[str, Any] = {"force": force, "progress": report, "source": source}
-                if resume or (single.dataset and not single.generation.max_new_tokens):
+                if not again and (found := published(single, lake)):
+                    report(f"{single.name} is there already: {found}", 0, 0)
+                    continue
+                if share or finish:
+                    shared = capture_share(single, loaded, sites, lake, share, **options)
+                    if shared is None:
+                        continue  # others are missing, or nobody has published them yet
+                    run_id = shared
+                elif resume or (single.dataset and not single.generation.max_new_tokens):
                     run_id = capture_dataset(single, loaded, sites, lake, resume=resume, **options)
                 else:
                     run_id = capture_one(single, loaded, sites, lake, **options)
@@ -99,7 +114,7 @@ def capture(
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    if tell:
+    if tell and runs:
         tell(next_command(runs))
 
 

@@ -8,7 +8,8 @@ all shards ─→ one run, published as any other
 A shard that is finished stays, whatever happens to the capture: `--resume` goes on after it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -44,7 +45,7 @@ from warehouse.vocabulary import STATE_SITES
 #: Prompts of a batch, at the most, and tokens that a pass reads together; more on a GPU.
 SIZES = {"cpu": (64, 1 << 10), "cuda": (512, 1 << 15)}
 #: What a capture that goes on needs to find as it was.
-_UNCHANGED = {
+UNCHANGED = {
     "scenario": "the scenario",
     "dataset": "the dataset",
     "weights": "the model's weights",
@@ -52,6 +53,8 @@ _UNCHANGED = {
 }
 #: Bytes of recorded rows of a batch that may be held until they are shown to be right.
 HELD_BYTES = 1 << 28
+#: What is captured, its prompts, and what was asked for, as a run that is begun keeps it.
+Prepared = tuple[Plan, DatasetPrompts, dict[str, Any]]
 
 
 def capture_dataset(
@@ -84,11 +87,41 @@ def capture_dataset(
         AlabError: a row cannot be read, there is nothing to go on with, or what was asked for has
             changed since.
     """
-    if scenario.dataset is None or scenario.generation.max_new_tokens:
+    if not is_read_only(scenario):
         raise AlabError(
             f"{scenario.name} is no dataset that is read only: there is nothing to go on with",
             "Capture it without --resume.",
         )
+    plan, prompts, asked = prepare(scenario, loaded, sites, lake, source=source, force=force)
+    staged = _stage(lake, asked, resume)
+    with keeping(staged, lake, "--resume"):
+        asked = staged.request or asked
+        batches = batches_of(prompts, asked)
+        _Shards(plan, prompts, batches, staged, progress).read()
+        _publish(plan, prompts, batches, staged, datetime.fromisoformat(asked["began"]))
+    catalog.Catalog(lake).add(staged.run_id, progress)
+    return staged.run_id
+
+
+def is_read_only(scenario: Scenario) -> bool:
+    """Whether a scenario is a dataset whose rows are read in batches, and not answered."""
+    return scenario.dataset is not None and not scenario.generation.max_new_tokens
+
+
+def prepare(
+    scenario: Scenario,
+    loaded: Loaded,
+    sites: ModelSites,
+    lake: Lake,
+    *,
+    source: Any = None,
+    force: bool = False,
+) -> Prepared:
+    """Check a dataset that is read only against a model and the disk, and note what was asked for.
+
+    Raises:
+        AlabError: as `capture_dataset`.
+    """
     plan, prompts = dataset_plan(scenario, loaded, sites, source)
     if not sites.batches:
         message = "the model gives prompts other numbers together than alone: read one by one"
@@ -97,35 +130,41 @@ def capture_dataset(
         check_room(plan, lake)
     lake.prepare()
     lake.sweep()
-    size = _batch_size(plan, prompts)
-    asked: dict[str, Any] = {
-        "scenario": scenario.model_dump(mode="json"),
-        "dataset": prompts.dataset.digest,
-        "weights": loaded.weights_hash,
-        "torch": torch.__version__,
-        "size": size,
-        "prompts": len(prompts.readable),
-        "began": datetime.now(UTC).replace(tzinfo=None).isoformat(),
-    }
-    staged = _stage(lake, asked, resume)
+    return (
+        plan,
+        prompts,
+        {
+            "scenario": scenario.model_dump(mode="json"),
+            "dataset": prompts.dataset.digest,
+            "weights": loaded.weights_hash,
+            "torch": torch.__version__,
+            "size": _batch_size(plan, prompts),
+            "prompts": len(prompts.readable),
+            "began": datetime.now(UTC).replace(tzinfo=None).isoformat(),
+        },
+    )
+
+
+def batches_of(prompts: DatasetPrompts, asked: dict) -> BatchPlan:
+    """The batch plan of a capture, by what was asked when it was begun."""
+    lengths, ids = prompts.lengths, prompts.dataset.ids
+    return make_batches(lengths, ids, prompts.readable, asked["size"], parts=asked.get("shards", 1))
+
+
+@contextmanager
+def keeping(staged: StagedRun, lake: Lake, way: str) -> Iterator[None]:
+    """Let go of a run where something fails; what was finished of it stays, as the error says."""
     try:
-        asked = staged.request or asked
-        batches = make_batches(
-            prompts.lengths, prompts.dataset.ids, prompts.readable, asked["size"]
-        )
-        _Shards(plan, prompts, batches, staged, progress).read()
-        _publish(plan, prompts, batches, staged, datetime.fromisoformat(asked["began"]))
+        yield
     except BaseException as error:
-        staged.release()  # what was finished stays
-        error.add_note(f"what was finished of {staged.run_id} is kept: go on with --resume")
+        staged.release()
+        error.add_note(f"what was finished of {staged.run_id} is kept: go on with {way}")
         if isinstance(error, OSError):
             raise AlabError(
                 f"cannot write to the warehouse {lake.warehouse}: {error.strerror or error}",
-                "What was finished is kept. Free some space, and go on with --resume.",
+                f"What was finished is kept. Free some space, and go on with {way}.",
             ) from error
         raise
-    catalog.Catalog(lake).add(staged.run_id, progress)
-    return staged.run_id
 
 
 def dataset_plan(
@@ -164,19 +203,24 @@ def _stage(lake: Lake, asked: dict, resume: bool) -> StagedRun:
     stopped = {
         run_id: request
         for run_id, request in lake.unfinished().items()
-        if request["scenario"]["name"] == name
+        if request["scenario"]["name"] == name and "shards" not in request
     }
     if not stopped:
         hint = "Those there are: alab runs --unfinished"
         raise AlabError(f"there is no capture of {name} to go on with", hint)
     run_id = max(stopped, key=lambda run_id: stopped[run_id]["began"])
-    for key, what in _UNCHANGED.items():
-        if stopped[run_id][key] != asked[key]:
+    refuse_changes(run_id, stopped[run_id], asked, "Begin anew, without --resume")
+    return lake.resume(run_id)
+
+
+def refuse_changes(run_id: str, begun: dict, asked: dict, instead: str) -> None:
+    """Refuse to go on with a run where what was asked for is not what it was begun with."""
+    for key, what in UNCHANGED.items():
+        if begun[key] != asked[key]:
             raise AlabError(
                 f"{what} changed since {run_id} was begun",
-                f"Begin anew, without --resume; what there is of it goes with: alab rm {run_id}",
+                f"{instead}; what there is of it goes with: alab rm {run_id}",
             )
-    return lake.resume(run_id)
 
 
 def _batch_size(plan: Plan, prompts: DatasetPrompts) -> int:
@@ -203,11 +247,14 @@ class _Shards:
         self.reader = Reader(plan.loaded.model)
         self.means = means_of(plan)
         self._progress = progress
-        self._done = 0
+        self._done = self._total = 0
 
-    def read(self) -> None:
-        """Read the shards that are not there."""
-        for number, batches in enumerate(self.batches.shards):
+    def read(self, numbers: Iterable[int] | None = None) -> None:
+        """Read the shards that are not there, all or some of them."""
+        chosen = range(len(self.batches.shards)) if numbers is None else list(numbers)
+        shards = [self.batches.shards[number] for number in chosen]
+        self._total = sum(len(batch.prompts) for shard in shards for batch in shard)
+        for number, batches in zip(chosen, shards, strict=True):
             shard = Shard(self.staged, number)
             if not shard.is_there:
                 shard.begin()
@@ -217,7 +264,7 @@ class _Shards:
 
     def _tick(self, count: int) -> None:
         self._done += count
-        self._progress("prompts", self._done, len(self.prompts.readable))
+        self._progress("prompts", self._done, self._total)
 
     def _read_shard(self, shard: Shard, batches: Sequence[PlannedBatch]) -> None:
         metadata = MetadataWriter(shard, catalog.metadata_schemas())

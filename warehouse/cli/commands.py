@@ -7,7 +7,16 @@ import click
 
 from warehouse.capture.threads import let_threads_sleep
 from warehouse.cli import completion, storage
-from warehouse.cli.shell import FILE, FOLDER, TEXT, format_option, main, pass_lake, run_argument
+from warehouse.cli.shell import (
+    FILE,
+    FOLDER,
+    TEXT,
+    format_option,
+    main,
+    only_one,
+    pass_lake,
+    run_argument,
+)
 
 if TYPE_CHECKING:
     from warehouse.lake.lake import Lake
@@ -23,6 +32,8 @@ let_threads_sleep()  # now, since it has an effect only before torch is imported
 )
 @click.option("--force", is_flag=True, help="Run although the disk looks too small.")
 @click.option("--resume", is_flag=True, help="Go on with a dataset's capture that was stopped.")
+@click.option("--shard", metavar="I/N", help="Read one shard of a dataset, or run some of many.")
+@click.option("--finish", is_flag=True, help="Publish a dataset whose shards are all there.")
 @click.pass_context
 def capture(ctx: click.Context, scenarios: tuple[Path, ...], **options: Any) -> None:
     """Run scenarios (YAML files, or directories of them) and keep every tensor.
@@ -35,6 +46,7 @@ def capture(ctx: click.Context, scenarios: tuple[Path, ...], **options: Any) -> 
     from warehouse.capture.runs import capture_files
     from warehouse.cli.progress import bar
 
+    only_one(ctx, "resume", "shard", "finish")
     place = ctx.find_root().params["warehouse"]
     with bar() as progress:
         options |= {"progress": progress, "tell": progress.message}
