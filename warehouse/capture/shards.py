@@ -75,9 +75,10 @@ def capture_share(
     """
     refuse_undivided(scenario)
     prepared = prepare(scenario, loaded, sites, lake, **options)
-    return (
-        read_shard(prepared, lake, share, progress) if share else finish(prepared, lake, progress)
-    )
+    if share is None:
+        return finish(prepared, lake, progress)
+    read_shard(prepared, lake, share, progress)
+    return None
 
 
 def refuse_undivided(scenario: Scenario) -> None:

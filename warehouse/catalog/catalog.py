@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: The oldest DuckDB whose command line opens the catalog.
 STORAGE = "v1.2.0"
+#: Threads of a query, where a process is one of many on its machine; None is one a processor.
+THREADS: int | None = None
 #: What DuckDB says where another process, or another connection of this one, has a file open in
 #: another way.
 _HELD = (
@@ -160,6 +162,8 @@ class Catalog:
     def prepare(self, db: Connection) -> Connection:
         """Set what a connection to this file, or to a copy of it, needs to read the lake."""
         db.execute("SET VARIABLE alab_lake = ?", [glob_escaped(self.lake.root)])
+        if THREADS:
+            db.execute("SET threads = ?", [THREADS])
         db.execute("SET enable_progress_bar = false")  # it goes to standard output, among the rows
         return db.execute("SET TimeZone = 'UTC'")
 

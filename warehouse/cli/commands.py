@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from warehouse.capture.threads import let_threads_sleep
-from warehouse.cli import completion, storage
+from warehouse.cli import completion, machines, storage
+from warehouse.cli.machines import ray_options
 from warehouse.cli.shell import (
     FILE,
     FOLDER,
@@ -21,7 +22,7 @@ from warehouse.cli.shell import (
 if TYPE_CHECKING:
     from warehouse.lake.lake import Lake
 
-__all__ = ["main", "storage"]
+__all__ = ["machines", "main", "storage"]
 
 let_threads_sleep()  # now, since it has an effect only before torch is imported
 
@@ -34,8 +35,19 @@ let_threads_sleep()  # now, since it has an effect only before torch is imported
 @click.option("--resume", is_flag=True, help="Go on with a dataset's capture that was stopped.")
 @click.option("--shard", metavar="I/N", help="Read one shard of a dataset, or run some of many.")
 @click.option("--finish", is_flag=True, help="Publish a dataset whose shards are all there.")
+@ray_options
+@click.option("--shards", type=click.IntRange(1), default=16, help="Of a dataset, with --ray.")
+@click.option("--gpus-per-worker", "gpus", type=click.FloatRange(0), default=0, metavar="N")
 @click.pass_context
-def capture(ctx: click.Context, scenarios: tuple[Path, ...], **options: Any) -> None:
+def capture(
+    ctx: click.Context,
+    scenarios: tuple[Path, ...],
+    ray: str | None,
+    workers: int | None,
+    shards: int,
+    gpus: float,
+    **options: Any,
+) -> None:
     """Run scenarios (YAML files, or directories of them) and keep every tensor.
 
     Prints the ids of the new runs, one a line, and on standard error each reply and where it ended.
@@ -45,12 +57,18 @@ def capture(ctx: click.Context, scenarios: tuple[Path, ...], **options: Any) -> 
     """
     from warehouse.capture.runs import capture_files
     from warehouse.cli.progress import bar
+    from warehouse.cluster import captures
+    from warehouse.cluster import workers as machines
 
-    only_one(ctx, "resume", "shard", "finish")
+    only_one(ctx, "resume", "shard", "finish", "ray")
     place = ctx.find_root().params["warehouse"]
-    with bar() as progress:
-        options |= {"progress": progress, "tell": progress.message}
-        ids = capture_files(scenarios, place, **options)
+    with bar() as progress, machines.workers(ray, count=workers, gpus=gpus) as each:
+        if ray:
+            spread = {"shards": shards, "force": options["force"], "progress": progress}
+            ids = captures.capture_files(scenarios, place, each, **spread)
+        else:
+            options |= {"progress": progress, "tell": progress.message}
+            ids = capture_files(scenarios, place, **options)
         for run_id in ids:
             progress.clear()
             click.echo(run_id)
@@ -114,19 +132,29 @@ def sql_command(
 @click.option("-o", "--out", type=FILE, help="[default: <warehouse>/report.html]")
 @click.option("--csv-dir", type=FOLDER, help="Write the tables there as CSV files.")
 @click.option("--open", "open_it", is_flag=True, help="Open the page in the browser.")
+@ray_options
 @pass_lake
-def report(lake: "Lake", runs: tuple[str, ...], open_it: bool, **options: Any) -> None:
+def report(
+    lake: "Lake",
+    runs: tuple[str, ...],
+    open_it: bool,
+    ray: str | None,
+    workers: int | None,
+    **options: Any,
+) -> None:
     """Write the comparison report of some runs, or of all, as one HTML file.
 
-    RUN is an id, a unique prefix of one, `latest`, or `latest:SCENARIO`. Prints the paths of the
-    files.
+    RUN is an id, a unique prefix of one, a pattern such as 'joy_*', `latest`, or `latest:SCENARIO`.
+    Prints the paths of the files.
 
     \b
     alab report latest --csv-dir tables
     """
+    from warehouse.cluster import workers as machines
     from warehouse.report.write import write_report
 
-    files = write_report(lake, runs, **options)
+    with machines.workers(ray, count=workers) as each:
+        files = write_report(lake, runs, each=each if ray else None, **options)
     click.echo("\n".join(map(str, files)))
     if open_it:
         click.launch(str(files[0]))
