@@ -32,9 +32,9 @@ class Merged(Arrays):
         Raises:
             AlabError: no such run or Ray, or the query does not run, or does not say `$run`.
 
-        >>> table = lab.map("SELECT site, max(mae_max) AS mae FROM intra_run_summary($run) GROUP BY 1")
+        >>> table = lab.map("SELECT site, mae_mean FROM intra_run_summary($run)")
         >>> table.column_names, table.num_rows
-        (['run_id', 'site', 'mae'], 8)
+        (['run_id', 'site', 'mae_mean'], 8)
         """
         with workers(ray) as each:
             return queries.ask_each(self._lake, query, runs, each)

@@ -1,5 +1,6 @@
 """The commands that capture and ask."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -61,7 +62,7 @@ def capture(
     from warehouse.cluster import workers as machines
 
     only_one(ctx, "resume", "shard", "finish", "ray")
-    place = ctx.find_root().params["warehouse"]
+    place, out = ctx.find_root().params["warehouse"], sys.stdout
     with bar() as progress, machines.workers(ray, count=workers, gpus=gpus) as each:
         if ray:
             spread = {"shards": shards, "force": options["force"], "progress": progress}
@@ -71,7 +72,7 @@ def capture(
             ids = capture_files(scenarios, place, **options)
         for run_id in ids:
             progress.clear()
-            click.echo(run_id)
+            click.echo(run_id, file=out)
 
 
 @main.command("sql")

@@ -99,7 +99,7 @@ def nearest(
     blocks = [_Near(lake, asked | {"runs": some}) for some in _cut(ids)]
     found = pa.concat_tables(in_order(each(_nearest, blocks)))
     order = [("cosine", "descending"), *((name, "ascending") for name in _TIES)]
-    return found.take(pc.sort_indices(found, order, null_placement="at_end"))[:k]
+    return found.take(pc.sort_indices(found, order))[:k]
 
 
 def _nearest(near: _Near) -> pa.Table:

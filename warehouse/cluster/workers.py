@@ -1,9 +1,11 @@
 """A function for each of many items: here one after the other, or as tasks of Ray."""
 
 import platform
+import re
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -48,7 +50,8 @@ def workers(address: str | None, *, count: int | None = None, gpus: float = 0) -
 
     Args:
         address: of a Ray, `auto` for the one of this machine; `local` starts one and stops it; None
-            does without. A Ray that this process uses already is used.
+            does without. A Ray that this process uses already is used. What is printed meanwhile
+            goes to standard error.
         count: workers of a Ray that is started; None is one for each processor.
         gpus: GPUs that each worker has for itself.
 
@@ -61,15 +64,16 @@ def workers(address: str | None, *, count: int | None = None, gpus: float = 0) -
     with needing("ray", "--ray"):
         import ray
     own = not ray.is_initialized()
-    if own:
-        _connect(ray, address, count)
-    try:
-        if gpus > ray.cluster_resources().get("GPU", 0):
-            raise AlabError(f"Ray has no {gpus:g} GPUs for a worker", "Ask for fewer, or none.")
-        yield partial(_tasks, ray, gpus)
-    finally:
+    with redirect_stdout(sys.stderr):  # Ray prints what becomes of its workers
         if own:
-            ray.shutdown()
+            _connect(ray, address, count)
+        try:
+            if gpus > ray.cluster_resources().get("GPU", 0):
+                raise AlabError(f"Ray has no {gpus:g} GPUs for a worker", "Ask for fewer, or none.")
+            yield partial(_tasks, ray, gpus)
+        finally:
+            if own:
+                ray.shutdown()
 
 
 def _connect(ray: Any, address: str, count: int | None) -> None:
@@ -135,13 +139,12 @@ def _result(ray: Any, ref: Any) -> Any:
     try:
         return ray.get(ref)
     except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, ImportError):
+        if missing := re.search(r"No module named '([\w.]+)'", str(error.cause)):
             raise AlabError(
-                f"a worker of Ray cannot import {cause.name or cause}",
+                f"a worker of Ray has no module {missing[1]}",
                 "Install the same alab, with what it needs, on every machine.",
             ) from error
-        raise explain(cause) or cause from error
+        raise explain(error.cause) or error.cause from error
     except ray.exceptions.RayError as error:
         raise AlabError(
             f"a task of Ray was lost, as were {RETRIES} more tries: {first_line(error)}",
