@@ -162,6 +162,13 @@ def test_shards_of_two_counts(lake, batched, source):
     capture_share(make(**REQUEST), *batched, lake, (1, 2), source=source)
     with pytest.raises(AlabError, match=r"for several runs: .*-of-2, .*-of-5"):
         share(lake, batched, source, None)
+    prepared = dataset_run.prepare(make(**REQUEST), *batched, lake, source=source)
+    with pytest.raises(AlabError, match="of-2 lacks 1 of its 2 shards: 2"):
+        shards.finish(prepared, lake, lambda *_: None, 2)
+    capture_share(make(**REQUEST), *batched, lake, (2, 2), source=source)
+    run_id = shards.finish(prepared, lake, lambda *_: None, 2)
+    assert run_id.endswith("-of-2") and lake.run_ids() == [run_id]
+    assert shards.finish(prepared, lake, lambda *_: None, 2) == run_id
 
 
 def test_resume_leaves_shards_alone(lake, batched, source):

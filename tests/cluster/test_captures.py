@@ -20,6 +20,7 @@ from warehouse.cluster import captures
 from warehouse.cluster.workers import alone
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
+from warehouse.lake.manifest import sha256
 
 SHARDS = 16
 
@@ -61,18 +62,25 @@ def alab(lake: Lake, *arguments: object, **options) -> subprocess.Popen:
 
 
 def hashes(lake: Lake, run_id: str) -> dict[str, str]:
-    """The hash of every file of tensors, states and labels, and of the rows about prompts."""
-    files = lake.metadata(run_id, "files").to_pylist()
-    found = {row["path"]: row["sha256"] for row in files if row["dataset"] != "metadata"}
+    """The hash of every file of tensors, states and labels, and the rows about prompts.
+
+    `batch_error` is left out: how far prompts read alone are from the same read together is measured on a few, and
+    differs in the last bits from one process to another, as a large model's single row does.
+    """
+    files = [path for path in lake.files(run_id) if "metadata" not in path.parts]
+    found = {str(path.relative_to(lake.root)): sha256(path) for path in files}
+    assert any(name.startswith("activations") for name in found)
     for table in ("prompts", "tokens", "positions", "batches", "layers", "sites"):
-        found[table] = str(lake.metadata(run_id, table).to_pylist())
+        rows = lake.metadata(run_id, table)
+        found[table] = str(rows.drop_columns([c for c in rows.column_names if c == "batch_error"]).to_pylist())  # fmt: skip
     return found
 
 
-def test_two_of_four_workers_are_killed(scenario, plain, lake):
+def kill_two(scenario: Path, lake: Lake) -> str:
+    """Capture on four workers, of which two are killed while they read; gives the run's id."""
     running = alab(lake, "capture", scenario, "--ray", "--workers", 4, "--shards", SHARDS)
     killed: set[int] = set()
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while len(killed) < 2 and running.poll() is None and time.monotonic() < deadline:
         # Those that read a shard just now: the drafts of shards are theirs.
         if len(list(lake.staging.glob("*/shards/.0*"))) >= 2:
@@ -85,22 +93,43 @@ def test_two_of_four_workers_are_killed(scenario, plain, lake):
                 os.kill(pid, signal.SIGKILL)
                 killed.add(pid)
         time.sleep(0.005)
-    out, said = running.communicate(timeout=300)
+    out, said = running.communicate(timeout=1200)
     assert len(killed) == 2
     assert running.returncode == 0, said
-    assert out.split() == [plain[1]] == lake.run_ids()  # the id too is the plan's
-    assert hashes(lake, plain[1]) == hashes(*plain)
-    assert check.check(lake, deep=True) == []
     assert "shards" in said
-    one, other = warehouse.open(plain[0].warehouse), warehouse.open(lake.warehouse)
+    (run_id,) = out.split()
+    return run_id
+
+
+def compare(plain: tuple[Lake, str], lake: Lake, run_id: str, layer: int, label: str) -> None:
+    """A run is that of one process, to the byte; so are its sums."""
+    assert run_id == plain[1]  # the id too is the plan's
+    assert lake.run_ids() == [run_id] and check.check(lake, deep=True) == []
+    assert hashes(lake, run_id) == hashes(*plain)
     for ask in (
-        lambda lab: lab.moments("latest", "hidden_out", 2),
-        lambda lab: lab.gram("latest", "hidden_out", 2, beside=["latitude"]),
+        lambda lab: lab.moments("latest", "hidden_out", layer),
+        lambda lab: lab.gram("latest", "hidden_out", layer, beside=[label]),
     ):
-        a, b = ask(one), ask(other)
-        assert a.n == b.n == 1200
+        a, b = (ask(warehouse.open(one.warehouse)) for one in (plain[0], lake))
+        assert a.n == b.n > 1000
         for name in set(a.__dict__) - {"n", "width"}:
             assert abs(getattr(a, name) - getattr(b, name)).max() < 1e-9
+
+
+def test_two_of_four_workers_are_killed(scenario, plain, lake):
+    compare(plain, lake, kill_two(scenario, lake), 2, "latitude")
+
+
+@pytest.mark.embedded
+def test_airports_on_the_embedded_model(lake, tmp_path):
+    scenario = Path(__file__).parents[2] / "scenarios" / "airports.yaml"
+    # In a process of its own, with the threads that Ray gives a worker: they too decide the last bits.
+    one = Lake(tmp_path / "one")
+    for index in range(1, SHARDS + 1):
+        done = alab(one, "capture", scenario, "--shard", f"{index}/{SHARDS}", env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+        assert done.communicate()[1] and done.returncode == 0
+    (run_id,) = alab(one, "capture", scenario, "--finish").communicate()[0].split()
+    compare((one, run_id), lake, kill_two(scenario, lake), 20, "latitude")
 
 
 def test_a_command_that_is_killed_goes_on(scenario, plain, lake):

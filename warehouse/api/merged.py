@@ -62,7 +62,9 @@ class Merged(Arrays):
         (24, (16,))
         """
         with workers(ray) as each:
-            return aggregates.moments(self._lake, runs, site, layer, selector, each)
+            return aggregates.merged(
+                aggregates.moments, self._lake, runs, each, site, layer, selector
+            )
 
     def gram(
         self,
@@ -96,7 +98,9 @@ class Merged(Arrays):
         ((16, 16), True)
         """
         with workers(ray) as each:
-            return aggregates.gram(self._lake, runs, site, layer, selector, each, beside)
+            return aggregates.merged(
+                aggregates.gram, self._lake, runs, each, site, layer, selector, beside
+            )
 
     def histogram(
         self,
@@ -117,7 +121,8 @@ class Merged(Arrays):
         np.int64(192)
         """
         with workers(ray) as each:
-            return aggregates.histogram(self._lake, runs, site, layer, selector, each, edges)
+            asked = site, layer, selector, (), aggregates.rising(edges)
+            return aggregates.merged(aggregates.histogram, self._lake, runs, each, *asked)
 
     def nearest_tokens(
         self,

@@ -102,7 +102,7 @@ def capture(
                     if shared is None:
                         continue  # others are missing, or nobody has published them yet
                     run_id = shared
-                elif resume or (single.dataset and not single.generation.max_new_tokens):
+                elif resume or single.is_read_only:
                     run_id = capture_dataset(single, loaded, sites, lake, resume=resume, **options)
                 else:
                     run_id = capture_one(single, loaded, sites, lake, **options)

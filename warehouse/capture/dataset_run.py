@@ -87,7 +87,7 @@ def capture_dataset(
         AlabError: a row cannot be read, there is nothing to go on with, or what was asked for has
             changed since.
     """
-    if not is_read_only(scenario):
+    if not scenario.is_read_only:
         raise AlabError(
             f"{scenario.name} is no dataset that is read only: there is nothing to go on with",
             "Capture it without --resume.",
@@ -101,11 +101,6 @@ def capture_dataset(
         _publish(plan, prompts, batches, staged, datetime.fromisoformat(asked["began"]))
     catalog.Catalog(lake).add(staged.run_id, progress)
     return staged.run_id
-
-
-def is_read_only(scenario: Scenario) -> bool:
-    """Whether a scenario is a dataset whose rows are read in batches, and not answered."""
-    return scenario.dataset is not None and not scenario.generation.max_new_tokens
 
 
 def prepare(

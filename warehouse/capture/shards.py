@@ -16,7 +16,6 @@ from warehouse.capture.dataset_run import (
     _publish,
     _Shards,
     batches_of,
-    is_read_only,
     keeping,
     prepare,
     refuse_changes,
@@ -83,7 +82,7 @@ def capture_share(
 
 def refuse_undivided(scenario: Scenario) -> None:
     """Refuse a scenario that has no rows to share."""
-    if not is_read_only(scenario):
+    if not scenario.is_read_only:
         raise AlabError(
             f"{scenario.name} is no dataset that is read only: it has no shards",
             "Capture it without --shard and --finish; of several scenarios --shard takes some.",
@@ -119,11 +118,13 @@ def read_shard(prepared: Prepared, lake: Lake, share: Share, progress: Progress)
     progress(f"{name} {'was there already' if there else 'is there'}; {rest}", 0, 0)
 
 
-def finish(prepared: Prepared, lake: Lake, progress: Progress) -> str:
-    """Publish the run whose shards are all there; see `capture_share`."""
+def finish(prepared: Prepared, lake: Lake, progress: Progress, count: int | None = None) -> str:
+    """Publish the run whose shards, so many or any number, are there; see `capture_share`."""
     plan, prompts, asked = prepared
     name, begun = asked["scenario"]["name"], _begun(lake, asked)
-    done = [run_id for run_id in lake.run_ids() if run_id.startswith(_stem(asked))]
+    begun = [one for one in begun if count in (None, one[1]["shards"])]
+    stem = f"{_stem(asked)}{count or ''}"
+    done = [k for k in lake.run_ids() if k.startswith(stem) and (not count or k == stem)]
     if done and not begun:
         _check_weights(lake, done[-1], asked)
         progress(f"{done[-1]} is published already", 0, 0)

@@ -32,7 +32,10 @@ def stopped(lake: Lake) -> tuple[list[str], list[tuple]]:
         )
         for run_id, asked in sorted(lake.unfinished().items())
     ]
-    return ["run_id", "scenario", "prompts", "began", "shards"], rows
+    columns = ["run_id", "scenario", "prompts", "began"]
+    if any(row[-1] for row in rows):
+        return [*columns, "shards"], rows
+    return columns, [row[:-1] for row in rows]
 
 
 def _shards(lake: Lake, run_id: str, asked: dict) -> str | None:

@@ -4,7 +4,7 @@ Means and second moments merge by the formula of Chan, Golub and LeVeque (1983),
 computing the sample variance", which loses nothing where means are large. All are float64.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -42,7 +42,7 @@ class Moments:
 
     def __add__(self, other: "Moments") -> "Moments":
         """Those of both sets of vectors."""
-        n, mean, between = _merged(self, other)
+        n, mean, between = _joined(self, other)
         return Moments(n, mean, self.m2 + other.m2 + between * (other.mean - self.mean) ** 2)
 
     @property
@@ -72,7 +72,7 @@ class Gram:
 
     def __add__(self, other: "Gram") -> "Gram":
         """Those of both sets of rows."""
-        n, mean, between = _merged(self, other)
+        n, mean, between = _joined(self, other)
         apart = other.mean - self.mean
         products = self.products + other.products + between * np.outer(apart, apart)
         return Gram(n, mean, products, self.width)
@@ -129,42 +129,36 @@ class _Asked(NamedTuple):
     edges: Any = None
 
 
-def moments(lake: Lake, runs: Any, site: str, layer: int, selector: str, each: Each) -> Moments:
-    """Mean and variance of vectors of some runs; see `Warehouse.moments`."""
-    return _sum(_moments, lake, runs, each, site, layer, selector)
+def merged(
+    what: Callable[[Any], Any], lake: Lake, runs: str | Sequence[str], each: Each, *asked: Any
+) -> Any:
+    """What `moments`, `gram` or `histogram` gives of each run, merged in the order of the runs.
 
-
-def gram(
-    lake: Lake,
-    runs: Any,
-    site: str,
-    layer: int,
-    selector: str,
-    each: Each,
-    beside: Place | Sequence[str],
-) -> Gram:
-    """Products of vectors of some runs; see `Warehouse.gram`."""
-    return _sum(_gram, lake, runs, each, site, layer, selector, beside)
-
-
-def histogram(
-    lake: Lake, runs: Any, site: str, layer: int, selector: str, each: Each, edges: Any
-) -> Histogram:
-    """Where the numbers of vectors of some runs lie; see `Warehouse.histogram`."""
-    edges = np.asarray(edges, np.float64)
-    if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
-        raise AlabError("the edges of a histogram rise, and are 2 or more", "Try [-1, 0, 1].", 2)
-    return _sum(_histogram, lake, runs, each, site, layer, selector, (), edges)
-
-
-def _sum(function: Any, lake: Lake, runs: str | Sequence[str], each: Each, *asked: Any) -> Any:
-    """What a function gives of each run, merged in the order of the runs: equal on every call."""
+    Args:
+        what: the function.
+        lake: the warehouse's lake.
+        runs: ids, unique prefixes, patterns with `*`, or `latest`.
+        each: the workers.
+        asked: site, layer and selector; what stands beside; edges.
+    """
     with connect(lake) as db:
         ids = find_runs(db, [runs] if isinstance(runs, str) else runs)
-    return reduce(add, in_order(each(function, [_Asked(lake, run, *asked) for run in ids])))
+    return reduce(add, in_order(each(what, [_Asked(lake, run, *asked) for run in ids])))
 
 
-def _merged(a: Moments | Gram, b: Moments | Gram) -> tuple[int, np.ndarray, float]:
+def rising(edges: Any) -> np.ndarray:
+    """Edges of a histogram, float64.
+
+    Raises:
+        AlabError: with exit code 2; they do not rise.
+    """
+    found = np.asarray(edges, np.float64)
+    if found.ndim != 1 or len(found) < 2 or not (np.diff(found) > 0).all():
+        raise AlabError("the edges of a histogram rise, and are 2 or more", "Try [-1, 0, 1].", 2)
+    return found
+
+
+def _joined(a: Moments | Gram, b: Moments | Gram) -> tuple[int, np.ndarray, float]:
     """Number and mean of both, and the weight of what lies between their means."""
     if a.mean.shape != b.mean.shape:
         raise AlabError(
@@ -174,16 +168,19 @@ def _merged(a: Moments | Gram, b: Moments | Gram) -> tuple[int, np.ndarray, floa
     return n, a.mean + (b.mean - a.mean) * (b.n / n), a.n * b.n / n
 
 
-def _moments(asked: _Asked) -> Moments:
+def moments(asked: _Asked) -> Moments:
+    """Mean and variance of a run's vectors."""
     return reduce(add, (Moments(*_around(x, squares=True)) for x, _ in _blocks(asked)))
 
 
-def _gram(asked: _Asked) -> Gram:
+def gram(asked: _Asked) -> Gram:
+    """Products of a run's vectors."""
     pairs = ((np.hstack(pair), pair[0].shape[1]) for pair in _blocks(asked))
     return reduce(add, (Gram(*_around(z, squares=False), width) for z, width in pairs))
 
 
-def _histogram(asked: _Asked) -> Histogram:
+def histogram(asked: _Asked) -> Histogram:
+    """Where the numbers of a run's vectors lie."""
     counts = np.zeros(len(asked.edges) + 1, np.int64)
     for x, _ in _blocks(asked):
         places = np.searchsorted(asked.edges, x[~np.isnan(x)], side="right")
@@ -213,7 +210,7 @@ def _blocks(asked: _Asked) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             if len(x):
                 yield x, y
     if not count:
-        raise AlabError(f"no row of {asked.run} has all of {', '.join(asked.beside)}", "")
+        raise AlabError(f"no row of {asked.run} has all of {', '.join(map(str, asked.beside))}", "")
 
 
 def _beside(asked: _Asked, db: Any, vectors: Vectors) -> Vectors | np.ndarray:

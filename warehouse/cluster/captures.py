@@ -18,7 +18,7 @@ _KEPT: dict[str, Any] = {}
 
 
 class _Work(NamedTuple):
-    """A scenario, or one shard of it; None publishes those that are there."""
+    """A scenario, or one shard of it; shard 0 publishes the others."""
 
     scenario: Scenario
     lake: Lake
@@ -59,18 +59,14 @@ def capture_files(
         lake = Lake(warehouse or scenario.output.dir or "lab")
         lake.prepare()
         work.append(_Work(scenario, lake, force))
-    divided = [one for one in work if _is_divided(one.scenario)]
+    divided = [one for one in work if one.scenario.is_read_only]
     parts = [one._replace(share=(n, shards)) for one in divided for n in range(1, shards + 1)]
     parts += [one for one in work if one not in divided]
     for done, (_, ids) in enumerate(each(_run, parts)):
         progress("shards", done + 1, len(parts))
         yield from ids
-    for _, ids in each(_run, divided):
+    for _, ids in each(_run, [one._replace(share=(0, shards)) for one in divided]):
         yield from ids
-
-
-def _is_divided(scenario: Scenario) -> bool:
-    return scenario.dataset is not None and not scenario.generation.max_new_tokens
 
 
 def _run(work: _Work) -> list[str]:
@@ -83,13 +79,17 @@ def _run(work: _Work) -> list[str]:
             f"there is no warehouse at {work.lake.warehouse}",
             "All workers have to see one directory under one path.",
         )
-    if not _is_divided(work.scenario):
-        return list(conversation.capture([work.scenario], [work.lake], force=work.force))
-    prepared = _prepared(work)
     if work.share is None:
-        return [shards.finish(prepared, work.lake, lambda *_: None)]
-    shards.read_shard(prepared, work.lake, work.share, lambda *_: None)
+        return list(conversation.capture([work.scenario], [work.lake], force=work.force))
+    index, count = work.share
+    if not index:
+        return [shards.finish(_prepared(work), work.lake, _silent, count)]
+    shards.read_shard(_prepared(work), work.lake, work.share, _silent)
     return []
+
+
+def _silent(*_: object) -> None:
+    """What becomes of a shard is told by the command, not by its workers."""
 
 
 def _prepared(work: _Work) -> Any:
