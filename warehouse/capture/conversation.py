@@ -29,6 +29,7 @@ from warehouse.capture.plan import (
 from warehouse.capture.prompt_rows import prompt_rows
 from warehouse.capture.references import grouped, sequences
 from warehouse.capture.session import Progress, Session, Watch, kind, session
+from warehouse.capture.shards import Share, capture_share, published
 from warehouse.capture.states import Key
 from warehouse.capture.writer import leave_a_core
 from warehouse.errors import AlabError
@@ -52,6 +53,9 @@ def capture(
     source: Any = None,
     force: bool = False,
     resume: bool = False,
+    share: Share | None = None,
+    finish: bool = False,
+    again: bool = True,
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
     watch: Watch = lambda *_, **__: None,
@@ -66,6 +70,9 @@ def capture(
         source: the source of a dataset, where it is a caller's table.
         force: run although the disk looks too small.
         resume: go on with the newest captures of these datasets that were stopped.
+        share: read this shard of these datasets alone.
+        finish: publish the datasets whose shards are all there.
+        again: run also what is a run of its lake already.
         progress: told of each forward pass.
         tell: told each reply and where it ended, after its run's id was given, and what to do next.
         watch: told when a run begins, and each token of a reply.
@@ -89,11 +96,19 @@ def capture(
         for scenario, lake in some:
             for single in _singles(scenario, loaded, report):
                 options: dict[str, Any] = {"force": force, "progress": report, "source": source}
-                options["watch"] = watch
-                if resume or (single.dataset and not single.generation.max_new_tokens):
-                    run_id = capture_dataset(single, loaded, sites, lake, resume=resume, **options)
+                if not again and (found := published(single, lake)):
+                    report(f"{single.name} is there already: {found}", 0, 0)
+                    continue
+                if share or finish:
+                    shared = capture_share(single, loaded, sites, lake, share, **options)
+                    if shared is None:
+                        continue  # others are missing, or nobody has published them yet
+                    run_id = shared
+                elif resume or single.is_read_only:
+                    options |= {"resume": resume, "watch": watch}
+                    run_id = capture_dataset(single, loaded, sites, lake, **options)
                 else:
-                    run_id = capture_one(single, loaded, sites, lake, **options)
+                    run_id = capture_one(single, loaded, sites, lake, watch=watch, **options)
                 runs.append((lake, run_id))
                 yield run_id
                 if tell:
@@ -102,7 +117,7 @@ def capture(
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    if tell:
+    if tell and runs:
         tell(next_command(runs))
 
 

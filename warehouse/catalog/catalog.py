@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: The oldest DuckDB whose command line opens the catalog.
 STORAGE = "v1.2.0"
+#: Threads of a query, where a process is one of many on its machine; None is one a processor.
+THREADS: int | None = None
 #: What DuckDB says where another process, or another connection of this one, has a file open in
 #: another way.
 _HELD = (
@@ -168,6 +170,8 @@ class Catalog:
         """Set what a connection to this file, or to a copy of it, needs to read the lake."""
         self.point(db)
         self._reaching(db)
+        if THREADS:
+            db.execute("SET threads = ?", [THREADS])
         if self.lake.remote:
             state = db.execute("SELECT count(*), max(version) FROM catalog_runs").fetchone()
             if state != self.lake.remote.sized:  # so that no size is asked for

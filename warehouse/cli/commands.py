@@ -1,18 +1,29 @@
 """The commands that capture and ask."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from warehouse.capture.threads import let_threads_sleep
-from warehouse.cli import completion, storage
-from warehouse.cli.shell import FILE, FOLDER, TEXT, format_option, main, pass_lake, run_argument
+from warehouse.cli import completion, machines, storage
+from warehouse.cli.machines import ray_options
+from warehouse.cli.shell import (
+    FILE,
+    FOLDER,
+    TEXT,
+    format_option,
+    main,
+    only_one,
+    pass_lake,
+    run_argument,
+)
 
 if TYPE_CHECKING:
     from warehouse.lake.lake import Lake
 
-__all__ = ["main", "storage"]
+__all__ = ["machines", "main", "storage"]
 
 let_threads_sleep()  # now, since it has an effect only before torch is imported
 
@@ -23,6 +34,11 @@ let_threads_sleep()  # now, since it has an effect only before torch is imported
 )
 @click.option("--force", is_flag=True, help="Run although the disk looks too small.")
 @click.option("--resume", is_flag=True, help="Go on with a dataset's capture that was stopped.")
+@click.option("--shard", metavar="I/N", help="Read one shard of a dataset, or run some of many.")
+@click.option("--finish", is_flag=True, help="Publish a dataset whose shards are all there.")
+@ray_options
+@click.option("--shards", type=click.IntRange(1), default=16, help="Of a dataset, with --ray.")
+@click.option("--gpus-per-worker", "gpus", type=click.FloatRange(0), default=0, metavar="N")
 @click.option(
     "--progress",
     type=click.Choice(["text", "jsonl"]),
@@ -30,7 +46,16 @@ let_threads_sleep()  # now, since it has an effect only before torch is imported
     help="How standard error says how it goes: for people, or for programs.",
 )
 @click.pass_context
-def capture(ctx: click.Context, scenarios: tuple[Path, ...], progress: str, **options: Any) -> None:
+def capture(
+    ctx: click.Context,
+    scenarios: tuple[Path, ...],
+    ray: str | None,
+    workers: int | None,
+    shards: int,
+    gpus: float,
+    progress: str,
+    **options: Any,
+) -> None:
     """Run scenarios (YAML files, or directories of them) and keep every tensor.
 
     Prints the ids of the new runs, one a line, and on standard error each reply and where it ended.
@@ -45,13 +70,22 @@ def capture(ctx: click.Context, scenarios: tuple[Path, ...], progress: str, **op
     """
     from warehouse.capture.runs import capture_files
     from warehouse.cli import progress as ways
+    from warehouse.cluster import captures
+    from warehouse.cluster import workers as machines
 
-    place = ctx.find_root().params["warehouse"]
-    with ways.lines() if progress == "jsonl" else ways.bar() as told:
-        options |= {"progress": told, "tell": told.message, "watch": told.watch}
-        for run_id in capture_files(scenarios, place, **options):
+    only_one(ctx, "resume", "shard", "finish", "ray")
+    place, out = ctx.find_root().params["warehouse"], sys.stdout
+    told = ways.lines() if progress == "jsonl" else ways.bar()
+    with told as told, machines.workers(ray, count=workers, gpus=gpus) as each:
+        if ray:
+            spread = {"shards": shards, "force": options["force"], "progress": told}
+            ids = captures.capture_files(scenarios, place, each, **spread)
+        else:
+            options |= {"progress": told, "tell": told.message, "watch": told.watch}
+            ids = capture_files(scenarios, place, **options)
+        for run_id in ids:
             told.clear()
-            click.echo(run_id)
+            click.echo(run_id, file=out)
             told.watch("run", run=run_id)
 
 
@@ -140,19 +174,29 @@ def serve(lake: "Lake", host: str, port: int, **options: Any) -> None:
 @click.option("-o", "--out", type=FILE, help="[default: <warehouse>/report.html]")
 @click.option("--csv-dir", type=FOLDER, help="Write the tables there as CSV files.")
 @click.option("--open", "open_it", is_flag=True, help="Open the page in the browser.")
+@ray_options
 @pass_lake
-def report(lake: "Lake", runs: tuple[str, ...], open_it: bool, **options: Any) -> None:
+def report(
+    lake: "Lake",
+    runs: tuple[str, ...],
+    open_it: bool,
+    ray: str | None,
+    workers: int | None,
+    **options: Any,
+) -> None:
     """Write the comparison report of some runs, or of all, as one HTML file.
 
-    RUN is an id, a unique prefix of one, `latest`, or `latest:SCENARIO`. Prints the paths of the
-    files.
+    RUN is an id, a unique prefix of one, a pattern such as 'joy_*', `latest`, or `latest:SCENARIO`.
+    Prints the paths of the files.
 
     \b
     alab report latest --csv-dir tables
     """
+    from warehouse.cluster import workers as machines
     from warehouse.report.write import write_report
 
-    files = write_report(lake, runs, **options)
+    with machines.workers(ray, count=workers) as each:
+        files = write_report(lake, runs, each=each if ray else None, **options)
     click.echo("\n".join(map(str, files)))
     if open_it:
         click.launch(str(files[0]))

@@ -129,6 +129,13 @@ def pass_lake(command: Callable) -> Callable:
     return with_lake
 
 
+def only_one(ctx: click.Context, *names: str) -> None:
+    """Refuse options of a command that exclude one another."""
+    given = [f"--{name}" for name in names if ctx.params[name] not in (None, False)]
+    if len(given) > 1:
+        raise click.UsageError(f"{given[0]} and {given[1]} exclude one another")
+
+
 def _tell(error: Exception) -> None:
     """End with what an exception means to a user; raise it anew where it is a defect."""
     told = explain(error)

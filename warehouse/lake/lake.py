@@ -206,13 +206,69 @@ class Lake:
         Raises:
             AlabError: another process is at it.
         """
+        busy = AlabError(f"another process is capturing {run_id}", "Wait for it.")
         try:
             staged = self._staged(run_id)
         except TimeoutError:
-            raise AlabError(f"another process is capturing {run_id}", "Wait for it.") from None
+            raise busy from None
+        try:
+            for path in store.paths(staged.folder, "shards/*.lock"):
+                store.unlock(store.lock(path))  # nobody takes one anew while the run is ours
+        except TimeoutError:
+            staged.release()
+            raise busy from None
         if not self.dataset("metadata", run_id).exists():
             staged.recall()
         return staged
+
+    def join(self, run_id: str, request: dict, part: int, wait: float = 10) -> StagedRun | None:
+        """Work on one part of a run that others work on too; whoever comes first begins the run.
+
+        Args:
+            run_id: id of the run, which all of them know.
+            request: what it is begun with.
+            part: the part, from 1.
+            wait: seconds to wait for a process that has the part.
+
+        Returns:
+            The run, of which the part is ours until `release`; None where it is published already.
+
+        Raises:
+            AlabError: another process has the part, or publishes or removes the run.
+        """
+        self.prepare()
+        try:
+            whole = self._staged(run_id, wait=6 * wait)
+        except TimeoutError:
+            raise AlabError(
+                f"another process is publishing or removing {run_id}", "Try again when it is done."
+            ) from None
+        try:
+            if self.dataset("metadata", run_id).exists():
+                return None
+            if whole.request is None:
+                store.delete(whole.folder)  # of one that died before it had begun the run
+                whole.folder.mkdir()
+                whole.ask(request)
+            lock = store.lock(whole.folder / "shards" / f"{part}.lock", wait)
+        except TimeoutError:
+            what = f"another process is reading shard {part} of {run_id}"
+            raise AlabError(what, "Wait for it; where it dies, this command goes on.") from None
+        finally:
+            whole.release()
+        return StagedRun(self.root, run_id, lock)
+
+    def missing(self, run_id: str, request: dict) -> list[int]:
+        """Parts, from 1, of a run that was joined of which a shard is not finished.
+
+        Args:
+            run_id: id of the run.
+            request: what it was begun with: `shards` says how many parts share its `parts` shards.
+        """
+        folders = store.paths(self.staging / run_id, "shards/[0-9]*/")
+        there, count = {int(path.name) for path in folders}, request["shards"]
+        every = ((n + 1, range(n, request["parts"], count)) for n in range(count))
+        return [part for part, own in every if not there.issuperset(own)]
 
     @contextmanager
     def hold(self, run_id: str, *, damaged: bool = False) -> Iterator[StagedRun]:

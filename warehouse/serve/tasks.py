@@ -18,7 +18,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from warehouse.assets import asset_dir
-from warehouse.catalog.runs import find_run
+from warehouse.catalog.runs import find_run, find_runs
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.query import formats, hints, readonly
@@ -26,7 +26,7 @@ from warehouse.query.formats import cell, plain
 from warehouse.query.run import NoRowsError
 from warehouse.report import page
 from warehouse.report.tables import Tables
-from warehouse.report.write import chosen, collect
+from warehouse.report.write import collect
 from warehouse.serve.computed import COMPUTED
 from warehouse.serve.refs import whole
 
@@ -124,7 +124,7 @@ def card(desk: Desk, run: str) -> bytes:
 
 def report(desk: Desk, runs: list[str]) -> bytes:
     """The one-file report of some runs, or of all."""
-    context = collect(desk.lake, Tables(desk.lake, desk.db), chosen(desk.db, runs))
+    context = collect(desk.lake, Tables(desk.lake, desk.db), find_runs(desk.db, runs))
     return page.render(context).encode()
 
 
