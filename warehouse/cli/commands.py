@@ -75,8 +75,8 @@ def capture(
 
     only_one(ctx, "resume", "shard", "finish", "ray")
     place, out = ctx.find_root().params["warehouse"], sys.stdout
-    told = ways.lines() if progress == "jsonl" else ways.bar()
-    with told as told, machines.workers(ray, count=workers, gpus=gpus) as each:
+    way = ways.lines() if progress == "jsonl" else ways.bar()
+    with way as told, machines.workers(ray, count=workers, gpus=gpus) as each:
         if ray:
             spread = {"shards": shards, "force": options["force"], "progress": told}
             ids = captures.capture_files(scenarios, place, each, **spread)
