@@ -35,23 +35,23 @@ def run(*command: object, cwd: Path, check: bool = True, **env: str) -> subproce
 def typed(command: str, place: Path) -> str:
     """What a command of a shell prints; a server is interrupted once it has said its address."""
     environment = {k: v for k, v in os.environ.items() if k != "ALAB_WAREHOUSE"}
-    with subprocess.Popen(
-        ["bash", "-c", f"exec {command.strip()}"],
-        cwd=place,
-        env=environment | {"PATH": BARE, "BROWSER": "true"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            line = process.stdout.readline()
+    with (place / "said").open("w+") as errors:
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {command.strip()}"],
+            cwd=place,
+            env=environment | {"PATH": BARE, "BROWSER": "true"},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        out = ""
+        for line in process.stdout:
+            out += line
             if "/?token=" in line:
                 process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=900)
-        finally:
-            process.kill()
-    assert process.returncode == 0, err
-    return line + out
+        errors.seek(0)
+        assert process.wait() == 0, errors.read()
+    return out
 
 
 @pytest.fixture(scope="module")
