@@ -14,7 +14,7 @@ const COLOURINGS = {
     how: () => 'The value of that one dimension of each token’s vector.'},
   reference: {title: ({low_label, high_label, site, layer}) => `From ${low_label} to ${high_label}: ${site}, layer ${layer}`, name: 'projection',
     how: (all, rows) => `How far each token’s vector reaches along the line between the two references: 0 is midway, they lie at ±${shortNumber(rows[0]?.positive_end)}. Dashed: a vector of extreme length, which reaches far along any line.`},
-  label: {title: ({column, low_value, high_value, site, layer}) => `${column}, from ${low_value} to ${high_value}: ${site}, layer ${layer}`, name: 'projection',
+  label: {title: ({label_column, low_value, high_value, site, layer}) => `${label_column}, from ${low_value} to ${high_value}: ${site}, layer ${layer}`, name: 'projection',
     how: ({source}) => `How far each token’s vector reaches along the difference of the two labels’ mean vectors in ${source}; 0 is not at all.`},
   none: {title: () => 'Tokens', how: () => '', name: ''},
 };
@@ -70,22 +70,22 @@ async function fillLabels(control, said) {
     control(name).replaceChildren(...options.map((text) => element('option', {textContent: text})));
     choices[name] = control(name).value = wanted;
   };
-  fill('column', [...new Set(rows.map((row) => row.label_column))], 0);
-  const labels = rows.filter((row) => row.label_column === choices.column).map((row) => row.label);
+  fill('label_column', [...new Set(rows.map((row) => row.label_column))], 0);
+  const labels = rows.filter((row) => row.label_column === choices.label_column).map((row) => row.label);
   fill('low_value', labels, 1);
   fill('high_value', labels, 0);
 }
 
 /** Where the values of the chosen colours are; null where a choice is missing. */
 function colourAddress(address, locked) {
-  const {colour, layer, site, neuron, source, column, low_label, high_label, low_value, high_value} = choices;
+  const {colour, layer, site, neuron, source, label_column, low_label, high_label, low_value, high_value} = choices;
   const at = {layer, site};
   if (colour === 'norm') return address('token_norm', at);
   if (colour === 'surprise' || colour === 'entropy') return address(`token_${colour}`, {});
   if (colour === 'neuron') return address('token_neuron', {...at, neuron});
   if (colour === 'cosine' && locked !== null) return address('token_cosine', {...at, position: locked});
   if (colour === 'reference') return address('token_reference', {...at, positive: high_label, negative: low_label});
-  if (colour === 'label' && high_value) return address('token_label', {...at, source, column, positive: high_value, negative: low_value});
+  if (colour === 'label' && high_value) return address('token_label', {...at, source, label_column, positive: high_value, negative: low_value});
   return null;
 }
 

@@ -73,7 +73,7 @@ def test_projection_on_the_labels_of_another_runs_dataset(talk, data):
     points = talk.made.matrix("hidden_out", 1).astype("f8")
     moods = np.array(talk.made.label("mood"), object)
     direction = points[moods == "joy"].mean(0) - points[moods == "fear"].mean(0)
-    ends = {"source": talk.made.run_id, "column": "mood", "positive": "joy", "negative": "fear"}
+    ends = {"source": talk.made.run_id, "label_column": "mood", "positive": "joy", "negative": "fear"}
     found = data.column("token_label", run=talk.run, **ends, **AT)
     assert found == pytest.approx(talk.vectors() @ direction / np.linalg.norm(direction))
     choices = data.ask("label_choices", source=talk.made.run_id)
@@ -188,7 +188,7 @@ def test_every_colour_is_a_file_too(talk, data, form):
         ("/data/token_norm?run=latest:talk&layer=1&site=nothing", 400, "unknown site"),
         ("/data/token_norm?run=latest:talk&layer=1", 400, "token_norm needs site"),
         ("/data/token_norm?run=latest:talk&layer=one&site=q", 400, "layer is a whole number"),
-        ("/data/token_label?run=latest:talk&layer=1&site=hidden_out&source=latest:set&column=no"
+        ("/data/token_label?run=latest:talk&layer=1&site=hidden_out&source=latest:set&label_column=no"
          "&positive=a&negative=b", 400, "the dataset has no column 'no'"),
         ("/data/search_vector?layer=1&site=q&vector=%5B1,x%5D", 400, "Conversion Error"),
         ("/search?layer=x", 400, "layer is a whole number"),

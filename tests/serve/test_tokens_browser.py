@@ -157,7 +157,7 @@ def test_the_address_is_what_is_seen(visit):
     ],
 )
 def test_every_colour_has_a_legend_with_numbers(visit, colour, title):
-    visit.open("/run/latest:talk/tokens?position=4&column=mood&high_value=joy")
+    visit.open("/run/latest:talk/tokens?position=4&label_column=mood&high_value=joy")
     visit.page.select_option('[data-set="colour"]', colour)
     settle(visit)
     assert title in text(visit, "#colour-title") and any(map(str.isdigit, text(visit, ".legend")))
