@@ -259,22 +259,26 @@ class _Shards:
         chosen = range(len(self.batches.shards)) if numbers is None else list(numbers)
         shards = [self.batches.shards[number] for number in chosen]
         self._total = sum(len(batch.prompts) for shard in shards for batch in shard)
+        known: dict[tuple[int, int], bool] = {}  # by shards before, whoever read them and when
         for number, batches in zip(chosen, shards, strict=True):
             shard = Shard(self.staged, number)
             if not shard.is_there:
                 shard.begin()
-                self._read_shard(shard, batches)
+                self._read_shard(shard, batches, known)
             else:
                 self._tick(sum(len(batch.prompts) for batch in batches))
+            known |= Stats.from_json(shard.record()).shapes
 
     def _tick(self, count: int) -> None:
         self._done += count
         self._progress("prompts", self._done, self._total)
 
-    def _read_shard(self, shard: Shard, batches: Sequence[PlannedBatch]) -> None:
+    def _read_shard(
+        self, shard: Shard, batches: Sequence[PlannedBatch], known: dict[tuple[int, int], bool]
+    ) -> None:
         metadata = MetadataWriter(shard, catalog.metadata_schemas())
         run = Session(self.plan, shard, metadata)
-        proof = Proof(self.plan, batches)
+        proof = Proof(self.plan, batches, known)
         try:
             with torch.inference_mode(), run.recorder, run.tensors:
                 for batch in batches:
@@ -282,7 +286,7 @@ class _Shards:
                     self._tick(len(batch.prompts))
                 run.states.close()
             run.recorder.note(run.tensors.stats)
-            run.tensors.stats.batch = proof.errors
+            run.tensors.stats.batch, run.tensors.stats.shapes = proof.errors, proof.shapes
             metadata.add("warnings", proof.warnings)
             metadata.finish()
         except BaseException:

@@ -80,6 +80,9 @@ def data(desk: Desk, name: str, values: dict[str, Any], form: str) -> bytes:
         name: the query.
         values: values of its parameters; `run` and `runs` by any name that runs have.
         form: `columns` as the page's script takes them, with the query; `json`, `csv` or `parquet`.
+
+    Raises:
+        AlabError: there is no such query, a value is missing, or there are more than `ROWS` rows.
     """
     text = query_text(name)
     names = set(re.findall(r"\$(\w+)", text))
@@ -92,7 +95,10 @@ def data(desk: Desk, name: str, values: dict[str, Any], form: str) -> bytes:
         values["runs"] = [find_run(desk.db, run) for run in values["runs"]]
     if "refs" in values:
         values["refs"] = [whole(desk.db, ref) for ref in values["refs"]]
-    table = desk.ask(text, values)
+    table = desk.ask(text, values, ROWS + 1)
+    if table.num_rows > ROWS:
+        hint = "Ask for fewer, or for all of them on the command line: alab sql -o FILE"
+        raise AlabError(f"{name} has more than {ROWS:,} rows", hint)
     table = COMPUTED[name](table) if name in COMPUTED else table
     return FORMS[form](table, {"query": text, "values": values})
 
@@ -109,6 +115,9 @@ def query(desk: Desk, sql: str, params: dict[str, Any], limit: int, form: str) -
     """
     readonly.refuse(sql)
     table = desk.ask(sql, params, limit + 1)
+    if form != "cells" and table.num_rows > limit:
+        hint = "All of them, on the command line: alab sql -o FILE"
+        raise AlabError(f"a file from here has at most {limit:,} rows, and these are more", hint)
     notes = hints.about(desk.db, sql, empty=not table.num_rows)
     about = {"cut": table.num_rows > limit, "limit": limit, "hints": notes}
     return FORMS[form](table.slice(0, limit), about)
