@@ -73,7 +73,12 @@ def test_projection_on_the_labels_of_another_runs_dataset(talk, data):
     points = talk.made.matrix("hidden_out", 1).astype("f8")
     moods = np.array(talk.made.label("mood"), object)
     direction = points[moods == "joy"].mean(0) - points[moods == "fear"].mean(0)
-    ends = {"source": talk.made.run_id, "label_column": "mood", "positive": "joy", "negative": "fear"}
+    ends = {
+        "source": talk.made.run_id,
+        "label_column": "mood",
+        "positive": "joy",
+        "negative": "fear",
+    }
     found = data.column("token_label", run=talk.run, **ends, **AT)
     assert found == pytest.approx(talk.vectors() @ direction / np.linalg.norm(direction))
     choices = data.ask("label_choices", source=talk.made.run_id)
