@@ -9,6 +9,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from urllib.parse import parse_qs
 
 import pytest
@@ -84,7 +85,7 @@ class Server:
         self.client.create_bucket(Bucket=name)
         return f"s3://{name}"
 
-    @property
+    @cached_property
     def client(self):
         import boto3
 

@@ -222,6 +222,10 @@ def test_the_demo_on_the_embedded_model(url, tmp_path, s3):
 # Requests
 
 
+#: One of the old runs.
+ASKED = "old_20200101T000500Z"
+
+
 @pytest.fixture(scope="module")
 def thousand(s3, tmp_path_factory):
     """A lake with 1,000 runs, of which the newest has everything; put there as another tool would copy it."""
@@ -290,16 +294,19 @@ class Copies:
             Key=f"lab/lake/metadata/run={run_id}/manifest",
             Body=packed.getvalue(),
         )
-        where = {"Bucket": "thousand", "Key": f"lab/lake/states/run={self.run_id}/part-0.parquet"}
-        client.copy_object(
-            Bucket="thousand", Key=f"lab/lake/states/run={run_id}/part-0.parquet", CopySource=where
-        )
+        if run_id == ASKED:  # the states of others are not looked at
+            path = f"lab/lake/states/run={self.run_id}/part-0.parquet"
+            client.copy_object(
+                Bucket="thousand",
+                Key=path.replace(self.run_id, run_id),
+                CopySource={"Bucket": "thousand", "Key": path},
+            )
 
 
 def test_a_question_about_one_of_a_thousand_runs_takes_few_requests(thousand, s3):
     url, _ = thousand
     assert len(Lake(url).run_ids()) == 1000
-    for name in ("latest", "old_20200101T000500Z"):
+    for name in ("latest", ASKED):
         with s3.counting() as counts:
             rows = lines(alab(url, f"sql \"select * from intra_run('{name}')\""))
         assert len(rows) == 6 * 4 or name != "latest"

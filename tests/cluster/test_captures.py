@@ -32,7 +32,8 @@ def scenario(tmp_path_factory) -> Path:
     tiny.model_of("llama").save_pretrained(place / "model")
     tiny.tokenizer().save_pretrained(place / "model")
     rng = random.Random(0)
-    names = [" ".join(rng.choices(["red", "blue", "old", "new", "mill"], k=1 + n % 5)) for n in range(1200)]  # fmt: skip
+    # None begins like another: whether trees are faster is measured, and two captures may choose differently.
+    names = [" ".join([rng.randbytes(3).hex(), *["mill"] * (n % 5)]) for n in range(1200)]
     lines = [f"a{n},{name},{rng.uniform(24, 50):.3f}" for n, name in enumerate(names)]
     (place / "rows.csv").write_text("code,name,latitude\n" + "\n".join(lines) + "\n")
     data = {
@@ -122,8 +123,8 @@ def test_two_of_four_workers_are_killed(scenario, plain, lake):
     compare(plain, lake, kill_two(scenario, lake), 2, "latitude", 1200)
 
 
-#: Airports that are read; all 3,061 take some ten minutes: ALAB_AIRPORTS=3061.
-AIRPORTS = int(os.environ.get("ALAB_AIRPORTS", "320"))
+#: Airports to read: 320 take two minutes and a half, all 3,061 ten.
+AIRPORTS = int(os.environ.get("ALAB_AIRPORTS", "0"))
 #: Reads every shard in one process, with the threads that Ray gives a worker: they too decide the last bits.
 IN_ONE = """
 import sys
@@ -136,6 +137,10 @@ print(*captures.capture_files([Path(sys.argv[1])], Path(sys.argv[2]), alone, sha
 
 @pytest.mark.soak
 @pytest.mark.embedded
+@pytest.mark.skipif(
+    not AIRPORTS,
+    reason="ALAB_AIRPORTS=3061 says how many; the test above has 1,200 rows of a tiny model",
+)
 def test_airports_on_the_embedded_model(lake, tmp_path):
     data = yaml.safe_load((Path(__file__).parents[2] / "scenarios" / "airports.yaml").read_text())
     data["prompt"]["dataset"]["query"] += f" limit {AIRPORTS}"

@@ -166,7 +166,7 @@ class Remote:
             data, version = self.objects.get(_manifest(run_id)) or (_GRAVE, None)
             if version is None or not _is_whole(data):
                 raise AlabError(f"{run_id} was swept: nobody published it for a day")
-        self._enlist(run_id, version)
+        self._enlist({run_id: version})
         with self._mirror() as known:
             store.delete(self._metadata(run_id))
             store.move(folder, self._metadata(run_id))
@@ -176,7 +176,7 @@ class Remote:
         """Give up a run that was claimed; one that was published just before a kill is listed."""
         data, version = self.objects.get(_manifest(run_id)) or (_GRAVE, None)
         if _is_whole(data):
-            self._enlist(run_id, version)
+            self._enlist({run_id: version})
         elif version == claim:
             paths = (path.relative_to(folder) for path in store.paths(folder, "*/run=*/**/*.*"))
             self.bury(Leftover(run_id, claim, [f"lake/{path.as_posix()}" for path in paths]))
@@ -191,7 +191,7 @@ class Remote:
         new = self.objects.put(_manifest(run_id), _packed(folder), version)
         if new is None:
             raise AlabError(f"another process has changed the run {run_id}", "Try again.")
-        self._enlist(run_id, new)
+        self._enlist({run_id: new})
         self.objects.delete((before or set()) - (after or set()))
 
     def names(self, run_id: str, folder: Path | None = None) -> set[str] | None:
@@ -216,7 +216,7 @@ class Remote:
         if left.version:
             if not self.objects.put(name, _GRAVE, left.version):
                 return False
-            self._enlist(left.run_id, None)
+            self._enlist({left.run_id: None})
         self.objects.delete(left.names)
         if left.version:
             self.objects.delete([name])
@@ -276,8 +276,8 @@ class Remote:
 
     def repair(self) -> None:
         """Mend the index by a listing, and delete what belongs to no run."""
-        for run_id, version in self.survey()[0].items():
-            self._enlist(run_id, version)
+        if wrong := self.survey()[0]:
+            self._enlist(wrong)
         for left in self.survey()[1]:
             self.bury(left)
 
@@ -297,12 +297,12 @@ class Remote:
         each(look, [run_id for run_id, own in _by_run(found).items() if _manifest(run_id) in own])
         return runs, claims
 
-    def _enlist(self, run_id: str, version: str | None) -> None:
-        """Name a run in the index with its version, or with None no longer."""
+    def _enlist(self, versions: dict[str, str | None]) -> None:
+        """Name runs in the index with their versions; with None no longer."""
 
         def change(index: dict) -> None:
-            index["runs"].pop(run_id, None)
-            index["runs"] |= {run_id: version} if version else {}
+            both = index["runs"] | versions
+            index["runs"] = {run_id: version for run_id, version in both.items() if version}
 
         self._change(change)
 
