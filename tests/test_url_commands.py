@@ -507,3 +507,13 @@ def test_a_local_lake_needs_none_of_it(tmp_path):
         ).stdout
         == "[]\n"
     )
+
+
+def test_shards_do_not_meet_in_a_bucket(url, tmp_path):
+    (tmp_path / "rows.csv").write_text("text\none\ntwo\n")
+    (tmp_path / "some.yaml").write_text(
+        "name: some\nmodel: {id: org/gone}\nprompt: {dataset: {source: rows.csv, text: '{{ text }}'}}\n"
+    )
+    for more in ("--shard 1/2", "--finish", "--ray --workers 1"):
+        done = alab(url, f"capture {tmp_path / 'some.yaml'} {more}", code=2)
+        assert "shards meet in a directory" in done.stderr

@@ -280,7 +280,7 @@ def test_scenarios_of_a_folder(tmp_path, lake, llama, monkeypatch):
         "dora",
         "emil",
     ]
-    assert all(shards.is_in(make_scenario(name=name), (3, 3)) for name in names[0])
+    assert all(batches.is_in(make_scenario(name=name), (3, 3)) for name in names[0])
     again = run("--shard", "3/3")
     assert again.exit_code == 0 and not again.stdout
     assert len(lake.run_ids()) == 5

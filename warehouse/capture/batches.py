@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from warehouse.errors import AlabError
+from warehouse.lake.lake import Lake
+from warehouse.scenario import Scenario
 
 #: Prompts of a shard, about: what a killed capture loses at the most.
 SHARD = 2048
@@ -123,6 +125,27 @@ def parse_share(text: str) -> Share:
             f"--shard: {text!r} is no shard", "Write for example 3/16; the first is 1/16.", 2
         )
     return index, count
+
+
+def is_in(scenario: Scenario, share: Share) -> bool:
+    """Whether a scenario, one of several, is in a shard of them."""
+    return shard_of(scenario.name, share[1]) == share[0] - 1
+
+
+def refuse_undivided(scenario: Scenario, lake: Lake) -> None:
+    """Refuse a scenario that has no rows to share, and a lake where nobody sees others' shards."""
+    if not scenario.is_read_only:
+        raise AlabError(
+            f"{scenario.name} is no dataset that is read only: it has no shards",
+            "Capture it without --shard and --finish; of several scenarios --shard takes some.",
+            2,
+        )
+    if lake.remote:
+        raise AlabError(
+            f"shards meet in a directory that all machines see, and {lake.warehouse} is none",
+            "Capture into a shared directory, or the dataset whole.",
+            2,
+        )
 
 
 def _cut(

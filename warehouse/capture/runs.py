@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from warehouse.capture.batches import parse_share
+from warehouse.capture.batches import is_in, parse_share, refuse_undivided
 from warehouse.capture.threads import let_threads_sleep
 from warehouse.lake.lake import Lake
 from warehouse.models.loading import check
@@ -54,20 +54,19 @@ def capture_files(
         if scenario.output.format != "parquet" and progress:
             other = "alab export --format npz gives the json+npz layout"
             progress(f"output.format: alab writes Parquet; {other}", 0, 0)
-    # It imports torch: two seconds, after what is wrong was told.
-    from warehouse.capture import shards
-    from warehouse.capture.conversation import capture
-
     pairs = [(one, Lake(warehouse or one.output.dir or "lab")) for one in scenarios]
     several = share is not None and (len(files) > 1 or Path(paths[0]).is_dir())
     if share and several:
-        pairs = [pair for pair in pairs if shards.is_in(pair[0], share)]
+        pairs = [pair for pair in pairs if is_in(pair[0], share)]
         if progress and not pairs:
             progress(f"none of the {len(files)} scenarios is in shard {shard}", 0, 0)
         share = None
-    for scenario, _ in pairs if share or finish else ():
-        shards.refuse_undivided(scenario)  # before a model is loaded
+    for pair in pairs if share or finish else ():
+        refuse_undivided(*pair)
     if pairs:
+        # It imports torch: two seconds, after what is wrong was told.
+        from warehouse.capture.conversation import capture
+
         options: dict[str, Any] = {"force": force, "resume": resume, "watch": watch}
         options |= {"share": share, "finish": finish, "again": not several}
         options |= {"progress": progress, "tell": tell}

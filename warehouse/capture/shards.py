@@ -10,7 +10,7 @@ import json
 from datetime import datetime
 from typing import Any
 
-from warehouse.capture.batches import Share, shard_of
+from warehouse.capture.batches import Share, refuse_undivided
 from warehouse.capture.dataset_run import (
     Prepared,
     _publish,
@@ -28,11 +28,6 @@ from warehouse.lake.lake import Lake
 from warehouse.models.loading import Loaded
 from warehouse.models.ports import ModelSites
 from warehouse.scenario import Scenario
-
-
-def is_in(scenario: Scenario, share: Share) -> bool:
-    """Whether a scenario, one of several, is in a shard of them."""
-    return shard_of(scenario.name, share[1]) == share[0] - 1
 
 
 def published(scenario: Scenario, lake: Lake) -> str | None:
@@ -73,22 +68,12 @@ def capture_share(
     Raises:
         AlabError: as `capture_dataset`; another process is at the shard, or some are missing.
     """
-    refuse_undivided(scenario)
+    refuse_undivided(scenario, lake)
     prepared = prepare(scenario, loaded, sites, lake, **options)
     if share is None:
         return finish(prepared, lake, progress)
     read_shard(prepared, lake, share, progress)
     return None
-
-
-def refuse_undivided(scenario: Scenario) -> None:
-    """Refuse a scenario that has no rows to share."""
-    if not scenario.is_read_only:
-        raise AlabError(
-            f"{scenario.name} is no dataset that is read only: it has no shards",
-            "Capture it without --shard and --finish; of several scenarios --shard takes some.",
-            2,
-        )
 
 
 def read_shard(prepared: Prepared, lake: Lake, share: Share, progress: Progress) -> None:

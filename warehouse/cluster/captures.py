@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from warehouse.capture.batches import Share
+from warehouse.capture.batches import Share, refuse_undivided
 from warehouse.capture.threads import let_threads_sleep
 from warehouse.cluster.workers import Each
 from warehouse.errors import AlabError
@@ -60,6 +60,8 @@ def capture_files(
         lake.prepare()
         work.append(_Work(scenario, lake, force))
     divided = [one for one in work if one.scenario.is_read_only]
+    for one in divided:
+        refuse_undivided(one.scenario, one.lake)
     parts = [one._replace(share=(n, shards)) for one in divided for n in range(1, shards + 1)]
     parts += [one for one in work if one not in divided]
     for done, (_, ids) in enumerate(each(_run, parts)):
