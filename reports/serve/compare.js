@@ -38,7 +38,7 @@ if (comparedStates) {
         said.textContent = error.message;
       }
     };
-    if (refs.length && comparedStates.lastElementChild) run.value = comparedStates.lastElementChild.querySelector('a').textContent;
+    if (comparedStates.lastElementChild && !run.querySelector('[selected]')) run.value = comparedStates.lastElementChild.querySelector('a').textContent;
     if (!run.value) run.selectedIndex = 0;
     run.addEventListener('change', fill);
     find.addEventListener('input', () => { clearTimeout(find.wait); find.wait = setTimeout(fill, 200); });

@@ -328,6 +328,18 @@ def test_the_page_is_whole(browser, service, path, width, dark):
 
 @pytest.mark.browser
 @in_browser
+def test_a_run_without_a_reply_is_asked_which_of_its_states(browser, service):
+    visit = Visit(browser, service).open(page("latest:talk", "latest:set"))
+    assert "no reply" in visit.page.inner_text("p.note") and visit.problems == []
+    assert visit.page.locator("#compared li").count() == 1
+    assert visit.page.input_value("#chooser [name=run]").startswith("set_")
+    visit.page.wait_for_selector("#chooser [name=ref] option")
+    assert visit.findings() == []
+    visit.page.close()
+
+
+@pytest.mark.browser
+@in_browser
 def test_states_are_chosen_moved_and_taken_out(browser, service):
     visit = Visit(browser, service).open("/compare")
     one = visit.page

@@ -20,8 +20,9 @@ async def compare(server: Server, request: Request) -> Response:
     asked = list(dict.fromkeys(request.query_params.getlist("ref")))
     if len(asked) > MOST:
         raise AlabError(f"{len(asked)} states are too many to compare", f"At most {MOST}.", 2)
-    states = await _states(server, asked)
+    states, undecided = await _states(server, asked)
     context = {**_group(states), "states": states, "runs": await server.rows("compare_runs")}
+    context["undecided"] = undecided
     names = [one["label"] for one in context["shown"]]
     scales = page.scales(()) | {"letter": [one["letter"] for one in states]}
     data = {
@@ -33,19 +34,24 @@ async def compare(server: Server, request: Request) -> Response:
     return server.pages.render("compare", title="Compare", here="/compare", data=data, **context)
 
 
-async def _states(server: Server, asked: list[str]) -> list[dict[str, Any]]:
+async def _states(server: Server, asked: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
     """What is known of each state that is asked for.
+
+    Returns:
+        The states, and runs that were named alone and have no state before a reply, as datasets.
 
     Raises:
         AlabError: a run or a state is not there.
     """
     if not asked:
-        return []
+        return [], []
     try:
         rows = await server.rows("compare_refs", refs=asked)
     except AlabError as error:
         missing = "there is no run" in error.message
         raise AlabError(error.message, error.hint, NOT_THERE if missing else 2) from error
+    undecided = [row["run_id"] for row in rows if row["sites"] is None and _is_a_run(row)]
+    rows = [row for row in rows if row["run_id"] not in undecided or not _is_a_run(row)]
     for row in rows:
         if row["sites"] is None:
             there = await server.rows("compare_choices", run=row["run_id"], find="")
@@ -63,7 +69,12 @@ async def _states(server: Server, asked: list[str]) -> list[dict[str, Any]]:
         name = page.visible(f"{row[told]} " if told else "") + page.visible(words(row))
         own = {"letter": letter(place), "words": words(row)}
         row |= own | {"label": f"{letter(place)} · {name}"[:60]}
-    return rows
+    return rows, undecided
+
+
+def _is_a_run(row: dict[str, Any]) -> bool:
+    """Whether a ref names a run and none of its states."""
+    return bool(row["ref"] == row["run_id"])
 
 
 def _group(states: list[dict[str, Any]]) -> dict[str, Any]:
