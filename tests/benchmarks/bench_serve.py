@@ -1,20 +1,27 @@
 """What a reader of `alab serve` waits for: `python tests/benchmarks/bench_serve.py`, in Chromium.
 
 After a warm start: until the first paint and until the content is there, of the runs' list over 1,000 runs and of
-a conversation of 20 messages; until a token that is pointed at is told of; until a layer's colours are there.
-`--quick` takes fewer runs.
+a conversation of 20 messages; until a token that is pointed at is told of; until a layer's colours are there. Then ten
+clients look around for a minute, each half a second at what it got, in a server that is a process of its own.
+`--quick` takes fewer runs, and less time.
 """
 
 import argparse
+import random
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "serve"))
+import psutil
+from asker import Asker
 from browser import chromium
 from pages_in_browser import Visit, served
 from synthetic import Shape, make_run
@@ -88,11 +95,59 @@ def asked(visit: Visit, what: str, address: Callable[[int], str]) -> None:
     row(what, times[1:])
 
 
+def wander(asker: Asker, run: str, seed: int, end: float) -> list[float]:
+    """Look at pages and data as a reader does, until it is time; gives the milliseconds of each."""
+    rng, times = random.Random(seed), []
+    while time.monotonic() < end:
+        layer = rng.randrange(TALK.layers)
+        path = rng.choice([
+            "/", f"/?q=run{rng.randrange(900)}", "/sql", "/compare", f"/run/{run}/tokens", f"/run/{run}/residual",
+            f"/run/{run}/lens", f"/data/token_norm?run={run}&site=hidden_out&layer={layer}",
+            f"/data/token_neuron?run={run}&site=hidden_out&layer={layer}&neuron={rng.randrange(576)}",
+            f"/data/residual_pass?run={run}&step={rng.randrange(TALK.steps)}",
+        ])  # fmt: skip
+        begin = time.perf_counter()
+        answer = asker.get(path, Cookie=asker.cookie, Accept="text/html")
+        times.append(1000 * (time.perf_counter() - begin))
+        if answer.status != 200:
+            raise SystemExit(f"{path}: {answer.status} {answer.body[:200]!r}")
+        time.sleep(0.5)
+    return times
+
+
+class Address:
+    """Where a server is, for `Asker`."""
+
+    def __init__(self, address: str):
+        self.address = address
+
+
+def crowd(lake: Lake, run: str, seconds: float) -> None:
+    """Ten clients at once; then what the server and its workers hold."""
+    command = [sys.executable, "-m", "warehouse.cli", "-w", lake.warehouse, "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        address = Address(process.stdout.readline().strip())
+        end = time.monotonic() + seconds
+        with ThreadPoolExecutor(10) as pool:
+            some = [pool.submit(wander, Asker(address), run, seed, end) for seed in range(10)]
+            times = [one for future in some for one in future.result()]
+        server = psutil.Process(process.pid)
+        own = server.memory_info().rss
+        others = sum(child.memory_info().rss for child in server.children(recursive=True))
+        process.send_signal(signal.SIGINT)
+    late = statistics.quantiles(times, n=20)[-1]
+    print(
+        f"| ten clients, {len(times)} answers: median, the 95th of a hundred | {statistics.median(times):.0f} | {late:.0f} |"
+    )
+    print(f"| memory of the server; of its workers, MB | {own / 1e6:.0f} | {others / 1e6:.0f} |")
+
+
 def main() -> None:
     """Make the runs, serve them, look."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    runs = 100 if parser.parse_args().quick else 1000
+    quick = parser.parse_args().quick
+    runs = 100 if quick else 1000
     with tempfile.TemporaryDirectory(prefix="alab-bench-") as folder:
         lake = Lake(Path(folder) / "lab")
         for number in range(runs - 1):
@@ -108,6 +163,7 @@ def main() -> None:
             page(visit, tokens, f"/run/{talk}/tokens", "#token-0:not(.none)")
             hover(visit)
             asked(visit, "colours of a layer", lambda number: f"{colours}{number}")
+        crowd(lake, talk, 10 if quick else 60)
 
 
 if __name__ == "__main__":
