@@ -109,7 +109,8 @@ def s3() -> Iterator[Server]:
 
 @pytest.fixture
 def url(s3, tmp_path, monkeypatch, request) -> str:
-    """URL of a warehouse in a new bucket, with a cache of its own."""
+    """URL of a warehouse in a new bucket, with a cache of its own, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     s3.refuse = lambda method, key: None
     return s3.bucket(f"test-{uuid.uuid4().hex[:12]}") + "/lab"
