@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from browser import chromium, executable
-from pages_in_browser import WIDTHS, Visit, served
+from pages_in_browser import LOOKS, Visit, served
 from queues import long_dataset, make_place, new_lake, scenario
 
 from warehouse.serve.service import Service
@@ -74,8 +74,7 @@ def client(service: Service) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
+@LOOKS
 @pytest.mark.parametrize("path", ["/capture?file=evil.yaml", "/jobs", "/models"])
 def test_a_page_is_whole(browser, service, path, width, dark):
     visit = Visit(browser, service, width=width, dark=dark).open(path)

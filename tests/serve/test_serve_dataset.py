@@ -6,7 +6,7 @@ import httpx
 import numpy as np
 import pytest
 from browser import chromium, executable
-from pages_in_browser import WIDTHS, Visit, served
+from pages_in_browser import LOOKS, Visit, served
 from playwright.sync_api import expect
 from synthetic_dataset import make_dataset
 
@@ -124,8 +124,7 @@ def test_what_is_not_there_is_said(client, query, words):
 @pytest.mark.browser
 @pytest.mark.skipif(executable() is None, reason="no Chromium on the path")
 class TestInTheBrowser:
-    @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-    @pytest.mark.parametrize("width", WIDTHS)
+    @LOOKS
     def test_the_page_is_whole(self, browser, service, width, dark):
         visit = Visit(browser, service, width=width, dark=dark).open(f"{PAGE}?prompt=5")
         expect(visit.page.locator("#one-name")).to_have_text("row 5")

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 from browser import chromium, executable
-from pages_in_browser import WIDTHS, Visit, served
+from pages_in_browser import LOOKS, Visit, served
 
 from warehouse.assets import asset_dir
 
@@ -27,8 +27,7 @@ def browser():
         yield browser
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
+@LOOKS
 @pytest.mark.parametrize("path", ["/", "/sql?q=SELECT+1", "/run/latest:talk/residual"])
 def test_a_page_is_whole(browser, service, path, width, dark):
     visit = Visit(browser, service, width=width, dark=dark).open(path)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from browser import chromium, executable
-from pages_in_browser import Visit, served
+from pages_in_browser import LOOKS, Visit, served
 from synthetic import Shape, make_run
 from synthetic_dataset import make_dataset
 
@@ -80,7 +80,7 @@ def visit(browser, service):
 
 @browsed
 @pytest.mark.browser
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (400, True)])
+@LOOKS
 def test_pages_are_whole(browser, service, width, dark):
     visit = Visit(browser, service, width=width, dark=dark)
     for path in PAGES:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from browser import chromium, executable
-from pages_in_browser import WIDTHS, Visit, served
+from pages_in_browser import LOOKS, Visit, served
 from playwright.sync_api import expect
 
 from warehouse.api.warehouse import Warehouse
@@ -166,8 +166,7 @@ def test_a_damaged_file_is_named_and_the_rest_works(conversations, tmp_path, dam
 class TestInTheBrowser:
     pytestmark = needs_browser
 
-    @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-    @pytest.mark.parametrize("width", WIDTHS)
+    @LOOKS
     @pytest.mark.parametrize("path", [TENSOR, f"{ATTENTION}?maps=0-0,2-1"])
     def test_a_page_is_whole(self, browser, service, path, width, dark):
         visit = Visit(browser, service, width=width, dark=dark).open(path)

@@ -2,7 +2,7 @@
 
 import pytest
 from browser import chromium, executable
-from pages_in_browser import WIDTHS, Visit, served
+from pages_in_browser import LOOKS, WIDTHS, Visit, served
 from synthetic import Shape, make_run
 from synthetic_dataset import make_dataset
 from test_search import HOSTILE, with_words
@@ -78,8 +78,7 @@ def settle(visit) -> None:
         quiet = 0 if visit.pending else quiet + 1
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
+@LOOKS
 @pytest.mark.parametrize(
     "path",
     [
