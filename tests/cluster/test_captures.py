@@ -47,12 +47,28 @@ def scenario(tmp_path_factory) -> Path:
     return path
 
 
+#: Reads every shard in one process, with the threads that Ray gives a worker: they too decide the last bits.
+IN_ONE = """
+import sys
+from pathlib import Path
+from warehouse.cluster import captures
+from warehouse.cluster.workers import alone
+print(*captures.capture_files([Path(sys.argv[1])], Path(sys.argv[2]), alone, shards=int(sys.argv[3])))
+"""
+
+
+def in_one(scenario: Path, lake: Lake) -> str:
+    """Capture every shard in one process; gives the run's id."""
+    command = [sys.executable, "-c", IN_ONE, scenario, lake.warehouse, SHARDS]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.check_output(list(map(str, command)), env=environment, text=True).strip()
+
+
 @pytest.fixture(scope="module")
 def plain(scenario, tmp_path_factory) -> tuple[Lake, str]:
     """What one process gives that follows the same plan."""
     lake = Lake(tmp_path_factory.mktemp("plain") / "lab")
-    (run_id,) = captures.capture_files([scenario], lake.warehouse, alone, shards=SHARDS)
-    return lake, run_id
+    return lake, in_one(scenario, lake)
 
 
 def alab(lake: Lake, *arguments: object, **options) -> subprocess.Popen:
@@ -125,14 +141,6 @@ def test_two_of_four_workers_are_killed(scenario, plain, lake):
 
 #: Airports to read: 320 take two minutes and a half, all 3,061 ten.
 AIRPORTS = int(os.environ.get("ALAB_AIRPORTS", "0"))
-#: Reads every shard in one process, with the threads that Ray gives a worker: they too decide the last bits.
-IN_ONE = """
-import sys
-from pathlib import Path
-from warehouse.cluster import captures
-from warehouse.cluster.workers import alone
-print(*captures.capture_files([Path(sys.argv[1])], Path(sys.argv[2]), alone, shards=int(sys.argv[3])))
-"""
 
 
 @pytest.mark.soak
@@ -146,11 +154,7 @@ def test_airports_on_the_embedded_model(lake, tmp_path):
     data["prompt"]["dataset"]["query"] += f" limit {AIRPORTS}"
     scenario, one = tmp_path / "airports.yaml", Lake(tmp_path / "one")
     scenario.write_text(yaml.safe_dump(data))
-    command = [sys.executable, "-c", IN_ONE, scenario, one.warehouse, SHARDS]
-    run_id = subprocess.check_output(
-        list(map(str, command)), env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True
-    )
-    compare((one, run_id.strip()), lake, kill_two(scenario, lake), 20, "latitude", AIRPORTS)
+    compare((one, in_one(scenario, one)), lake, kill_two(scenario, lake), 20, "latitude", AIRPORTS)
 
 
 def test_a_command_that_is_killed_goes_on(scenario, plain, lake):
@@ -166,9 +170,8 @@ def test_a_command_that_is_killed_goes_on(scenario, plain, lake):
     assert 3 <= len(there) < SHARDS
     listed = alab(lake, "runs", "--unfinished", "--format", "json").communicate()[0]
     assert json.loads(listed)[0]["shards"].startswith(f"{len(there)} of {SHARDS}: ")
-    ids = list(captures.capture_files([scenario], lake.warehouse, alone, shards=SHARDS))
-    assert ids == [plain[1]]
-    assert hashes(lake, ids[0]) == hashes(*plain)
+    assert in_one(scenario, lake) == plain[1]
+    assert hashes(lake, plain[1]) == hashes(*plain)
 
 
 def test_no_model_on_a_worker(scenario, lake, tmp_path):
