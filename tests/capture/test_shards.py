@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+import torch
 from captures import make_scenario
 from click.testing import CliRunner
 from test_dataset_resume import content, sweep
@@ -206,12 +207,13 @@ def test_a_stop_within_a_shard_keeps_its_parts(lake, batched, source, whole, mon
     assert content(lake, share(lake, batched, source, None)) == whole[1]
 
 
-def _work(warehouse, seed) -> None:
+def _work(warehouse, seed, threads) -> None:
     """What a process of its own does: its share of the shards, in an order of its own."""
     import random
 
     from captures import family
 
+    torch.set_num_threads(threads)  # their number decides the last bits
     batches.SHARD, dataset_run.SIZES = 15, {"cpu": (8, 1 << 10)}
     from warehouse.models import sites
 
@@ -225,7 +227,9 @@ def _work(warehouse, seed) -> None:
 def test_processes_that_are_killed(lake, batched, source, whole):
     """Three at once, each at all shards; two are killed, and one more begins where they were."""
     context = multiprocessing.get_context("spawn")
-    first = [context.Process(target=_work, args=(lake.warehouse, seed)) for seed in range(3)]
+    threads = torch.get_num_threads()
+    args = [(lake.warehouse, seed, threads) for seed in range(3)]
+    first = [context.Process(target=_work, args=some) for some in args]
     for process in first:
         process.start()
     deadline = time.monotonic() + 120
@@ -233,7 +237,7 @@ def test_processes_that_are_killed(lake, batched, source, whole):
         time.sleep(0.01)
     for process in first[:2]:
         os.kill(process.pid, signal.SIGKILL)
-    last = context.Process(target=_work, args=(lake.warehouse, 7))
+    last = context.Process(target=_work, args=(lake.warehouse, 7, threads))
     last.start()
     for process in (*first, last):
         process.join()
