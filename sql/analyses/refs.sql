@@ -37,7 +37,7 @@ WITH asked AS MATERIALIZED (
 ), vectors AS (
   SELECT a.place, s.prompt_id, t.position, s.site, s.layer, s.vector
   FROM asked AS a
-  JOIN states_of([_ref_run(ref) FOR ref IN refs]) AS s
+  JOIN states_of([_ref_run(each_ref) FOR each_ref IN refs]) AS s
     ON s.run_id = a.run_id AND s.state = a.kind
    AND CASE a.kind WHEN 'reference' THEN s.label = a.label WHEN 'example' THEN s.state_index = a.number
                    WHEN 'snapshot' THEN s.prompt_id = a.prompt AND s.state_index = a.number
@@ -49,7 +49,7 @@ WITH asked AS MATERIALIZED (
   SELECT a.place, s.prompt_id, NULL, s.site, s.layer, s.vector
   FROM asked AS a
   JOIN prompts AS p ON p.run_id = a.run_id AND p.row_id = a.row_id
-  JOIN _means_of([_ref_run(ref) FOR ref IN refs], _refs_like(refs, '^row@mean:')) AS s
+  JOIN _means_of([_ref_run(each_ref) FOR each_ref IN refs], _refs_like(refs, '^row@mean:')) AS s
     ON s.run_id = a.run_id AND s.prompt_id = p.prompt_id
   WHERE a.selector = 'mean'
   UNION ALL
@@ -61,7 +61,7 @@ WITH asked AS MATERIALIZED (
                     {'site': 'mlp_down_out', 'vector': t.mlp_down_out}]) AS of
     FROM rows_at AS w
     JOIN _rows_by_layer(_files_if(_refs_like(refs, '^(row|[0-9]+:token)'), 'activations',
-                                  [_ref_run(ref) FOR ref IN refs], '/steps=*/layer=*/*.parquet')) AS t
+                                  [_ref_run(each_ref) FOR each_ref IN refs], '/steps=*/layer=*/*.parquet')) AS t
       ON t.run = w.run_id AND t.prompt_id = w.prompt_id AND t.position = w.position
   ) AS v
   WHERE v.of.vector IS NOT NULL

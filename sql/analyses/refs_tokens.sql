@@ -135,7 +135,7 @@ WITH asked AS MATERIALIZED (
   WHERE n.place % greatest(1, ceil(n.n / at_most)) = 0
 ), vectors AS MATERIALIZED (
   SELECT t.run_id, t.prompt_id, t.position, t.layer, t.vector
-  FROM tensor_of([_ref_run(ref) FOR ref IN refs], site) AS t
+  FROM tensor_of([_ref_run(each_ref) FOR each_ref IN refs], site) AS t
   SEMI JOIN (SELECT run_a AS run_id, prompt_a AS prompt_id, position_a AS position FROM chosen
              UNION SELECT run_b, prompt_b, position_b FROM chosen) AS c
     ON c.run_id = t.run_id AND c.prompt_id = t.prompt_id AND c.position = t.position
