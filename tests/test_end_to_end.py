@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -44,13 +45,16 @@ def typed(command: str, place: Path) -> str:
             stderr=errors,
             text=True,
         )
-        out = ""
+        out, late = "", threading.Timer(900, process.kill)
+        late.start()
         for line in process.stdout:
             out += line
             if "/?token=" in line:
                 process.send_signal(signal.SIGINT)
+        code = process.wait()
+        late.cancel()
         errors.seek(0)
-        assert process.wait() == 0, errors.read()
+        assert code == 0, errors.read()
     return out
 
 
