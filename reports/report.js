@@ -32,9 +32,9 @@ async function ask(address, options = {}) {
 }
 
 /** A table of the server, with the query behind it. */
-async function fetched(address) {
+async function fetched(address, options) {
   try {
-    const {query, values, ...data} = await ask(address);
+    const {query, values, ...data} = await ask(address, options);
     report.queries[address] = query;
     report.tables[address] = {query: address, values};
     return data;
@@ -164,7 +164,8 @@ function addTools(figure) {
   // A server says the query with the rows.
   show.addEventListener('click', () => (figure.dataset.table.startsWith('/') ? table(source(figure)).then(turn) : turn()));
   data.addEventListener('click', async () => {
-    copy(asTabs(select(await table(source(figure)), conditions(figure))), data);
+    const own = custom[figure.dataset.chart]?.rows?.(figure);
+    copy(asTabs(await own ?? select(await table(source(figure)), conditions(figure))), data);
   });
   figure.append(element('div', {className: 'tools'}, show, data, ...downloads(figure)), panel);
 }
@@ -174,8 +175,9 @@ function downloads(figure) {
   if (!figure.dataset.table.startsWith('/')) return [];
   return ['csv', 'json', 'parquet'].map((form) => {
     const link = element('a', {textContent: form, title: `The rows as a ${form.toUpperCase()} file`, href: '#'});
-    link.addEventListener('focus', () => { link.href = asFile(source(figure), form); });
-    link.addEventListener('pointerenter', () => { link.href = asFile(source(figure), form); });
+    const point = () => { link.href = custom[figure.dataset.chart]?.file?.(figure, form) ?? asFile(source(figure), form); };
+    link.addEventListener('focus', point);
+    link.addEventListener('pointerenter', point);
     return link;
   });
 }
@@ -273,7 +275,7 @@ async function draw(figure) {
     if (turn !== figure.turn) return;
     const some = drawable(figure, rows);
     figure.classList.toggle('empty', !some);
-    if (figure.dataset.chart in custom) custom[figure.dataset.chart].draw(figure, rows);
+    if (figure.dataset.chart in custom) await custom[figure.dataset.chart].draw(figure, rows);
     else if (some) await drawChart(figure, rows, turn, await compared(figure));
     figure.dataset.state = some ? 'drawn' : 'empty';
   } catch (error) {
@@ -317,7 +319,8 @@ async function drawChart(figure, rows, turn, tables) {
 
 // --- figures that are not charts ----------------------------------------------------------------------------
 
-/** By name: `uses`, the choices that move it, and `draw(figure, rows)`. */
+/** By name: `uses`, the choices that move it, and `draw(figure, rows)`. Where the table behind it is not what it shows:
+ *  `rows(figure)` to copy, and `file(figure, form)`, the address of a file. */
 const custom = {};
 
 // --- switches -----------------------------------------------------------------------------------------------
@@ -368,6 +371,7 @@ const seen = new IntersectionObserver((entries) => {
 function adopt(below) {
   const cards = [below, ...below.querySelectorAll('[data-choices]')];
   for (const card of cards.filter((one) => one.dataset?.choices)) card.choices ??= JSON.parse(card.dataset.choices);
+  for (const box of below.querySelectorAll('.scroll')) box.tabIndex = 0;  // what scrolls is reached by keyboard
   for (const figure of below.querySelectorAll('figure[data-chart]')) {
     addTools(figure);
     seen.observe(figure);

@@ -34,6 +34,14 @@ CREATE OR REPLACE MACRO _places() AS $places;
 -- @example select _runs_with('states') is not null
 CREATE OR REPLACE MACRO _runs_with(dataset) AS coalesce(map_extract_value($runs_with, dataset), '');
 
+-- Files of a run in a dataset.
+-- @param dataset name of a dataset of the lake
+-- @param run its id; `*` for all runs
+-- @param tail pattern below a run's folder, such as `/*.parquet`
+-- @returns VARCHAR[], paths or patterns
+-- @example select len(_files_in('states', 'no such run', '/*.parquet')) < 2
+CREATE OR REPLACE MACRO _files_in(dataset, run, tail) AS [_lake() || '/' || dataset || '/run=' || run || tail];
+
 -- What the weights of a run, or of a model's newest run, are kept by: their fingerprint, or the model's name where the
 -- run was captured by an alab that took no fingerprints; NULL where the name is unknown.
 -- @param name a run id, or a model as `runs.model_id` names it
@@ -53,11 +61,12 @@ CREATE OR REPLACE MACRO _plain_path(path) AS
 
 -- Whether this catalog is where alab last saw it; if it is elsewhere, the lake that it names may be another's.
 --
--- A warehouse that was copied still names the original's lake, of which nothing is to be read in silence.
+-- A warehouse that was copied still names the original's lake, of which nothing is to be read in silence. A lake at a
+-- URL is the same from everywhere.
 -- @returns BOOLEAN, true; an error that says what to do where the catalog is elsewhere
 -- @example select _in_place()
 CREATE OR REPLACE MACRO _in_place() AS
-  CASE WHEN getvariable('alab_lake') IS NOT NULL THEN true
+  CASE WHEN getvariable('alab_lake') IS NOT NULL OR contains(_lake(), '://') THEN true
        WHEN (SELECT coalesce(bool_or(list_contains(_places(), _plain_path(d.path))), false)
              FROM duckdb_databases() AS d) THEN true
        ELSE error('this alab.duckdb was copied or moved, or was attached by a relative path: it names the lake '

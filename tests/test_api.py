@@ -31,7 +31,7 @@ def test_doctests(two_runs, tmp_path, monkeypatch):
     monkeypatch.chdir(lake.warehouse.parent)
     assert lake.warehouse.name == "lab"
     given = {"lab": warehouse.open("lab"), "run": beta, "folder": tmp_path}
-    for module, examples in ((api.warehouse, 6), (api.arrays, 8)):
+    for module, examples in ((api.warehouse, 6), (api.arrays, 8), (api.merged, 9)):
         results = doctest.testmod(module, extraglobs=given)
         assert results.attempted >= examples
         assert results.failed == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/architecture.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/scale.md")
 ROOMS = sorted(path.parent.name for path in (ROOT / "warehouse").glob("*/__init__.py"))
 
 

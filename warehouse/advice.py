@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 
-def alab(warehouse: Path | None = None) -> str:
+def alab(warehouse: Path | str | None = None) -> str:
     """How to call `alab` here: its name where the shell finds this one under it, else its path.
 
     Args:
@@ -22,19 +22,22 @@ def alab(warehouse: Path | None = None) -> str:
         command = program(script)
     else:
         command = f"{program(Path(sys.executable))} -m warehouse.cli"
-    if warehouse is None or warehouse == Path(os.environ.get("ALAB_WAREHOUSE") or "lab").absolute():
+    usual = os.environ.get("ALAB_WAREHOUSE") or "lab"
+    if warehouse is None or warehouse in (usual, Path(usual).absolute()):
         return command
     return f"{command} -w {quoted(warehouse)}"
 
 
-def quoted(path: Path) -> str:
+def quoted(path: Path | str) -> str:
     """A path for a shell, from the directory we are in where it is below."""
     name = short(path)
     return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
-def short(path: Path) -> str:
+def short(path: Path | str) -> str:
     """A path as one reads it: from the directory we are in where it is below."""
+    if "://" in str(path):
+        return str(path)
     path, here = Path(path).absolute(), Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 

@@ -1,5 +1,7 @@
 """The one exception that alab raises on purpose, and the words for those from below."""
 
+import re
+
 
 class AlabError(Exception):
     """A request that could not be met, told in words a user can act on.
@@ -29,6 +31,12 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def from_inside(error: Exception) -> AlabError | None:
+    """The one that DuckDB tells of, where reading a lake at a URL ended with it."""
+    match = re.search(r"^(?:[\w.]+\.)?AlabError: (.*)\n?(.*)", str(error), re.MULTILINE)
+    return AlabError(match[1], match[2].strip()) if match else None
+
+
 def explain(error: Exception) -> AlabError | None:
     """An exception as an error for the user: what was asked cannot be done; None for a defect.
 
@@ -38,6 +46,8 @@ def explain(error: Exception) -> AlabError | None:
     """
     if isinstance(error, AlabError):
         return error
+    if told := from_inside(error):
+        return told
     library = type(error).__module__.lstrip("_").split(".")[0]
     hint = "What of the warehouse is damaged: alab check"
     if isinstance(error, OSError) and error.errno:

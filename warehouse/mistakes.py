@@ -27,16 +27,25 @@ _LIMITS = {
 }
 
 
-def tell(error: ValidationError, data: object, model: type[BaseModel]) -> tuple[str, str]:
-    """All mistakes of a request, as a message and what to do next; several have a line each."""
+def each(
+    error: ValidationError, data: object, model: type[BaseModel]
+) -> dict[str, tuple[Place, str]]:
+    """The mistakes of a request: of each what is wrong, and the place and what to do next."""
     problems = [(_place(problem, data), problem) for problem in error.errors()]
     problems = [one for one in problems if not _entailed(*one, problems, model)]
     # An unknown key explains what else is missing or wrong, so it comes first.
     problems.sort(key=lambda one: one[1]["type"] not in ("extra_forbidden", "invalid_key"))
-    hints: dict[str, str] = {}  # a place that may hold one of several things has an error for each
+    told: dict[str, tuple[Place, str]] = {}
     for place, problem in problems:
         message, hint = _words(place, problem, model)
-        hints.setdefault(message, hint)
+        # A place that may hold one of several things has an error for each.
+        told.setdefault(message, (place, hint))
+    return told
+
+
+def tell(error: ValidationError, data: object, model: type[BaseModel]) -> tuple[str, str]:
+    """All mistakes of a request, as a message and what to do next; several have a line each."""
+    hints = {message: hint for message, (_, hint) in each(error, data, model).items()}
     if len(hints) == 1:
         return next(iter(hints.items()))
     lines = [f"{message}{'. ' if hint else ''}{hint}" for message, hint in hints.items()]

@@ -332,6 +332,11 @@ class Scenario(_Strict):
         """The dataset whose rows are the prompts; None where they are written out."""
         return self.prompt[0].dataset if self.prompt else None
 
+    @property
+    def is_read_only(self) -> bool:
+        """Whether it is a dataset whose rows are read in batches, and not answered."""
+        return self.dataset is not None and not self.generation.max_new_tokens
+
     @model_validator(mode="after")
     def _examples_differ(self):
         """A label may have several examples; one that is there twice would count as two."""

@@ -10,11 +10,15 @@ from warehouse.errors import AlabError
 from warehouse.scenario import Scenario, parse
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would keep the last without a word."""
+class Loader(yaml.SafeLoader):
+    """YAML without objects of Python.
+
+    It refuses a key that is given twice, of which YAML would keep the last without a word.
+    """
 
     # The stubs say that an anchor is a dict; it is the name after `&`.
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """As YAML's, for keys that differ."""
         node = super().compose_mapping_node(anchor)
         keys = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
@@ -33,7 +37,7 @@ def read_file(path: Path | str) -> Scenario:
     """
     path = Path(path)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         what, hint = f"there is no scenario file {path}", "Ready-made ones: alab demo"
         raise AlabError(what, hint, 2) from None
@@ -41,27 +45,37 @@ def read_file(path: Path | str) -> Scenario:
         raise AlabError(f"cannot read {path}: {error.strerror}", exit_code=2) from error
     except UnicodeDecodeError as error:
         raise AlabError(f"{path} is not UTF-8 text (byte {error.start})", exit_code=2) from error
+    return beside(path, parse(load(text, str(path)), str(path)))
+
+
+def load(text: str, name: str) -> Any:
+    """The plain data that YAML means; `name` says in errors whose it is.
+
+    Raises:
+        AlabError: with exit code 2; it is no valid YAML.
+    """
+    try:
+        return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise AlabError(f"{path}{where}: not valid YAML: {problem}", exit_code=2) from error
+        raise AlabError(f"{name}{where}: not valid YAML: {problem}", exit_code=2) from error
     except RecursionError as error:  # a thousand brackets
-        raise AlabError(f"{path}: not valid YAML: nested too deeply", exit_code=2) from error
+        raise AlabError(f"{name}: not valid YAML: nested too deeply", exit_code=2) from error
     except ValueError as error:  # such as the 40th of a month
-        raise AlabError(f"{path}: not valid YAML: {error}", exit_code=2) from error
-    return _beside(path, parse(data, str(path)))
+        raise AlabError(f"{name}: not valid YAML: {error}", exit_code=2) from error
 
 
-def _beside(path: Path, scenario: Scenario) -> Scenario:
+def beside(path: Path, scenario: Scenario) -> Scenario:
     """The scenario with a dataset's source that lies beside its file, wherever we are."""
     if (dataset := scenario.dataset) is None or dataset.source is None:
         return scenario
-    beside = path.absolute().parent / dataset.source
-    pattern = beside.relative_to(beside.anchor)
-    if dataset.source.startswith("vega:") or not any(Path(beside.anchor).glob(str(pattern))):
+    source = path.absolute().parent / dataset.source
+    pattern = source.relative_to(source.anchor)
+    if dataset.source.startswith("vega:") or not any(Path(source.anchor).glob(str(pattern))):
         return scenario
-    dataset = dataset.model_copy(update={"source": str(beside)})
+    dataset = dataset.model_copy(update={"source": str(source)})
     prompt = scenario.prompt[0].model_copy(update={"dataset": dataset})
     return scenario.model_copy(update={"prompt": [prompt]})
 

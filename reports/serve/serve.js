@@ -19,7 +19,8 @@ function recall() {
     else if (said.has(name)) control.value = said.get(name);
     if (control.type === 'radio' && !control.checked) continue;
     const numeric = control.type === 'range' || 'number' in control.dataset;
-    choices[name] = numeric ? Number(control.value) : control.value;
+    const card = control.closest('[data-card]');
+    (card ? card.choices ??= {} : choices)[name] = numeric ? Number(control.value) : control.value;
   }
 }
 /** Let the words beside a slider say where it stands. */
@@ -43,7 +44,9 @@ addEventListener('keydown', (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target)) return;
   if (event.key === '?') keyList.showModal();
   else if (event.key === '/') {
-    document.querySelector('[data-search]')?.focus();
+    const field = document.querySelector('[data-search]');
+    if (field) field.focus();
+    else location.href = '/search';
   } else if (event.key.startsWith('Arrow') && !event.target.matches('input, [role="grid"] *')) {
     const way = event.key === 'ArrowLeft' || event.key === 'ArrowRight' ? 'leftRight' : 'upDown';
     const slider = [...document.querySelectorAll('[data-set][type="range"]')].find((one) => way in one.dataset);

@@ -1,5 +1,4 @@
--- The comparison of all pairs of runs, which several queries read, computed once: from here on its names mean
+-- The comparison of all pairs of runs, which several queries read, was computed once: from here on its names mean
 -- these rows.
-CREATE OR REPLACE TEMP TABLE pair_rows AS FROM inter_run_among($runs);
 CREATE TEMP MACRO inter_run_among(runs) AS TABLE FROM pair_rows;
 CREATE TEMP MACRO inter_run(a, b) AS TABLE FROM pair_rows WHERE run_a = a AND run_b = b;

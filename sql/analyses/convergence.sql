@@ -144,3 +144,78 @@ ORDER BY t.run_id, prompt_id, state DESC, state_index;
 CREATE OR REPLACE MACRO effective_depth(run_id, threshold := 0.9) AS TABLE
 SELECT a.run_id, a.prompt_id, a.state, a.arrival_depth AS effective_depth, a.layers
 FROM arrival_depth(run_id, threshold := threshold) AS a;
+
+-- How the residual stream settles from layer to layer in any forward pass: at the pass's last token, and the mean over
+-- the tokens that it read.
+--
+-- Reads the activations of hidden_in and hidden_out, of which `convergence` needs the states only. No rows where they
+-- were dropped or not captured.
+-- @param run_id a run id, `latest`, or a list of these
+-- @param step 0-based forward pass; 0 is the prefill
+-- @param prompt 0-based conversation within the run; give it by name
+-- @column run_id id of the run
+-- @column prompt_id 0-based conversation within the run
+-- @column step 0-based forward pass
+-- @column layer 0-based decoder block
+-- @column tokens tokens of the pass whose vectors were kept
+-- @column cosine_adjacent cosine of the stream that enters the layer and the one that leaves it, at the last token
+-- @column relative_step length of what the layer adds, relative to the stream that enters it, at the last token
+-- @column cosine_last cosine of the stream that leaves this layer and the one that leaves the last captured layer, at
+--   the last token
+-- @column cosine_adjacent_mean as cosine_adjacent, mean over the tokens
+-- @column relative_step_mean as relative_step, mean over the tokens
+-- @column cosine_last_mean as cosine_last, mean over the tokens
+-- @example select layer, cosine_adjacent, cosine_adjacent_mean from pass_convergence('latest', 0)
+CREATE OR REPLACE MACRO pass_convergence(run_id, step, prompt := 0) AS TABLE
+WITH streams AS MATERIALIZED (
+  SELECT t.run_id AS run, t.position, t.layer, t.hidden_in AS before, t.hidden_out AS after
+  FROM activations_of(run_id) AS t
+  WHERE t.prompt_id = prompt AND t.step = step AND t.hidden_in IS NOT NULL AND t.hidden_out IS NOT NULL
+), ends AS (
+  SELECT s.run, s.position, s.after AS last_of
+  FROM streams AS s
+  WHERE s.layer = (SELECT max(o.layer) FROM streams AS o WHERE o.run = s.run)
+), turns AS (
+  SELECT s.run, s.layer, s.position, s.position = max(s.position) OVER (PARTITION BY s.run) AS is_last,
+         cosine(s.before, s.after) AS turn, cosine(s.after, e.last_of) AS arrived,
+         euclidean(s.before, s.after) / nullif(norm(s.before), 0) AS stride
+  FROM streams AS s JOIN ends AS e ON e.run = s.run AND e.position = s.position
+)
+SELECT t.run AS run_id, prompt AS prompt_id, step AS step, t.layer, count(*) AS tokens,
+       any_value(t.turn) FILTER (t.is_last) AS cosine_adjacent,
+       any_value(t.stride) FILTER (t.is_last) AS relative_step,
+       any_value(t.arrived) FILTER (t.is_last) AS cosine_last,
+       avg(t.turn) AS cosine_adjacent_mean, avg(t.stride) AS relative_step_mean, avg(t.arrived) AS cosine_last_mean
+FROM turns AS t
+GROUP BY t.run, t.layer
+ORDER BY t.run, t.layer;
+
+-- Both notions of effective depth for any forward pass: from which layer on the residual stream is no longer turned
+-- much, and from which on it points where it ends up. `settling_depth` and `arrival_depth` tell the same of states.
+-- @param run_id a run id, `latest`, or a list of these
+-- @param step 0-based forward pass; 0 is the prefill
+-- @param prompt 0-based conversation within the run; give it by name
+-- @param threshold cosine that counts as settled, or arrived; give it by name
+-- @column run_id id of the run
+-- @column place last token, or mean over the tokens of the pass
+-- @column settling_depth first layer from which on every layer's own cosine reaches the threshold; NULL where none does
+-- @column arrival_depth first layer from which on every cosine with the last layer reaches the threshold
+-- @column layers number of captured layers
+-- @example select place, settling_depth, arrival_depth, layers from pass_depth('latest', 0, threshold := 0.5)
+CREATE OR REPLACE MACRO pass_depth(run_id, step, prompt := 0, threshold := 0.9) AS TABLE
+WITH both_of AS (
+  SELECT c.run_id AS run, 'last token' AS place, c.layer, c.cosine_adjacent AS turn, c.cosine_last AS arrived
+  FROM pass_convergence(run_id, step, prompt := prompt) AS c
+  UNION ALL
+  SELECT c.run_id, 'mean over the tokens', c.layer, c.cosine_adjacent_mean, c.cosine_last_mean
+  FROM pass_convergence(run_id, step, prompt := prompt) AS c
+), worst_of AS (
+  SELECT b.run, b.place, b.layer, min(b.turn) OVER later AS turn, min(b.arrived) OVER later AS arrived
+  FROM both_of AS b
+  WINDOW later AS (PARTITION BY b.run, b.place ORDER BY b.layer DESC)
+)
+SELECT w.run AS run_id, w.place, min(w.layer) FILTER (w.turn >= threshold) AS settling_depth,
+       min(w.layer) FILTER (w.arrived >= threshold) AS arrival_depth, count(*) AS layers
+FROM worst_of AS w
+GROUP BY w.run, w.place
+ORDER BY w.run, w.place;

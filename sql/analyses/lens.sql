@@ -124,3 +124,63 @@ WITH weighted AS (
 )
 SELECT row_number() OVER (ORDER BY score DESC, token_id) - 1 AS rank, token_id, token, score
 FROM top ORDER BY rank;
+
+-- How likely each layer finds some tokens at some places: the logit lens for tokens that are not among those it kept.
+--
+-- The lens keeps the log-probability of the token that follows in every layer. Two logits of one distribution differ
+-- as the log-probabilities do, so that the two tokens' unembeddings are enough. No rows where `alab logit-lens` was not
+-- run, or its residual streams were dropped.
+-- @param run_id a run id or `latest`
+-- @param prompt 0-based conversation within the run
+-- @param places a list of positions
+-- @param tokens a list of token ids, one for each place
+-- @column position 0-based place of the token after which the layers are asked
+-- @column token_id id in the tokenizer's vocabulary
+-- @column token text of the token
+-- @column layer 0-based decoder block
+-- @column logprob log-probability of the token according to the layer, nats
+-- @example select layer, token, logprob from lens_trajectories('latest', 0, [11], [3])
+CREATE OR REPLACE MACRO lens_trajectories(run_id, prompt, places, tokens) AS TABLE
+WITH asked AS (
+  SELECT DISTINCT unnest(places)::INTEGER AS position, unnest(tokens)::INTEGER AS token_id
+), anchors AS (
+  SELECT l.position, l.layer,
+         CASE WHEN l.next_logprob IS NULL THEN l.token_id ELSE l.next_token_id END AS anchor_id,
+         coalesce(l.next_logprob, l.logprob) AS known
+  FROM logit_lens_of(run_id) AS l
+  WHERE l.prompt_id = prompt AND l.rank = 0 AND l.site = 'hidden_out' AND list_contains(places, l.position)
+), directions AS (
+  SELECT u.token_id, u.token, u.bias, unnest(u.vector)::DOUBLE AS x, unnest(range(len(u.vector))) AS dim
+  FROM unembedding_of(run_id) AS u
+  WHERE u.token_id IN (SELECT token_id FROM asked UNION ALL SELECT anchor_id FROM anchors)
+), factors AS (
+  SELECT unnest(n.weight)::DOUBLE AS weight, unnest(n.shift)::DOUBLE AS shift, unnest(range(len(n.weight))) AS dim
+  FROM final_norm_of(run_id) AS n WHERE n.eps IS NOT NULL
+), ways AS MATERIALIZED (  -- the norm's factors belong to a token as well as to a stream, of which there are more
+  SELECT d.token_id, any_value(d.token) AS token, any_value(d.bias) + coalesce(sum(d.x * f.shift), 0) AS bias,
+         list(d.x * coalesce(f.weight, 1) ORDER BY d.dim) AS way, sum(d.x * coalesce(f.weight, 1)) AS total
+  FROM directions AS d LEFT JOIN factors AS f ON f.dim = d.dim
+  GROUP BY d.token_id
+), streams AS (
+  SELECT t.position, t.layer, t.vector::DOUBLE[] AS x, list_avg(t.vector::DOUBLE[]) AS mean,
+         list_inner_product(t.vector::DOUBLE[], t.vector::DOUBLE[]) / len(t.vector) AS square
+  FROM tensor_of(run_id, 'hidden_out') AS t
+  WHERE t.prompt_id = prompt AND list_contains(places, t.position)
+), scores AS (
+  SELECT s.position, s.layer, w.token_id, w.token, n.softcap,
+         n.scale * (w.bias + CASE WHEN n.eps IS NULL THEN list_inner_product(s.x, w.way)
+                                  WHEN n.centred THEN (list_inner_product(s.x, w.way) - s.mean * w.total)
+                                                      / sqrt(s.square - s.mean ** 2 + n.eps)
+                                  ELSE list_inner_product(s.x, w.way) / sqrt(s.square + n.eps) END) AS raw
+  FROM streams AS s CROSS JOIN ways AS w CROSS JOIN final_norm_of(run_id) AS n
+), logits AS (
+  SELECT c.position, c.layer, c.token_id, c.token,
+         CASE WHEN c.softcap IS NULL THEN c.raw ELSE c.softcap * tanh(c.raw / c.softcap) END AS logit
+  FROM scores AS c
+)
+SELECT k.position, k.token_id, g.token, a.layer, least(a.known + g.logit - f.logit, 0) AS logprob
+FROM asked AS k
+JOIN anchors AS a ON a.position = k.position
+JOIN logits AS g ON g.position = k.position AND g.layer = a.layer AND g.token_id = k.token_id
+JOIN logits AS f ON f.position = k.position AND f.layer = a.layer AND f.token_id = a.anchor_id
+ORDER BY k.position, k.token_id, a.layer;

@@ -24,11 +24,13 @@ ORDER BY t.run_id, t.position;
 
 -- The tokens of all runs whose vector points most nearly along a given one.
 --
--- Reads one column of one layer of the whole lake; vectors of another width are left out.
+-- Reads one column of one layer of the whole lake, or of some runs; vectors of another width are left out. Of answers
+-- for several sets of runs the first k by `cosine desc nulls last, run_id, prompt_id, position` are those of all.
 -- @param vector a vector, or a scalar subquery in brackets that gives one
 -- @param layer 0-based decoder block
 -- @param site a site of `activations`, such as hidden_out
 -- @param k how many tokens
+-- @param runs a list of run ids, the only ones to look in; give it by name
 -- @column run_id id of the run
 -- @column prompt_id 0-based conversation within the run
 -- @column step 0-based forward pass
@@ -37,7 +39,7 @@ ORDER BY t.run_id, t.position;
 -- @column role role of the message that the token belongs to
 -- @column cosine cosine of the token's vector and the given one
 -- @example select token, cosine from nearest_tokens((select vector from states limit 1), 0, 'hidden_out', 5)
-CREATE OR REPLACE MACRO nearest_tokens(vector, layer, site, k) AS TABLE
+CREATE OR REPLACE MACRO nearest_tokens(vector, layer, site, k, runs := NULL) AS TABLE
 WITH asked AS MATERIALIZED (
   SELECT vector AS v
 ), best AS (
@@ -47,7 +49,7 @@ WITH asked AS MATERIALIZED (
            _site_column(site, a.hidden_in, a.hidden_out, a.q, a.k, a.v, a.attn_out, a.mlp_gate, a.mlp_up,
                         a.mlp_down_in, a.mlp_down_out) AS vector
     FROM activations AS a CROSS JOIN asked
-    WHERE a.layer = layer
+    WHERE a.layer = layer AND (runs IS NULL OR list_contains(runs, a.run_id))
   ) AS t
   WHERE len(t.vector) = len(t.v)
   ORDER BY cosine DESC NULLS LAST, t.run_id, t.prompt_id, t.position

@@ -26,4 +26,4 @@ CREATE OR REPLACE MACRO _pointer(name) AS '/' || replace(replace(name, '~', '~0'
 -- @example select len(_files_if(false, 'states', ['one', 'another'], '/*.parquet')) = 1
 CREATE OR REPLACE MACRO _files_if(wanted, dataset, run, tail) AS
   CASE WHEN wanted THEN _files_of(dataset, run, tail)
-       ELSE [_lake() || '/.empty/' || dataset || '/run=0' || tail] END;
+       ELSE [_lake() || _empty(dataset, tail)] END;

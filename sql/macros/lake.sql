@@ -38,22 +38,27 @@ CREATE OR REPLACE MACRO _run_ids(run) AS
          THEN coalesce(nullif(json_extract_string(to_json(run), '$[*]'), []), [''])
          ELSE [json_extract_string(to_json(run), '$')] END]);
 
--- Files of some runs in a dataset, as path patterns; a file without rows for a run that has none.
+-- The file without rows that stands for a dataset where there are none, below the lake.
+-- @param dataset name of a dataset of the lake
+-- @param tail pattern below a run's folder, such as `/*.parquet`
+-- @returns VARCHAR
+-- @example select _empty('states', '/*.parquet') = '/.empty/states/run=0/0.parquet'
+CREATE OR REPLACE MACRO _empty(dataset, tail) AS '/.empty/' || dataset || '/run=0' || replace(tail, '*', '0');
+
+-- Files of some runs in a dataset, as paths or patterns; a file without rows for a run that has none.
 -- @param dataset name of a dataset of the lake
 -- @param run what `resolve_run` takes, or a list of these
 -- @param tail pattern below a run's folder, such as `/*.parquet`
 -- @returns VARCHAR[]
 -- @example select _files_of('states', 'no such run', '/*.parquet')[1] like '%/.empty/states/%'
 CREATE OR REPLACE MACRO _files_of(dataset, run, tail) AS
-  [_lake() || CASE WHEN _has(dataset, one) THEN '/' || dataset || '/run=' || one
-                   ELSE '/.empty/' || dataset || '/run=0' END || tail
-   FOR one IN _run_ids(run)];
+  flatten([CASE WHEN _has(dataset, one) THEN _files_in(dataset, one, tail) ELSE [_lake() || _empty(dataset, tail)] END
+           FOR one IN _run_ids(run)]);
 
--- Files of all runs in a dataset, as a path pattern; a file without rows where there are none.
+-- Files of all runs in a dataset, as paths or patterns; a file without rows where there are none.
 -- @param dataset name of a dataset of the lake
 -- @param tail pattern below a run's folder, such as `/*.parquet`
--- @returns VARCHAR
+-- @returns VARCHAR[]
 -- @example select _files_of_all('states', '/*.parquet') is not null
 CREATE OR REPLACE MACRO _files_of_all(dataset, tail) AS
-  CASE WHEN _runs_with(dataset) = '' THEN _lake() || '/.empty/' || dataset || '/run=0' || tail
-       ELSE _lake() || '/' || dataset || '/run=*' || tail END;
+  CASE WHEN _runs_with(dataset) = '' THEN [_lake() || _empty(dataset, tail)] ELSE _files_in(dataset, '*', tail) END;

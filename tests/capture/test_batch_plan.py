@@ -65,3 +65,16 @@ def test_enough_prompts_are_read_alone_again(lengths):
     first = {batch.shape: batch for batch in plan if len(batch.prompts) > 1}.values()
     together = sum(len(batch.prompts) for batch in first)
     assert sum(len(proof.sample(batch)) for batch in first) >= min(16, together)
+
+
+def test_what_a_shard_has_shown_the_next_one_need_not():
+    plan = make_batches([5] * 64 + [6] * 64 + [7] * 64, list(map(str, range(192))), range(192), 64)
+    short, middle, long = plan
+    like = SimpleNamespace(loaded=SimpleNamespace(dtype="float32"))
+    known = {short.shape: True, middle.shape: False}
+    proof = Proof(like, list(plan), known)
+    assert [proof.asks(batch) for batch in plan] == [False, False, True]
+    assert (proof.is_right(short), proof.is_right(middle)) == (True, False)
+    assert len(proof.sample(long)) == 1
+    assert len(Proof(like, [long]).sample(long)) == 16
+    assert proof.shapes == known

@@ -65,6 +65,7 @@ def test_mistakes_are_refused(text, message):
 def library(tmp_path, **files):
     (tmp_path / "index.sql").write_text("")
     (tmp_path / "index_by_name.sql").write_text("")
+    (tmp_path / "index_at_url.sql").write_text("")
     (tmp_path / "macros").mkdir()
     for name, text in files.items():
         (tmp_path / "macros" / f"{name}.sql").write_text(text)

@@ -52,3 +52,15 @@ def test_an_unknown_model(tmp_path):
 def test_schema():
     schema = json.loads(CliRunner().invoke(main, ["schema"]).output)
     assert {"name", "model", "prompt", "generation"} <= set(schema["properties"])
+
+
+def test_json_has_the_sizes_beside_the_text(tmp_path):
+    model = tiny.model_of("llama")
+    model.save_pretrained(tmp_path)
+    told = CliRunner().invoke(main, ["layers", str(tmp_path), "--format", "json"])
+    facts = json.loads(told.stdout)
+    assert facts["text"] == layers.outline(str(tmp_path))
+    whole = sites.discover(model).layers[0].ports
+    assert facts["sites"] == {site: port.width for site, port in whole.items()}
+    sizes = ("layers", "hidden_size", "heads", "vocabulary", "context", "embeddings")
+    assert [facts[name] for name in sizes] == [3, 32, 4, 300, 128, 32]

@@ -4,11 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from warehouse.lake.lake import Lake
 from warehouse.serve.service import Service
 
 #: Widths of a telephone and of a desk, pixels.
 WIDTHS = (400, 1280)
+#: Each width and each theme once.
+LOOKS = pytest.mark.parametrize(
+    ("width", "dark"), [(WIDTHS[0], True), (WIDTHS[1], False)], ids=["400-dark", "1280-light"]
+)
 
 
 @contextmanager

@@ -23,7 +23,8 @@ ARGUMENTS = {
     "one_site": "'hidden_out'", "several": "false", "one_index": "NULL", "one_label": "NULL",
     "one_prompt": "NULL", "state": "'snapshot'", "state_a": "'snapshot'", "state_b": "'snapshot'",
     "over": "'conversation'", "selector": "'last'", "prompt": "0", "label_column": "'mood'", "a": "'joy'", "b": "'fear'",
-    "wanted": "true",
+    "wanted": "true", "refs": "['latest', '$one']", "places": "[11]", "tokens": "[3]", "alignment": "'message'",
+    "at_most": "100",
 }  # fmt: skip
 ANALYSES = [item for item in LIBRARY if item.kind == "analysis"]
 by_name = pytest.mark.parametrize("item", LIBRARY, ids=lambda item: item.name)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from warehouse import scenario as scenarios
-from warehouse.api.arrays import Arrays
+from warehouse.api.merged import Merged
 from warehouse.catalog import removal
+from warehouse.cluster.workers import workers
 from warehouse.exchange import export, importing
 from warehouse.extras import needing
 from warehouse.query import formats, inspect
@@ -30,7 +31,7 @@ def open(warehouse: Path | str = "lab") -> "Warehouse":
     return Warehouse(warehouse)
 
 
-class Warehouse(Arrays):
+class Warehouse(Merged):
     """A warehouse: runs, their tensors, and SQL over all of them.
 
     It reads from a private copy of the catalog, renewed when the lake has changed, so that a
@@ -88,14 +89,19 @@ class Warehouse(Arrays):
         return self.sql("FROM run_overview()")
 
     def report(
-        self, *runs: str, out: Path | str | None = None, csv_dir: Path | str | None = None
+        self,
+        *runs: str,
+        out: Path | str | None = None,
+        csv_dir: Path | str | None = None,
+        ray: str | None = None,
     ) -> Path:
         """Write the comparison report of some runs, or of all, as one HTML file.
 
         Args:
-            runs: ids, unique prefixes or `latest`.
+            runs: ids, unique prefixes, patterns with `*`, or `latest`.
             out: the file; `report.html` in the warehouse by default.
             csv_dir: folder for the tables as CSV files.
+            ray: address of a Ray that compares the runs with one another, or `local`.
 
         Returns:
             Path of the HTML file.
@@ -106,7 +112,9 @@ class Warehouse(Arrays):
         from warehouse.report.write import write_report
 
         out, csv_dir = Path(out) if out else None, Path(csv_dir) if csv_dir else None
-        return write_report(self._lake, runs, out=out, csv_dir=csv_dir)[0]
+        with workers(ray) as each:
+            some = each if ray else None
+            return write_report(self._lake, runs, out=out, csv_dir=csv_dir, each=some)[0]
 
     def capture(
         self,
@@ -115,6 +123,8 @@ class Warehouse(Arrays):
         source: Any = None,
         force: bool = False,
         resume: bool = False,
+        shard: tuple[int, int] | None = None,
+        finish: bool = False,
     ) -> list[str]:
         """Run a scenario and keep every tensor.
 
@@ -123,9 +133,11 @@ class Warehouse(Arrays):
             source: of a dataset, a table in place of its file: Arrow, pandas or polars.
             force: run although the disk looks too small.
             resume: go on with the newest capture of the dataset that was stopped.
+            shard: read a shard of the dataset alone, such as (3, 16).
+            finish: publish the dataset whose shards are all there.
 
         Returns:
-            Ids of the new runs.
+            Ids of the new runs; a shard is none.
 
         Raises:
             AlabError: the scenario is invalid, or cannot be run.
@@ -141,7 +153,8 @@ class Warehouse(Arrays):
         else:
             requests = [scenarios.parse(scenario) if isinstance(scenario, dict) else scenario]
         lakes = [self._lake] * len(requests)
-        return list(capture(requests, lakes, source=source, force=force, resume=resume))
+        options: dict[str, Any] = {"source": source, "force": force, "resume": resume}
+        return list(capture(requests, lakes, share=shard, finish=finish, **options))
 
     def inspect(self, run: str = "latest") -> str:
         """Everything about a run but its tensors: what `alab inspect` prints.

@@ -7,14 +7,21 @@ so that little is padded.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+
+from warehouse.errors import AlabError
+from warehouse.lake.lake import Lake
+from warehouse.scenario import Scenario
 
 #: Prompts of a shard, about: what a killed capture loses at the most.
 SHARD = 2048
 #: Tokens of a batch, padding included: beyond it a batch has fewer prompts.
 BATCH_TOKENS = 1 << 13
+#: Which shard, from 1, of how many.
+Share = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,9 @@ def make_batches(
     prompts: Sequence[int],
     size: int,
     shard: int | None = None,
+    *,
     cut: Callable[[int, list[int]], Iterable[PlannedBatch]] | None = None,
+    parts: int = 1,
 ) -> BatchPlan:
     """Plan which prompts are read together.
 
@@ -83,12 +92,14 @@ def make_batches(
         shard: prompts of a shard, about.
         cut: makes the batches of a shard, of its number and its prompts, where they are no padded
             ones of like length.
+        parts: how many share the work: there are as many shards for each, and the shards of part
+            k, those whose number is k modulo `parts`, have the rows for which `shard_of` says k.
 
     >>> plan = make_batches([3, 9, 3, 4], ["a", "b", "c", "d"], [0, 1, 2, 3], size=2)
     >>> [(batch.prompts, batch.padded) for batch in plan]
     [((0, 2), 3), ((3, 1), 9)]
     """
-    count = -(-len(prompts) // (shard or SHARD))
+    count = parts * -(-len(prompts) // (parts * (shard or SHARD)))
     dealt: list[list[int]] = [[] for _ in range(count)]
     for prompt in prompts:
         dealt[shard_of(row_ids[prompt], count)].append(prompt)
@@ -99,6 +110,42 @@ def make_batches(
 def shard_of(row_id: str, count: int) -> int:
     """The shard of a row, by a hash of its id."""
     return int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8]) % count
+
+
+def parse_share(text: str) -> Share:
+    """The shard that a text such as `3/16` means.
+
+    Raises:
+        AlabError: with exit code 2; it means none.
+    """
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
+    index, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= index <= count:
+        raise AlabError(
+            f"--shard: {text!r} is no shard", "Write for example 3/16; the first is 1/16.", 2
+        )
+    return index, count
+
+
+def is_in(scenario: Scenario, share: Share) -> bool:
+    """Whether a scenario, one of several, is in a shard of them."""
+    return shard_of(scenario.name, share[1]) == share[0] - 1
+
+
+def refuse_undivided(scenario: Scenario, lake: Lake) -> None:
+    """Refuse a scenario that has no rows to share, and a lake where nobody sees others' shards."""
+    if not scenario.is_read_only:
+        raise AlabError(
+            f"{scenario.name} is no dataset that is read only: it has no shards",
+            "Capture it without --shard and --finish; of several scenarios --shard takes some.",
+            2,
+        )
+    if lake.remote:
+        raise AlabError(
+            f"shards meet in a directory that all machines see, and {lake.warehouse} is none",
+            "Capture into a shared directory, or the dataset whole.",
+            2,
+        )
 
 
 def _cut(

@@ -28,7 +28,8 @@ from warehouse.capture.plan import (
 )
 from warehouse.capture.prompt_rows import prompt_rows
 from warehouse.capture.references import grouped, sequences
-from warehouse.capture.session import Progress, Session, kind, session
+from warehouse.capture.session import Progress, Session, Watch, kind, session
+from warehouse.capture.shards import Share, capture_share, published
 from warehouse.capture.states import Key
 from warehouse.capture.writer import leave_a_core
 from warehouse.errors import AlabError
@@ -52,8 +53,12 @@ def capture(
     source: Any = None,
     force: bool = False,
     resume: bool = False,
+    share: Share | None = None,
+    finish: bool = False,
+    again: bool = True,
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
+    watch: Watch = lambda *_, **__: None,
 ) -> Iterator[str]:
     """Run scenarios and publish their runs.
 
@@ -65,8 +70,12 @@ def capture(
         source: the source of a dataset, where it is a caller's table.
         force: run although the disk looks too small.
         resume: go on with the newest captures of these datasets that were stopped.
+        share: read this shard of these datasets alone.
+        finish: publish the datasets whose shards are all there.
+        again: run also what is a run of its lake already.
         progress: told of each forward pass.
         tell: told each reply and where it ended, after its run's id was given, and what to do next.
+        watch: told when a run begins, and each token of a reply.
 
     Yields:
         Ids of the new runs, each as soon as it is published.
@@ -87,10 +96,19 @@ def capture(
         for scenario, lake in some:
             for single in _singles(scenario, loaded, report):
                 options: dict[str, Any] = {"force": force, "progress": report, "source": source}
-                if resume or (single.dataset and not single.generation.max_new_tokens):
-                    run_id = capture_dataset(single, loaded, sites, lake, resume=resume, **options)
+                if not again and (found := published(single, lake)):
+                    report(f"{single.name} is there already: {found}", 0, 0)
+                    continue
+                if share or finish:
+                    shared = capture_share(single, loaded, sites, lake, share, **options)
+                    if shared is None:
+                        continue  # others are missing, or nobody has published them yet
+                    run_id = shared
+                elif resume or single.is_read_only:
+                    options |= {"resume": resume, "watch": watch}
+                    run_id = capture_dataset(single, loaded, sites, lake, **options)
                 else:
-                    run_id = capture_one(single, loaded, sites, lake, **options)
+                    run_id = capture_one(single, loaded, sites, lake, watch=watch, **options)
                 runs.append((lake, run_id))
                 yield run_id
                 if tell:
@@ -99,7 +117,7 @@ def capture(
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    if tell:
+    if tell and runs:
         tell(next_command(runs))
 
 
@@ -123,6 +141,7 @@ def capture_one(
     source: Any = None,
     force: bool = False,
     progress: Progress = lambda *_: None,
+    watch: Watch = lambda *_, **__: None,
 ) -> str:
     """Run one scenario on a loaded model and publish it; see `capture`.
 
@@ -141,7 +160,8 @@ def capture_one(
     try:
         with torch.inference_mode(), session(plan, lake, progress) as run:
             with notices.listening(python_warnings=False) as messages:
-                _Conversations(run, progress).record()
+                watch("begun", run=run.run_id)
+                _Conversations(run, progress, watch).record()
             notes = notices.notes(messages, "while it ran")
             run.warnings += [{"code": code, "message": message} for code, message in notes]
     except OSError as error:
@@ -156,7 +176,7 @@ def capture_one(
 class _Conversations:
     """The prompts and references of a plan, read one after the other into a session."""
 
-    def __init__(self, run: Session, progress: Progress):
+    def __init__(self, run: Session, progress: Progress, watch: Watch):
         self.run, self.plan, loaded = run, run.plan, run.plan.loaded
         self.model, self.scenario, self.chat = loaded.model, self.plan.scenario, run.chat
         self.eos = limits.eos_ids(loaded.model, loaded.tokenizer)
@@ -165,7 +185,7 @@ class _Conversations:
         )
         #: The rows of a dataset that are answered; None where prompts are written out.
         self.rows = self.plan.prompts if isinstance(self.plan.prompts, DatasetPrompts) else None
-        self._progress = progress
+        self._progress, self._watch = progress, watch
         self._done = 0
         self._many = len(self.plan.prompts) > 1  # then prompts are counted, else passes
         self._total = len(self.plan.prompts) if self._many else self._passes()
@@ -310,6 +330,7 @@ class _Conversations:
             row = self.run.step_row(prompt_id, step, len(self.reader.ids), logits)
             choice = {"generated_token_id": token, "generated_token": self.chat.token_text(token)}
             self.run.add("steps", [row | choice])
+            self._watch("token", prompt=prompt_id, step=step, text=choice["generated_token"])
             generated.append(token)
             if token in self.eos:
                 self._done += 0 if self._many else options.max_new_tokens - len(generated)

@@ -8,7 +8,8 @@ all shards ─→ one run, published as any other
 A shard that is finished stays, whatever happens to the capture: `--resume` goes on after it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -26,7 +27,7 @@ from warehouse.capture.plan import Plan, check_room, make_plan
 from warehouse.capture.prompt_rows import read_rows
 from warehouse.capture.proof import Proof
 from warehouse.capture.rounding import Stats
-from warehouse.capture.session import Progress, Session
+from warehouse.capture.session import Progress, Session, Watch
 from warehouse.capture.trees import choose_trees, cut_trees
 from warehouse.catalog import catalog
 from warehouse.errors import AlabError
@@ -46,7 +47,7 @@ from warehouse.vocabulary import STATE_SITES
 #: Prompts of a batch, at the most, and tokens that a pass reads together; more on a GPU.
 SIZES = {"cpu": (64, 1 << 10), "cuda": (512, 1 << 15)}
 #: What a capture that goes on needs to find as it was.
-_UNCHANGED = {
+UNCHANGED = {
     "scenario": "the scenario",
     "dataset": "the dataset",
     "weights": "the model's weights",
@@ -54,6 +55,8 @@ _UNCHANGED = {
 }
 #: Bytes of recorded rows of a batch that may be held until they are shown to be right.
 HELD_BYTES = 1 << 28
+#: What is captured, its prompts, and what was asked for, as a run that is begun keeps it.
+Prepared = tuple[Plan, DatasetPrompts, dict[str, Any]]
 
 
 def capture_dataset(
@@ -66,6 +69,7 @@ def capture_dataset(
     resume: bool = False,
     force: bool = False,
     progress: Progress = lambda *_: None,
+    watch: Watch = lambda *_, **__: None,
 ) -> str:
     """Read the rows of a dataset, each a prompt, and publish them as a run.
 
@@ -78,6 +82,7 @@ def capture_dataset(
         resume: go on with the newest capture of the scenario that was stopped.
         force: run although the disk looks too small.
         progress: told of prompts.
+        watch: told when the run begins.
 
     Returns:
         The run's id.
@@ -86,50 +91,85 @@ def capture_dataset(
         AlabError: a row cannot be read, there is nothing to go on with, or what was asked for has
             changed since.
     """
-    if scenario.dataset is None or scenario.generation.max_new_tokens:
+    if not scenario.is_read_only:
         raise AlabError(
             f"{scenario.name} is no dataset that is read only: there is nothing to go on with",
             "Capture it without --resume.",
         )
+    plan, prompts, asked = prepare(scenario, loaded, sites, lake, source=source, force=force)
+    if not resume:
+        asked["trees"] = trees_of(plan, prompts, asked)
+    staged = _stage(lake, asked, resume)
+    watch("begun", run=staged.run_id)
+    with keeping(staged, lake, "--resume"):
+        asked = staged.request or asked
+        batches = batches_of(plan, prompts, asked)
+        _Shards(plan, prompts, batches, staged, progress).read()
+        _publish(plan, prompts, batches, staged, datetime.fromisoformat(asked["began"]))
+    catalog.Catalog(lake).add(staged.run_id, progress)
+    return staged.run_id
+
+
+def prepare(
+    scenario: Scenario,
+    loaded: Loaded,
+    sites: ModelSites,
+    lake: Lake,
+    *,
+    source: Any = None,
+    force: bool = False,
+) -> Prepared:
+    """Check a dataset that is read only against a model and the disk, and note what was asked for.
+
+    Raises:
+        AlabError: as `capture_dataset`.
+    """
     plan, prompts = dataset_plan(scenario, loaded, sites, source)
     if not force:
         check_room(plan, lake)
     lake.prepare()
     lake.sweep()
-    size = _batch_size(plan, prompts)
-    asked: dict[str, Any] = {
-        "scenario": scenario.model_dump(mode="json"),
-        "dataset": prompts.dataset.digest,
-        "weights": loaded.weights_hash,
-        "torch": torch.__version__,
-        "size": size,
-        "trees": None if resume else choose_trees(plan, prompts, size, HELD_BYTES),
-        "prompts": len(prompts.readable),
-        "began": datetime.now(UTC).replace(tzinfo=None).isoformat(),
-    }
-    staged = _stage(lake, asked, resume)
+    return (
+        plan,
+        prompts,
+        {
+            "scenario": scenario.model_dump(mode="json"),
+            "dataset": prompts.dataset.digest,
+            "weights": loaded.weights_hash,
+            "torch": torch.__version__,
+            "size": _batch_size(plan, prompts),
+            "prompts": len(prompts.readable),
+            "began": datetime.now(UTC).replace(tzinfo=None).isoformat(),
+        },
+    )
+
+
+def trees_of(plan: Plan, prompts: DatasetPrompts, asked: dict) -> dict[str, int] | None:
+    """Whether trees are the way to read a dataset that is begun; measured here and now."""
+    return choose_trees(plan, prompts, asked["size"], HELD_BYTES)
+
+
+def batches_of(plan: Plan, prompts: DatasetPrompts, asked: dict) -> BatchPlan:
+    """The batch plan of a capture, by what was asked when it was begun."""
+    cut = cut_trees(plan, prompts, asked.get("trees"))
+    given = prompts.lengths, prompts.dataset.ids, prompts.readable
+    return make_batches(*given, asked["size"], cut=cut, parts=asked.get("shards", 1))
+
+
+@contextmanager
+def keeping(staged: StagedRun, lake: Lake, way: str) -> Iterator[None]:
+    """Let go of a run where something fails; what was finished of it stays, as the error says."""
     try:
-        asked = staged.request or asked
-        cut = cut_trees(plan, prompts, asked.get("trees"))
-        batches = make_batches(
-            prompts.lengths, prompts.dataset.ids, prompts.readable, asked["size"], cut=cut
-        )
-        if not (sites.batches or cut):
-            message = "the model gives prompts other numbers together than alone: read one by one"
-            plan.warnings.append({"code": "batch", "message": message})
-        _Shards(plan, prompts, batches, staged, progress).read()
-        _publish(plan, prompts, batches, staged, datetime.fromisoformat(asked["began"]))
+        yield
     except BaseException as error:
-        staged.release()  # what was finished stays
-        error.add_note(f"what was finished of {staged.run_id} is kept: go on with --resume")
+        staged.release()
+        error.add_note(f"what was finished of {staged.run_id} is kept: go on with {way}")
         if isinstance(error, OSError):
             raise AlabError(
                 f"cannot write to the warehouse {lake.warehouse}: {error.strerror or error}",
-                "What was finished is kept. Free some space, and go on with --resume.",
+                f"What was finished is kept. Free some space, and go on with {way}.",
             ) from error
         raise
-    catalog.Catalog(lake).add(staged.run_id, progress)
-    return staged.run_id
 
 
 def dataset_plan(
@@ -168,19 +208,24 @@ def _stage(lake: Lake, asked: dict, resume: bool) -> StagedRun:
     stopped = {
         run_id: request
         for run_id, request in lake.unfinished().items()
-        if request["scenario"]["name"] == name
+        if request["scenario"]["name"] == name and "shards" not in request
     }
     if not stopped:
         hint = "Those there are: alab runs --unfinished"
         raise AlabError(f"there is no capture of {name} to go on with", hint)
     run_id = max(stopped, key=lambda run_id: stopped[run_id]["began"])
-    for key, what in _UNCHANGED.items():
-        if stopped[run_id][key] != asked[key]:
+    refuse_changes(run_id, stopped[run_id], asked, "Begin anew, without --resume")
+    return lake.resume(run_id)
+
+
+def refuse_changes(run_id: str, begun: dict, asked: dict, instead: str) -> None:
+    """Refuse to go on with a run where what was asked for is not what it was begun with."""
+    for key, what in UNCHANGED.items():
+        if begun[key] != asked[key]:
             raise AlabError(
                 f"{what} changed since {run_id} was begun",
-                f"Begin anew, without --resume; what there is of it goes with: alab rm {run_id}",
+                f"{instead}; what there is of it goes with: alab rm {run_id}",
             )
-    return lake.resume(run_id)
 
 
 def _batch_size(plan: Plan, prompts: DatasetPrompts) -> int:
@@ -207,26 +252,33 @@ class _Shards:
         self.reader = Reader(plan.loaded.model)
         self.means = means_of(plan)
         self._progress = progress
-        self._done = 0
+        self._done = self._total = 0
 
-    def read(self) -> None:
-        """Read the shards that are not there."""
-        for number, batches in enumerate(self.batches.shards):
+    def read(self, numbers: Iterable[int] | None = None) -> None:
+        """Read the shards that are not there, all or some of them."""
+        chosen = range(len(self.batches.shards)) if numbers is None else list(numbers)
+        shards = [self.batches.shards[number] for number in chosen]
+        self._total = sum(len(batch.prompts) for shard in shards for batch in shard)
+        known: dict[tuple[int, int], bool] = {}  # by shards before, whoever read them and when
+        for number, batches in zip(chosen, shards, strict=True):
             shard = Shard(self.staged, number)
             if not shard.is_there:
                 shard.begin()
-                self._read_shard(shard, batches)
+                self._read_shard(shard, batches, known)
             else:
                 self._tick(sum(len(batch.prompts) for batch in batches))
+            known |= Stats.from_json(shard.record()).shapes
 
     def _tick(self, count: int) -> None:
         self._done += count
-        self._progress("prompts", self._done, len(self.prompts.readable))
+        self._progress("prompts", self._done, self._total)
 
-    def _read_shard(self, shard: Shard, batches: Sequence[PlannedBatch]) -> None:
+    def _read_shard(
+        self, shard: Shard, batches: Sequence[PlannedBatch], known: dict[tuple[int, int], bool]
+    ) -> None:
         metadata = MetadataWriter(shard, catalog.metadata_schemas())
         run = Session(self.plan, shard, metadata)
-        proof = Proof(self.plan, batches)
+        proof = Proof(self.plan, batches, known)
         try:
             with torch.inference_mode(), run.recorder, run.tensors:
                 for batch in batches:
@@ -234,7 +286,7 @@ class _Shards:
                     self._tick(len(batch.prompts))
                 run.states.close()
             run.recorder.note(run.tensors.stats)
-            run.tensors.stats.batch = proof.errors
+            run.tensors.stats.batch, run.tensors.stats.shapes = proof.errors, proof.shapes
             metadata.add("warnings", proof.warnings)
             metadata.finish()
         except BaseException:
@@ -320,7 +372,11 @@ def _publish(
     plan: Plan, prompts: DatasetPrompts, batches: BatchPlan, staged: StagedRun, began: datetime
 ) -> None:
     """Make one run of the shards."""
-    metadata = MetadataWriter(staged, catalog.metadata_schemas(), {"warnings": plan.warnings})
+    warnings = list(plan.warnings)
+    if not (plan.sites.batches or any(batch.tree for batch in batches)):
+        message = "the model gives prompts other numbers together than alone: read one by one"
+        warnings.append({"code": "batch", "message": message})
+    metadata = MetadataWriter(staged, catalog.metadata_schemas(), {"warnings": warnings})
     stats = Stats()
     try:
         for number in range(len(batches.shards)):

@@ -14,9 +14,12 @@ PROMPTS, CHARACTERS, RUNS = 3, 600, 3
 
 
 def ending(lake: Lake, run_id: str) -> str:
-    """The replies of a run, the first few of many, and how each ended."""
+    """The replies of a run, the first few of many, and how each ended; of one only read, a line."""
     prompts = _rows(lake, run_id, "prompts")
     first = list(islice(prompts, PROMPTS + 1))
+    if not any(prompt["n_generated"] for prompt in first):
+        count = len(first) + sum(1 for _ in prompts)
+        return f"{count} prompt{'s were' if count != 1 else ' was'} read; nothing was generated"
     steps = takewhile(lambda step: step["prompt_id"] < PROMPTS, _rows(lake, run_id, "steps"))
     tokens = {step["prompt_id"]: step["generated_token"] for step in steps}  # each prompt's last
     lines = []
@@ -48,8 +51,6 @@ def _rows(lake: Lake, run_id: str, table: str) -> Iterator[dict]:
 def _end(prompt: dict, token: str | None) -> str:
     count = prompt["n_generated"]
     tokens = f"{count} token{'s' * (count != 1)}"
-    if not count:
-        return "nothing was generated"
     if prompt["stop_reason"] == "eos":
         return f"it ended by itself after {tokens}, with {shown(token or '')}"
     return f"it was cut at {tokens} (generation.max_new_tokens)"
@@ -57,7 +58,7 @@ def _end(prompt: dict, token: str | None) -> str:
 
 def next_command(runs: Sequence[tuple[Lake, str]]) -> str:
     """What to type after a capture of some runs, each in its lake."""
-    places: dict[Path, list[str]] = {}
+    places: dict[Path | str, list[str]] = {}
     for lake, run_id in runs:
         places.setdefault(lake.warehouse, []).append(run_id)
     lines = []

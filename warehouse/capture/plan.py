@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from warehouse.capture import state_tokens
+from warehouse.capture.amounts import Amounts
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.models import limits, sampler, spans, weights
@@ -17,8 +18,6 @@ from warehouse.vocabulary import CONTRIBUTIONS, SITES, STATE_SITES
 if TYPE_CHECKING:
     from warehouse.capture.dataset_prompts import DatasetPrompts
 
-#: Bytes that a stored value takes on disk, measured on real activations, rounded up.
-_BYTES_PER_VALUE = {"float16": 1.8, "bfloat16": 1.45, "float32": 3.6}
 #: Prompts whose renderings are kept from the check until they are due; of more, each is rendered
 #: again, so that memory does not grow with prompts.
 RENDERINGS = 64
@@ -328,15 +327,19 @@ def _check_length(ids: list[int], new: int, loaded: Loaded, where: str) -> None:
 
 def estimate_bytes(plan: Plan) -> int:
     """Bytes that a run will take on disk, about."""
-    options, prompts, layers = plan.scenario.capture, plan.prompts, len(plan.layers)
-    values = prompts.tokens * sum(sum(widths.values()) for widths in plan.widths.values())
-    if options.keeps("attention"):
-        config = plan.loaded.model.config.get_text_config()
-        values += prompts.pairs * config.num_attention_heads * layers
-    if plan.states:
-        count = prompts.snapshots + 3 * len(prompts)
-        values += count * layers * len(STATE_SITES) * plan.sites.hidden_size
-    return int(values * _BYTES_PER_VALUE[options.store_dtype])
+    options, prompts, config = plan.scenario.capture, plan.prompts, plan.loaded.model.config
+    amounts = Amounts(
+        tokens=prompts.tokens,
+        pairs=prompts.pairs if options.keeps("attention") else 0,
+        states=prompts.snapshots + 3 * len(prompts) if plan.states else 0,
+    )
+    return amounts.bytes(
+        layers=len(plan.layers),
+        heads=config.get_text_config().num_attention_heads,
+        hidden_size=plan.sites.hidden_size,
+        width=sum(sum(widths.values()) for widths in plan.widths.values()),
+        store_dtype=options.store_dtype,
+    )
 
 
 def check_room(plan: Plan, lake: Lake) -> None:

@@ -1,6 +1,6 @@
 """Whether prompts that were read together are what they are alone: by numbers, in every run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from warehouse.capture.batches import PlannedBatch, shard_of
 from warehouse.capture.hooks import LayerTensors
 from warehouse.capture.plan import Plan
 
-#: Prompts of a shard that are read alone again, at the least.
+#: Prompts that are read alone again before anything is known, at the least.
 SAMPLE = 16
 
 
@@ -26,22 +26,34 @@ class Proof:
     shard, and none of a shape is written before the first of it was compared. Where a later one is
     wrong, so are those after it.
 
+    Args:
+        plan: the request and its model.
+        batches: those of a shard.
+        known: whether batches of some shapes are right, as the shards before it have shown.
+
     Attributes:
         errors: per layer, the largest ‖together − alone‖ / ‖alone‖ of a vector, of the shapes that
             are right.
         warnings: rows about those that are not.
     """
 
-    def __init__(self, plan: Plan, batches: Sequence[PlannedBatch]):
+    def __init__(
+        self,
+        plan: Plan,
+        batches: Sequence[PlannedBatch],
+        known: Mapping[tuple[int, int], bool] | None = None,
+    ):
         self._limit = limit(plan.loaded.dtype)
         together = [batch for batch in batches if len(batch.prompts) > 1]
         trees = [batch for batch in together if batch.tree]
         some = min(len(trees), SAMPLE)
         spread = [trees[n * len(trees) // some] for n in range(some)]
-        compared = spread or {batch.shape: batch for batch in together}.values()
-        counts = [len(batch.prompts) for batch in compared]
+        self._right = dict(known or {})
+        new = {batch.shape: batch for batch in together if batch.shape not in self._right}
+        counts = [len(batch.prompts) for batch in spread or new.values()]
+        enough = 1 if self._right and not spread else SAMPLE
         self._each = 1  # of each compared, so that all are enough, as far as there are any
-        while self._each < SAMPLE and sum(min(n, self._each) for n in counts) < SAMPLE:
+        while self._each < enough and sum(min(n, self._each) for n in counts) < enough:
             self._each += 1
         spare = sum(min(n, self._each) for n in counts) - SAMPLE
         #: Prompts of the trees that are compared, by the number of a tree: no more than are enough.
@@ -50,9 +62,13 @@ class Proof:
             less = spare > 0 and len(batch.prompts) >= self._each > 1
             self._spread[batch.number] = self._each - less
             spare -= less
-        self._right: dict[tuple[int, int], bool] = {}
         self.errors: dict[int, float] = {}
         self.warnings: list[dict] = []
+
+    @property
+    def shapes(self) -> dict[tuple[int, int], bool]:
+        """What is known of shapes, for the next shards; trees of one shape are not alike."""
+        return {shape: right for shape, right in self._right.items() if shape[0] > 1}
 
     def asks(self, batch: PlannedBatch) -> bool:
         """Whether nothing is known of a batch's shape, or more is to be known of its trees."""

@@ -28,6 +28,7 @@ class Stats:
         continuity: per layer, the largest difference to what was read of it next.
         absent: per (layer, site), passes in which the model did not compute it.
         batch: per layer, the largest difference of a prompt read in a batch to the same read alone.
+        shapes: per (prompts, tokens) of a batch, whether prompts in it are what they are alone.
     """
 
     sites: dict[tuple[int | None, str], SiteStats] = field(default_factory=dict)
@@ -36,6 +37,7 @@ class Stats:
     continuity: dict[int, float] = field(default_factory=dict)
     absent: dict[tuple[int, str], int] = field(default_factory=dict)
     batch: dict[int, float] = field(default_factory=dict)
+    shapes: dict[tuple[int, int], bool] = field(default_factory=dict)
 
     def site(self, layer: int | None, site: str) -> SiteStats:
         """The counts of a site, to be added to."""
@@ -57,12 +59,14 @@ class Stats:
                 own[layer] = max(own.get(layer, 0.0), value)
         for at, count in other.absent.items():
             self.absent[at] = self.absent.get(at, 0) + count
+        self.shapes |= other.shapes
 
     def to_json(self) -> bytes:
         """All of it, for `from_json`."""
         fields = asdict(self)
         fields["sites"] = [[*at, asdict(counts)] for at, counts in self.sites.items()]
         fields["absent"] = [[*at, count] for at, count in self.absent.items()]
+        fields["shapes"] = [[*shape, right] for shape, right in self.shapes.items()]
         return json.dumps(fields).encode()
 
     @classmethod
@@ -71,11 +75,12 @@ class Stats:
         fields = json.loads(record)
         sites = {(layer, site): SiteStats(**counts) for layer, site, counts in fields.pop("sites")}
         absent = {(layer, site): count for layer, site, count in fields.pop("absent")}
+        shapes = {(prompts, tokens): ok for prompts, tokens, ok in fields.pop("shapes", [])}
         by_layer = {
             name: {int(layer): value for layer, value in values.items()}
             for name, values in fields.items()
         }
-        return cls(sites=sites, absent=absent, **by_layer)
+        return cls(sites=sites, absent=absent, shapes=shapes, **by_layer)
 
 
 class Rounding:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from warehouse.capture.batches import is_in, parse_share, refuse_undivided
 from warehouse.capture.threads import let_threads_sleep
 from warehouse.lake.lake import Lake
 from warehouse.models.loading import check
@@ -15,8 +17,11 @@ def capture_files(
     *,
     force: bool = False,
     resume: bool = False,
+    shard: str | None = None,
+    finish: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
     tell: Callable[[str], None] | None = None,
+    watch: Callable[..., None] = lambda *_, **__: None,
 ) -> Iterator[str]:
     """Run scenario files, or all those in a directory, one after the other.
 
@@ -27,8 +32,12 @@ def capture_files(
         warehouse: where the runs go; else each scenario's `output.dir`, else `./lab`.
         force: run although the disk looks too small.
         resume: go on with the newest captures of these datasets that were stopped.
+        shard: such as `3/16`: read the third of sixteen shards of one dataset, or of several
+            scenarios those whose names fall into it and that are no run yet.
+        finish: publish datasets whose shards are all there.
         progress: told of each forward pass, as `capture` says.
         tell: told each reply and where it ended, after its run's id was given, and what to do next.
+        watch: told when a run begins, and each token of a reply: `session.Watch`.
 
     Yields:
         Ids of the new runs, each as soon as it is published.
@@ -37,6 +46,7 @@ def capture_files(
         AlabError: a scenario is invalid or cannot be run; nothing of it is kept, earlier ones are.
     """
     let_threads_sleep()
+    share = parse_share(shard) if shard else None
     files = files_of(paths)
     scenarios = [read_file(path) for path in files]
     for path, scenario in zip(files, scenarios, strict=True):
@@ -44,8 +54,20 @@ def capture_files(
         if scenario.output.format != "parquet" and progress:
             other = "alab export --format npz gives the json+npz layout"
             progress(f"output.format: alab writes Parquet; {other}", 0, 0)
-    # It imports torch: two seconds, after what is wrong was told.
-    from warehouse.capture.conversation import capture
+    pairs = [(one, Lake(warehouse or one.output.dir or "lab")) for one in scenarios]
+    several = share is not None and (len(files) > 1 or Path(paths[0]).is_dir())
+    if share and several:
+        pairs = [pair for pair in pairs if is_in(pair[0], share)]
+        if progress and not pairs:
+            progress(f"none of the {len(files)} scenarios is in shard {shard}", 0, 0)
+        share = None
+    for pair in pairs if share or finish else ():
+        refuse_undivided(*pair)
+    if pairs:
+        # It imports torch: two seconds, after what is wrong was told.
+        from warehouse.capture.conversation import capture
 
-    lakes = [Lake(warehouse or scenario.output.dir or "lab") for scenario in scenarios]
-    yield from capture(scenarios, lakes, force=force, resume=resume, progress=progress, tell=tell)
+        options: dict[str, Any] = {"force": force, "resume": resume, "watch": watch}
+        options |= {"share": share, "finish": finish, "again": not several}
+        options |= {"progress": progress, "tell": tell}
+        yield from capture([one for one, _ in pairs], [lake for _, lake in pairs], **options)

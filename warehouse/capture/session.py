@@ -33,6 +33,9 @@ from warehouse.models.offload import device_of
 #: Told of progress: (what is happening, passes done, passes in all); of many prompts, prompts
 #: instead of passes.
 Progress = Callable[[str, int, int], None]
+#: Told of what programs follow: `("begun", run=…)` when a run gets its id, and of each token of a
+#: reply `("token", prompt=…, step=…, text=…)`.
+Watch = Callable[..., None]
 
 
 @contextmanager

@@ -22,9 +22,10 @@ import duckdb
 from duckdb import DuckDBPyConnection as Connection
 
 from warehouse.assets import query
+from warehouse.atomic import writing
 from warehouse.catalog import sqldoc
 from warehouse.catalog.library import FORMAT, glob_escaped, load_index, load_library
-from warehouse.errors import AlabError, first_line
+from warehouse.errors import AlabError, first_line, from_inside
 from warehouse.lake.lake import Lake
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 #: The oldest DuckDB whose command line opens the catalog.
 STORAGE = "v1.2.0"
+#: Threads of a query, where a process is one of many on its machine; None is one a processor.
+THREADS: int | None = None
 #: What DuckDB says where another process, or another connection of this one, has a file open in
 #: another way.
 _HELD = (
@@ -96,7 +99,7 @@ class Catalog:
         Raises:
             AlabError: there is no warehouse, or the catalog is damaged or of a newer alab.
         """
-        if not self.lake.root.is_dir():
+        if not self.lake.is_there:
             raise AlabError(
                 f"there is no warehouse at {self.lake.warehouse}",
                 "Capture a run first (alab capture SCENARIO), "
@@ -109,7 +112,7 @@ class Catalog:
             except (CatalogBusyError, ReadOnlyError):
                 db = stack.enter_context(self._copy(on))
             except duckdb.Error as error:
-                raise AlabError(
+                raise from_inside(error) or AlabError(
                     f"the catalog {self.path} is damaged: {first_line(error)}",
                     "Build it anew: alab rebuild",
                 ) from error
@@ -166,12 +169,20 @@ class Catalog:
     def prepare(self, db: Connection) -> Connection:
         """Set what a connection to this file, or to a copy of it, needs to read the lake."""
         self.point(db)
+        self._reaching(db)
+        if THREADS:
+            db.execute("SET threads = ?", [THREADS])
+        if self.lake.remote:
+            state = db.execute("SELECT count(*), max(version) FROM catalog_runs").fetchone()
+            if state != self.lake.remote.sized:  # so that no size is asked for
+                files = db.execute("SELECT 'lake/' || path, n_bytes FROM files").fetchall()
+                self.lake.remote.objects.sizes, self.lake.remote.sized = dict(files), state
         db.execute("SET enable_progress_bar = false")  # it goes to standard output, among the rows
         return db.execute("SET TimeZone = 'UTC'")
 
     def point(self, db: Connection) -> Connection:
         """Say where the lake lies: a variable of a connection, where settings may be locked."""
-        return db.execute("SET VARIABLE alab_lake = ?", [glob_escaped(self.lake.root)])
+        return db.execute("SET VARIABLE alab_lake = ?", [glob_escaped(self.lake.address)])
 
     def sync(
         self, *, timeout: float = 10.0, change: Callable[[], None] = lambda: None
@@ -225,7 +236,8 @@ class Catalog:
         config: dict[str, Any] = {} if read_only else {"storage_compatibility_version": STORAGE}
         while True:
             try:
-                return duckdb.connect(str(self.path), read_only=read_only, config=config)
+                db = duckdb.connect(str(self.path), read_only=read_only, config=config)
+                return self._reaching(db)
             except duckdb.Error as error:
                 if not any(sign in str(error) for sign in _HELD):
                     raise AlabError(
@@ -240,12 +252,20 @@ class Catalog:
                     ) from error
                 time.sleep(random.uniform(0.01, 0.06))
 
+    def _reaching(self, db: Connection) -> Connection:
+        """A connection that can read a lake at a URL."""
+        if self.lake.remote and not db.filesystem_is_registered(self.lake.remote.objects.protocol):
+            from warehouse.lake.objects import file_system
+
+            db.register_filesystem(file_system(self.lake.remote.objects, self.lake.root.parent))
+        return db
+
     def _agrees(self, db: Connection) -> bool:
         """Whether the file has this SQL library and the runs that the lake has."""
         return self._is_current(_info(db)) and versions(db) == self.lake.versions()
 
     def _is_current(self, info: dict | None) -> bool:
-        current = sqldoc.digest(), str(self.lake.root)
+        current = sqldoc.digest(), self.lake.address
         return info is not None and (info["sql_digest"], info["lake"]) == current
 
 
@@ -275,6 +295,19 @@ def connect(lake: Lake, **options: Any) -> AbstractContextManager[Connection]:
 def sync(lake: Lake, **options: Any) -> list[str]:
     """Make the catalog of a warehouse agree with its lake, as `Catalog.sync` does."""
     return Catalog(lake).sync(**options)
+
+
+def write(lake: Lake, path: Path) -> Path:
+    """Write a catalog of a lake at a URL, as it is now, to a file; gives the file.
+
+    Raises:
+        AlabError: the lake is local, or there is none, or the file cannot be written.
+    """
+    if lake.remote is None:
+        raise AlabError(f"the catalog of {lake.warehouse} is a file: {lake.catalog}", "Open that.")
+    with connect(lake), writing(path, "--output") as draft:
+        Catalog(lake, draft).sync()
+    return path
 
 
 def _copy_file(db: Connection, to: Path) -> None:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
-import pyarrow.parquet as pq
 
 from warehouse.assets import query
 from warehouse.catalog import catalog, library
 from warehouse.catalog.catalog import Catalog
 from warehouse.errors import AlabError, first_line
+from warehouse.lake import store
 from warehouse.lake.lake import Lake
 from warehouse.lake.manifest import sha256
 
@@ -45,21 +45,27 @@ def check(lake: Lake, *, deep: bool = False) -> list[Problem]:
         AlabError: there is no warehouse.
     """
     _require_warehouse(lake)
-    problems = [problem for run_id in lake.run_ids() for problem in _check_run(lake, run_id, deep)]
+    problems = [Problem(*found) for found in lake.remote.problems()] if lake.remote else []
+    for run_id in lake.run_ids():
+        problems += _check_run(lake, run_id, deep)
     for path in orphans(lake):
         problems.append(Problem("orphan", _name(lake, path), "belongs to no run"))
     return problems + list(_check_catalog(lake))
 
 
 def _require_warehouse(lake: Lake) -> None:
-    if not lake.root.is_dir():
+    if not lake.is_there and not (lake.remote and lake.remote.objects.listing("lake")):
         raise AlabError(
             f"there is no warehouse at {lake.warehouse}", "Name another one with --warehouse."
         )
 
 
 def repair(lake: Lake) -> None:
-    """Delete orphan folders and build the catalog anew; runs that lost data stay as they are."""
+    """Delete orphan folders and build the catalog anew; runs that lost data stay as they are.
+
+    At a URL what could not be uploaded is published first.
+    """
+    lake.publish_kept()
     for path in orphans(lake):
         shutil.rmtree(path)
     rebuild(lake)
@@ -73,7 +79,9 @@ def rebuild(lake: Lake) -> list[str]:
     """
     _require_warehouse(lake)
     lake.sweep()
-    with Catalog(lake).elsewhere(lake.warehouse) as fresh:
+    if lake.remote:
+        lake.remote.repair()
+    with Catalog(lake).elsewhere(lake.catalog.parent) as fresh:
         run_ids = fresh.sync()
         lake.catalog.with_name(f"{lake.catalog.name}.wal").unlink(missing_ok=True)
         fresh.path.replace(lake.catalog)
@@ -115,9 +123,9 @@ def _check_run(lake: Lake, run_id: str, deep: bool) -> Iterator[Problem]:
 
 def _check_file(lake: Lake, row: dict, deep: bool) -> Iterator[Problem]:
     """Compare one file with its row of the table `files`."""
-    path, where = lake.root / row["path"], row["path"]
+    path, where = lake.file(row["path"]), row["path"]
     try:
-        size = path.stat().st_size
+        size = store.size(path)
         if size < row["n_bytes"]:
             yield Problem("truncated", where, f"{size:,} of {row['n_bytes']:,} bytes")
         elif size > row["n_bytes"]:
@@ -125,8 +133,8 @@ def _check_file(lake: Lake, row: dict, deep: bool) -> Iterator[Problem]:
         elif row["sha256"]:
             if sha256(path) != row["sha256"]:
                 yield Problem("changed", where, "the checksum is not the one it was written with")
-        else:
-            file = pq.ParquetFile(path)
+        elif deep or not lake.remote:  # there each costs a request
+            file = store.parquet(path)
             if (rows := file.metadata.num_rows) != row["n_rows"]:
                 yield Problem("changed", where, f"{rows:,} rows, written as {row['n_rows']:,}")
             for group in range(file.num_row_groups) if deep else ():
@@ -140,6 +148,8 @@ def _check_file(lake: Lake, row: dict, deep: bool) -> Iterator[Problem]:
 def _check_catalog(lake: Lake) -> Iterator[Problem]:
     """Compare every table of the catalog with one that is built from the lake now."""
     where = lake.catalog.name
+    if not lake.catalog.exists() and lake.remote:
+        return  # it is no more than what this machine keeps of the lake
     if not lake.catalog.exists():
         yield Problem("catalog", where, "there is none; it comes back with the next command")
         return

@@ -34,7 +34,7 @@ def load_library(db: Connection, lake: Lake, info: dict | None) -> None:
     db.execute("DELETE FROM catalog_info")
     db.execute(
         "INSERT INTO catalog_info VALUES (?, ?, ?, ?, ?)",
-        [FORMAT, version("alab"), sqldoc.digest(), str(lake.root), json.dumps(drops)],
+        [FORMAT, version("alab"), sqldoc.digest(), lake.address, json.dumps(drops)],
     )
 
 
@@ -49,7 +49,7 @@ def load_index(db: Connection, lake: Lake) -> None:
     kept_as = {model: key for _, model, key in keys} | {run_id: key for run_id, _, key in keys}
     text = filled(
         sqldoc.template("index"),
-        lake=glob_escaped(lake.root),
+        lake=glob_escaped(lake.address),
         latest_run=ids[0] if ids else None,
         latest_of={scenario: run_id for run_id, scenario in reversed(runs)},
         run_names=f"|{'|'.join(ids)}|" if ids else "",
@@ -58,8 +58,11 @@ def load_index(db: Connection, lake: Lake) -> None:
         # One long string is found through fast; a map of thousands of entries took seconds to bind.
         kept_as="".join(f"|{name}|>{key}" for name, key in kept_as.items()) + "|",
     )
-    if any("=" in part for part in lake.root.parts):  # `layer=3`, which DuckDB reads as a column
+    if "=" in lake.address:  # `layer=3`, which DuckDB reads as a column
         text += sqldoc.template("index_by_name")
+    if lake.remote:
+        (files,) = db.execute(query("files_of")).fetchone() or ("",)
+        text += filled(sqldoc.template("index_at_url"), files=files)
     for item in sqldoc.parse(text):
         db.execute(item.statement)
         _comment(db, item)
@@ -94,7 +97,7 @@ def literal(value: object) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
-def glob_escaped(path: Path) -> str:
+def glob_escaped(path: Path | str) -> str:
     """A path that means itself where DuckDB expects a pattern."""
     return "".join(f"[{char}]" if char in "*?[" else char for char in str(path))
 

@@ -23,10 +23,28 @@ def resolve(lake: Lake, names: Iterable[str]) -> list[str]:
 def stopped(lake: Lake) -> tuple[list[str], list[tuple]]:
     """Columns and rows about captures of datasets that were stopped and can be gone on with."""
     rows = [
-        (run_id, asked["scenario"]["name"], asked["prompts"], asked["began"])
+        (
+            run_id,
+            asked["scenario"]["name"],
+            asked["prompts"],
+            asked["began"],
+            _shards(lake, run_id, asked),
+        )
         for run_id, asked in sorted(lake.unfinished().items())
     ]
-    return ["run_id", "scenario", "prompts", "began"], rows
+    columns = ["run_id", "scenario", "prompts", "began"]
+    if any(row[-1] for row in rows):
+        return [*columns, "shards"], rows
+    return columns, [row[:-1] for row in rows]
+
+
+def _shards(lake: Lake, run_id: str, asked: dict) -> str | None:
+    """Which shards, from 1, of a run that several processes read are there; None of others."""
+    if "shards" not in asked:
+        return None
+    missing = lake.missing(run_id, asked)
+    there = [str(index) for index in range(1, asked["shards"] + 1) if index not in missing]
+    return f"{len(there)} of {asked['shards']}: {', '.join(there)}".rstrip(": ")
 
 
 def readable(size: int) -> str:
@@ -45,7 +63,7 @@ def size(lake: Lake, run_id: str, *, activations_only: bool = False) -> int:
     """Bytes that removing a run, or its bulky datasets alone, would free."""
     if run_id in lake.unfinished():
         return 0 if activations_only else sum(map(store.size, lake.staged_files(run_id)))
-    sizes = ((p.relative_to(lake.root).parts[0], p.stat().st_size) for p in lake.files(run_id))
+    sizes = lake.sizes(run_id)
     return sum(size for dataset, size in sizes if not activations_only or dataset in BULK)
 
 

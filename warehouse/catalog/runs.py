@@ -1,12 +1,14 @@
 """Runs by the names that users give them, and what the catalog knows of one."""
 
+import fnmatch
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 
@@ -17,6 +19,9 @@ from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.lake.tensors import Source
 from warehouse.vocabulary import TABLE, site_of
+
+if TYPE_CHECKING:
+    from warehouse.lake.objects import ObjectFile
 
 
 def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
@@ -46,6 +51,27 @@ def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
         raise AlabError(f"the metadata of {', '.join(lost)} is damaged", "What is: alab check")
     unknown = f"there is no run {name!r}; the newest are: {', '.join(ids[:5])}"
     raise AlabError(unknown, "See them all: alab runs")
+
+
+def find_runs(db: duckdb.DuckDBPyConnection, names: Iterable[str] = ()) -> list[str]:
+    """Ids of the runs that some names mean, each once; of all runs where there are none.
+
+    A name with `*` in it means every run whose id is like it.
+
+    Raises:
+        AlabError: as `find_run`, or there is no run like a name.
+    """
+    if not (names := list(names)):
+        find_run(db, "latest")  # tells what to do where there are none
+        return [row[0] for row in db.execute("SELECT run_id FROM runs").fetchall()]
+    ids = [run_id for run_id, _ in newest_first(db)] if any("*" in name for name in names) else []
+    found: list[str] = []
+    for name in names:
+        some = fnmatch.filter(ids, name) if "*" in name else [find_run(db, name)]
+        if not some:
+            raise AlabError(f"there is no run like {name!r}", "See them all: alab runs")
+        found += some
+    return list(dict.fromkeys(found))
 
 
 def _beginning(ids: list[str], text: str) -> list[str]:
@@ -155,11 +181,11 @@ class Run:
         return [dict(zip(keys, row, strict=True)) for row in cursor.fetchall()]
 
     @cached_property
-    def files(self) -> dict[tuple[str, int | None], list[Path]]:
+    def files(self) -> "dict[tuple[str, int | None], list[Path | ObjectFile]]":
         """Part files of each dataset and layer, in the order they were written."""
-        parts: dict[tuple[str, int | None], list[Path]] = defaultdict(list)
+        parts: dict[tuple[str, int | None], list[Path | ObjectFile]] = defaultdict(list)
         for row in sorted(self.rows("files"), key=lambda row: _part_number(row["path"])):
-            parts[row["dataset"], row["layer"]].append(self.lake.root / row["path"])
+            parts[row["dataset"], row["layer"]].append(self.lake.file(row["path"]))
         return dict(parts)
 
     def layers(self) -> list[int]:

@@ -179,14 +179,15 @@ def _in_order(items: Iterable[SqlObject]) -> list[SqlObject]:
 
 
 def template(name: str, root: Path | None = None) -> str:
-    """Text of `index.sql`, whose placeholders the catalog fills, or of `index_by_name.sql`."""
+    """Text of one of the index's files, whose placeholders the catalog fills."""
     return ((root or asset_dir("sql")) / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def digest(root: Path | None = None) -> str:
     """A short hash of the whole SQL library: it changes whenever one of its files does."""
     root = root or asset_dir("sql")
-    state = hashlib.sha256((template("index", root) + template("index_by_name", root)).encode())
+    index = (template(name, root) for name in ("index", "index_by_name", "index_at_url"))
+    state = hashlib.sha256("".join(index).encode())
     for folder in FOLDERS:
         for path in sorted((root / folder).glob("*.sql")):
             state.update(path.name.encode() + b"\0" + path.read_bytes())

@@ -1,18 +1,29 @@
 """The commands that capture and ask."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from warehouse.capture.threads import let_threads_sleep
-from warehouse.cli import completion, storage
-from warehouse.cli.shell import FILE, FOLDER, TEXT, format_option, main, pass_lake, run_argument
+from warehouse.cli import completion, machines, storage
+from warehouse.cli.machines import ray_options
+from warehouse.cli.shell import (
+    FILE,
+    FOLDER,
+    TEXT,
+    format_option,
+    main,
+    only_one,
+    pass_lake,
+    run_argument,
+)
 
 if TYPE_CHECKING:
     from warehouse.lake.lake import Lake
 
-__all__ = ["main", "storage"]
+__all__ = ["machines", "main", "storage"]
 
 let_threads_sleep()  # now, since it has an effect only before torch is imported
 
@@ -23,25 +34,59 @@ let_threads_sleep()  # now, since it has an effect only before torch is imported
 )
 @click.option("--force", is_flag=True, help="Run although the disk looks too small.")
 @click.option("--resume", is_flag=True, help="Go on with a dataset's capture that was stopped.")
+@click.option("--shard", metavar="I/N", help="Read one shard of a dataset, or run some of many.")
+@click.option("--finish", is_flag=True, help="Publish a dataset whose shards are all there.")
+@ray_options
+@click.option("--shards", type=click.IntRange(1), default=16, help="Of a dataset, with --ray.")
+@click.option("--gpus-per-worker", "gpus", type=click.FloatRange(0), default=0, metavar="N")
+@click.option(
+    "--progress",
+    type=click.Choice(["text", "jsonl"]),
+    default="text",
+    help="How standard error says how it goes: for people, or for programs.",
+)
 @click.pass_context
-def capture(ctx: click.Context, scenarios: tuple[Path, ...], **options: Any) -> None:
+def capture(
+    ctx: click.Context,
+    scenarios: tuple[Path, ...],
+    ray: str | None,
+    workers: int | None,
+    shards: int,
+    gpus: float,
+    progress: str,
+    **options: Any,
+) -> None:
     """Run scenarios (YAML files, or directories of them) and keep every tensor.
 
     Prints the ids of the new runs, one a line, and on standard error each reply and where it ended.
+
+    With --progress jsonl each line there is an object whose `event` is start (pid), stage (what,
+    done, total), begun (run), token (prompt, step, text: of the reply as it comes), run (run: it is
+    kept), message (text), error (message, hint), interrupted (text) or end (exit_code: the last),
+    each with the seconds since start. What libraries print stands between them as it is.
 
     \b
     alab capture scenarios/quickstart.yaml
     """
     from warehouse.capture.runs import capture_files
-    from warehouse.cli.progress import bar
+    from warehouse.cli import progress as ways
+    from warehouse.cluster import captures
+    from warehouse.cluster import workers as machines
 
-    place = ctx.find_root().params["warehouse"]
-    with bar() as progress:
-        options |= {"progress": progress, "tell": progress.message}
-        ids = capture_files(scenarios, place, **options)
+    only_one(ctx, "resume", "shard", "finish", "ray")
+    place, out = ctx.find_root().params["warehouse"], sys.stdout
+    way = ways.lines() if progress == "jsonl" else ways.bar()
+    with way as told, machines.workers(ray, count=workers, gpus=gpus) as each:
+        if ray:
+            spread = {"shards": shards, "force": options["force"], "progress": told}
+            ids = captures.capture_files(scenarios, place, each, **spread)
+        else:
+            options |= {"progress": told, "tell": told.message, "watch": told.watch}
+            ids = capture_files(scenarios, place, **options)
         for run_id in ids:
-            progress.clear()
-            click.echo(run_id)
+            told.clear()
+            click.echo(run_id, file=out)
+            told.watch("run", run=run_id)
 
 
 @main.command("sql")
@@ -101,8 +146,13 @@ def sql_command(
 @click.option("--host", default="127.0.0.1", help="Address of this machine to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8484, help="0 takes a free one.")
 @click.option("--open", "open_it", is_flag=True, help="Open the address in the browser.")
+@click.option(
+    "--scenarios", type=FOLDER, help="Folder of scenario files.  [default: beside the warehouse]"
+)
+@click.option("--trust-remote-code", is_flag=True, help="Let captures run code of models.")
+@click.option("--online", is_flag=True, help="Let captures load models from the hub.")
 @pass_lake
-def serve(lake: "Lake", host: str, port: int, open_it: bool) -> None:
+def serve(lake: "Lake", host: str, port: int, **options: Any) -> None:
     """Look at the warehouse in the browser; prints the address, and serves until Ctrl-C.
 
     The address ends with a secret of this start: who has it may read the warehouse, and keep
@@ -116,7 +166,7 @@ def serve(lake: "Lake", host: str, port: int, open_it: bool) -> None:
     with needing("serve", "alab serve"):
         from warehouse.serve import service
 
-    service.serve(lake, host, port, click.echo, open_it=open_it)
+    service.serve(lake, host, port, click.echo, **options)
 
 
 @main.command()
@@ -124,19 +174,29 @@ def serve(lake: "Lake", host: str, port: int, open_it: bool) -> None:
 @click.option("-o", "--out", type=FILE, help="[default: <warehouse>/report.html]")
 @click.option("--csv-dir", type=FOLDER, help="Write the tables there as CSV files.")
 @click.option("--open", "open_it", is_flag=True, help="Open the page in the browser.")
+@ray_options
 @pass_lake
-def report(lake: "Lake", runs: tuple[str, ...], open_it: bool, **options: Any) -> None:
+def report(
+    lake: "Lake",
+    runs: tuple[str, ...],
+    open_it: bool,
+    ray: str | None,
+    workers: int | None,
+    **options: Any,
+) -> None:
     """Write the comparison report of some runs, or of all, as one HTML file.
 
-    RUN is an id, a unique prefix of one, `latest`, or `latest:SCENARIO`. Prints the paths of the
-    files.
+    RUN is an id, a unique prefix of one, a pattern such as 'joy_*', `latest`, or `latest:SCENARIO`.
+    Prints the paths of the files.
 
     \b
     alab report latest --csv-dir tables
     """
+    from warehouse.cluster import workers as machines
     from warehouse.report.write import write_report
 
-    files = write_report(lake, runs, **options)
+    with machines.workers(ray, count=workers) as each:
+        files = write_report(lake, runs, each=each if ray else None, **options)
     click.echo("\n".join(map(str, files)))
     if open_it:
         click.launch(str(files[0]))
@@ -244,7 +304,8 @@ def logit_lens_command(lake: "Lake", run: str, fmt: str | None, site: str, **opt
 @click.argument("model")
 @click.option("--gguf-file", metavar="FILE", help="GGUF file in the model's directory.")
 @click.option("--run-probe", is_flag=True, help="Load the weights and ask the model itself.")
-def layers(model: str, gguf_file: str | None, run_probe: bool) -> None:
+@click.option("--format", "fmt", type=click.Choice(["text", "json"]), default="text")
+def layers(model: str, gguf_file: str | None, **options: Any) -> None:
     """Show a model's modules and the sites that a capture takes from each, or lacks, and why.
 
     MODEL is a hub id, a directory, or package:NAME.
@@ -254,7 +315,7 @@ def layers(model: str, gguf_file: str | None, run_probe: bool) -> None:
     """
     from warehouse.models.outline import outline
 
-    click.echo(outline(model, gguf_file, run_probe=run_probe))
+    click.echo(outline(model, gguf_file, **options))
 
 
 @main.command()

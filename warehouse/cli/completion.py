@@ -4,10 +4,10 @@ Both are read from folders and files, without a database, and nothing here raise
 place for errors.
 """
 
-from pathlib import Path
-
 import click
 from click.shell_completion import CompletionItem
+
+from warehouse.errors import AlabError
 
 
 def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -15,10 +15,12 @@ def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[st
 
     The group of the command knows `--warehouse` and `$ALAB_WAREHOUSE`.
     """
-    folder = Path(ctx.find_root().params.get("warehouse") or "lab") / "lake" / "metadata"
+    from warehouse.lake.lake import Lake
+
     try:
+        folder = Lake(ctx.find_root().params.get("warehouse") or "lab").root / "metadata"
         found = sorted(folder.glob("run=*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    except OSError:
+    except (OSError, AlabError):
         return []
     given = ctx.params.get(param.name) or ()
     names = ["latest", *(path.name.removeprefix("run=") for path in found)] if found else []

@@ -45,7 +45,7 @@ def commands(lake: Lake) -> list[str]:
         lines.insert(0, f"{alab} serve --open")
     # The one that was installed beside alab: another may be too old to open the file.
     shell = Path(sys.executable).with_name("duckdb")
-    if shell.is_file():
+    if shell.is_file() and not lake.remote:
         question = "from snapshot_reference('latest') limit 5"
         lines.append(f'{advice.program(shell)} {advice.quoted(lake.catalog)} -c "{question}"')
     return lines

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import click
 
@@ -15,6 +15,9 @@ from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.query import run as query
 from warehouse.query.formats import FORMATS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def show(
@@ -51,6 +54,25 @@ def show(
         hints = [error.message]
     for hint in hints:
         click.echo(f"hint: {hint}", err=True)
+
+
+def put(table: "pa.Table", *, fmt: str | None = None, output: Path | None = None) -> None:
+    """Print a table that no query gave, or write it to a file, as Parquet where that is its name.
+
+    Raises:
+        AlabError: the file cannot be written.
+    """
+    suffix = output.suffix.removeprefix(".") if output else ""
+    if output and fmt is None and suffix == "parquet":
+        from pyarrow import parquet
+
+        with writing(output, "-o") as draft:
+            parquet.write_table(table, draft, compression="zstd")
+        return
+    usual = "table" if output is None and sys.stdout.isatty() else "csv"
+    rows = (tuple(row.values()) for batch in table.to_batches() for row in batch.to_pylist())
+    with _stream(output) as stream:
+        FORMATS[fmt or (suffix if suffix in FORMATS else usual)](table.column_names, rows, stream)
 
 
 def write(columns: list[str], rows: list[tuple], *, fmt: str | None = None) -> None:

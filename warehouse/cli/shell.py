@@ -20,6 +20,14 @@ def _keep(ctx: click.Context, option: click.Option, value: object) -> None:
         ctx.find_root().params[option.name] = value
 
 
+class _Place(click.Path):
+    """A directory, or the URL of one."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """A URL stays as it is."""
+        return value if "://" in str(value) else super().convert(value, param, ctx)
+
+
 #: Types of options.
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -27,9 +35,10 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 TEXT = click.Choice(["table", "csv", "json", "jsonl", "md"])
 #: Options of `alab` itself, which every command takes too.
 WAREHOUSE: dict[str, Any] = {
-    "type": PATH,
+    "type": _Place(path_type=Path),
     "metavar": "DIR",
-    "help": "Directory of the warehouse.  [default: $ALAB_WAREHOUSE, else ./lab]",
+    "help": "Directory of the warehouse, or a URL such as s3://bucket/lab.  "
+    "[default: $ALAB_WAREHOUSE, else ./lab]",
 }
 DEBUG: dict[str, Any] = {"is_flag": True, "help": "Show the traceback of an error."}
 #: What several commands take.
@@ -118,6 +127,13 @@ def pass_lake(command: Callable) -> Callable:
         return command(Lake(ctx.find_root().params["warehouse"] or "lab"), *arguments, **options)
 
     return with_lake
+
+
+def only_one(ctx: click.Context, *names: str) -> None:
+    """Refuse options of a command that exclude one another."""
+    given = [f"--{name}" for name in names if ctx.params[name] not in (None, False)]
+    if len(given) > 1:
+        raise click.UsageError(f"{given[0]} and {given[1]} exclude one another")
 
 
 def _tell(error: Exception) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from warehouse.cli import completion
-from warehouse.cli.shell import PATH, format_option, main, pass_lake, run_argument
+from warehouse.cli.shell import FILE, PATH, format_option, main, pass_lake, run_argument
 
 if TYPE_CHECKING:
     from warehouse.lake.lake import Lake
@@ -99,6 +99,23 @@ def rebuild(lake: "Lake") -> None:
     from warehouse.catalog.check import rebuild
 
     click.echo(f"{len(rebuild(lake))} runs registered")
+
+
+@main.command("catalog")
+@click.option("-o", "--output", type=FILE, required=True, help="The file.")
+@pass_lake
+def catalog_command(lake: "Lake", output: Path) -> None:
+    """Write the catalog of a warehouse at a URL to a file, for the DuckDB command line.
+
+    It has the same tables, macros and analyses, and reads the lake through DuckDB's httpfs. Runs
+    that are captured later are not in it.
+
+    \b
+    alab catalog -o lab.duckdb
+    """
+    from warehouse.catalog import catalog
+
+    click.echo(catalog.write(lake, output))
 
 
 @main.command()

@@ -15,13 +15,13 @@ from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from warehouse import advice
 from warehouse.catalog import catalog
 from warehouse.catalog.runs import Run, Selection, names, numbers, open_run, sources
 from warehouse.errors import AlabError
 from warehouse.exchange import layout
+from warehouse.lake import store
 from warehouse.lake.lake import Lake
 from warehouse.lake.parquet import open_parquet
 from warehouse.lake.tensors import Source
@@ -149,8 +149,8 @@ def write_tables(run: Run, out: Path, fmt: str, selection: Selection) -> None:
         rows = run.lake.metadata(run.run_id, table)
         _write_table(out / "metadata" / table, fmt, iter(rows.to_batches()))
     for dataset in ("states", "labels", "logit_lens"):
-        for number, path in enumerate(run.files.get((dataset, None), [])):
-            _write_table(out / dataset / f"part-{number}", fmt, pq.ParquetFile(path).iter_batches())
+        for number, file in enumerate(run.files.get((dataset, None), [])):
+            _write_table(out / dataset / f"part-{number}", fmt, store.parquet(file).iter_batches())
 
 
 def _batches(source: Source, columns: list[str], selection: Selection) -> Iterator[pa.RecordBatch]:

@@ -34,11 +34,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from warehouse.catalog.runs import Run, Selection, sources
 from warehouse.exchange import lens_json
 from warehouse.exchange.arrays import SUFFIXES, ArrayWriter, Spec
+from warehouse.lake import store
 from warehouse.lake.tensors import PassId, Source, blocks
 from warehouse.vocabulary import key_of, site_of
 
@@ -157,14 +157,15 @@ def _write_lens(run: Run, out: Path, selection: Selection, model: str) -> list[s
         names = dict(run.db.execute(texts, [run.run_id]).fetchall())
     (out / "logit_lens").mkdir()
     for path in paths:
+        site = path.name.split(".")[0]
         rows = [
             row
             for row in lens_json.rows_of(path)
             if selection.step(row["step"]) and selection.layer(row["layer"])
         ]
         top_k = 1 + max((row["rank"] for row in rows), default=-1)
-        about = {"run_id": run.run_id, "model": model, "site": path.stem, "top_k": top_k}
-        lens_json.write(out / "logit_lens" / f"{path.stem}.json", about, rows, names)
+        about = {"run_id": run.run_id, "model": model, "site": site, "top_k": top_k}
+        lens_json.write(out / "logit_lens" / f"{site}.json", about, rows, names)
     return ["logit_lens"]
 
 
@@ -211,7 +212,7 @@ def _states(run: Run, selection: Selection) -> Iterator[tuple[tuple, dict[str, n
 
     def rows():
         for path in run.files.get(("states", None), []):
-            for batch in pq.ParquetFile(path).iter_batches(512):
+            for batch in store.parquet(path).iter_batches(512):
                 vectors = batch.column("vector").flatten().to_numpy().reshape(batch.num_rows, -1)
                 yield from zip(batch.drop_columns(["vector"]).to_pylist(), vectors, strict=True)
 

@@ -14,8 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
+from warehouse.lake import store
+
+if TYPE_CHECKING:
+    from warehouse.lake.objects import ObjectFile
 
 #: What the lens looks at: the residual stream, or the running sum of what the sub-layers add.
 STREAMS = ("hidden_out", "contributions")
@@ -25,9 +29,9 @@ _LAYER = ("layer", "kl", "next_rank", "next_logprob")
 _TOP = ("token_id", "token", "logprob")
 
 
-def rows_of(path: Path) -> Iterator[dict]:
+def rows_of(path: "Path | ObjectFile") -> Iterator[dict]:
     """The rows of a Parquet file of the lens."""
-    for batch in pq.ParquetFile(path).iter_batches(1 << 14):
+    for batch in store.parquet(path).iter_batches(1 << 14):
         yield from batch.to_pylist()
 
 

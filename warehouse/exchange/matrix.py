@@ -4,23 +4,27 @@ It reads the files of one layer, and of these one column, without a row of Pytho
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from warehouse.catalog import runs
 from warehouse.catalog.runs import Run, names, numbers
 from warehouse.errors import AlabError, first_line
+from warehouse.lake import store
 from warehouse.lake.lake import Lake
 from warehouse.lake.vectors import VectorFile
 from warehouse.vocabulary import SITES, STATE_SITES, column_of, site_of
+
+if TYPE_CHECKING:
+    from warehouse.lake.objects import ObjectFile
 
 #: Bytes of vectors that are in memory at once while batches are made of them.
 WINDOW = 1 << 28
@@ -126,9 +130,7 @@ class Vectors:
         """The run's rows in `labels`; of a conversation just which there are."""
         files = self.run.files.get(("labels", None), [])
         if files:
-            return pa.concat_tables(
-                [pq.ParquetFile(path).read(use_threads=False) for path in files]
-            )
+            return pa.concat_tables([store.parquet(path).read(use_threads=False) for path in files])
         prompts = pa.array(np.unique(self.prompts), pa.int32())
         return pa.table({"run_id": pa.repeat(self.run.run_id, len(prompts)), "prompt_id": prompts})
 
@@ -248,7 +250,7 @@ def _means(run: Run, site: str, layer: int, state: str) -> Vectors:
     return _whole(Vectors(run, keys, None, parts, width))
 
 
-def _open(paths: list[Path], column: str) -> list[VectorFile]:
+def _open(paths: "Sequence[Path | ObjectFile]", column: str) -> list[VectorFile]:
     try:
         return [VectorFile(path, column) for path in paths]
     except (OSError, ValueError) as error:

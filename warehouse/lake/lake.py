@@ -11,7 +11,8 @@
     lake/.staging/        runs being written
     lake/.empty/          a file without rows per dataset, so that views bind in an empty lake
 
-A run exists once its metadata folder does; that rename is the last step of publishing.
+A run exists once its metadata folder does; that rename is the last step of publishing. At a URL the
+same folders hold objects: see `warehouse.lake.remote`.
 """
 
 import json
@@ -28,6 +29,9 @@ from warehouse.lake.staging import REQUEST, StagedRun
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from warehouse.lake.objects import ObjectFile
+    from warehouse.lake.remote import Remote
 
 #: Folders below a run's folder, per dataset.
 TAILS = {
@@ -47,18 +51,47 @@ class Lake:
     """The lake of one warehouse.
 
     Args:
-        warehouse: the warehouse's directory; created when first written to.
+        warehouse: the warehouse's directory, or the URL of one in an object store; created when
+            first written to.
+
+    Attributes:
+        warehouse: its name: the directory, or the URL.
+        home: a local directory: the warehouse's own, or that of its mirror.
+        root: the lake's folder; of one at a URL its mirror.
+        address: the lake as SQL names it.
+        catalog: the catalog's file.
+        remote: the far side of a lake at a URL; None for a local one.
 
     Raises:
         AlabError: DuckDB cannot keep a catalog in a directory of this name.
     """
 
     def __init__(self, warehouse: Path | str):
-        self.warehouse = Path(warehouse).absolute()
-        self.root = self.warehouse / "lake"
-        self.catalog = self.warehouse / "alab.duckdb"
-        _check_place(self.warehouse)
+        is_url = isinstance(warehouse, str) and "://" in warehouse
+        self.remote: Remote | None = None
+        if is_url:
+            from warehouse.lake import remote  # with what it takes, only where it is needed
+
+            self.remote = remote.Remote(str(warehouse).rstrip("/"))
+        self.home = home = self.remote.home if self.remote else Path(warehouse).absolute()
+        self.warehouse: Path | str = self.remote.url if self.remote else home
+        self.root = home / "lake"
+        self.catalog = home / "alab.duckdb"
+        self.address = self.remote.address if self.remote else str(self.root)
+        _check_place(home)
         self.staging = self.root / ".staging"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a lake to read."""
+        if self.remote:
+            return (self.remote.known()["version"] or self.remote.pull()["version"]) is not None
+        return self.root.is_dir()
+
+    def file(self, path: str) -> "Path | ObjectFile":
+        """A file of the lake, to be read, by its path in the table `files`."""
+        here = self.root / path
+        return here if self.remote is None or here.is_file() else self.remote.file(path)
 
     def dataset(self, dataset: str, run_id: str) -> Path:
         """Folder of a run in a dataset."""
@@ -69,7 +102,12 @@ class Lake:
         return sorted(self.versions())
 
     def versions(self) -> dict[str, int]:
-        """When each published run's metadata last changed, in nanoseconds, by run id."""
+        """When each published run's metadata last changed, in nanoseconds, by run id.
+
+        Of a lake at a URL those in the mirror, which is brought up to date.
+        """
+        if self.remote:
+            self.remote.pull()
         runs = {
             path.name.removeprefix("run="): store.version(path)
             for path in store.paths(self.root / "metadata", "run=*")
@@ -78,6 +116,8 @@ class Lake:
 
     def models(self) -> list[str]:
         """Keys of the models whose final norm and unembedding are kept."""
+        if self.remote:
+            return sorted(self.remote.known()["models"])
         return [path.name for path in store.paths(self.root / "models", "[!.]*/")]
 
     def prepare(self) -> None:
@@ -111,6 +151,8 @@ class Lake:
             AlabError: the lake has, or is being given, a run of the id given.
         """
         self.prepare()
+        if self.remote:
+            self.remote.begin(store.paths(self.root / ".empty", "**/*.parquet"))
         stem = run_id or f"{name}_{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         for attempt in range(1, 2 if run_id else 10_000):
             run_id = stem if attempt == 1 else f"{stem}-{attempt}"
@@ -118,8 +160,8 @@ class Lake:
                 staged = self._staged(run_id)
             except TimeoutError:
                 continue
-            if not staged.folder.exists() and not self.dataset("metadata", run_id).exists():
-                staged.folder.mkdir()
+            is_new = not staged.folder.exists() and not self.dataset("metadata", run_id).exists()
+            if is_new and staged.claim():
                 return staged
             staged.release()
         raise AlabError(
@@ -164,13 +206,69 @@ class Lake:
         Raises:
             AlabError: another process is at it.
         """
+        busy = AlabError(f"another process is capturing {run_id}", "Wait for it.")
         try:
             staged = self._staged(run_id)
         except TimeoutError:
-            raise AlabError(f"another process is capturing {run_id}", "Wait for it.") from None
+            raise busy from None
+        try:
+            for path in store.paths(staged.folder, "shards/*.lock"):
+                store.unlock(store.lock(path))  # nobody takes one anew while the run is ours
+        except TimeoutError:
+            staged.release()
+            raise busy from None
         if not self.dataset("metadata", run_id).exists():
             staged.recall()
         return staged
+
+    def join(self, run_id: str, request: dict, part: int, wait: float = 10) -> StagedRun | None:
+        """Work on one part of a run that others work on too; whoever comes first begins the run.
+
+        Args:
+            run_id: id of the run, which all of them know.
+            request: what it is begun with.
+            part: the part, from 1.
+            wait: seconds to wait for a process that has the part.
+
+        Returns:
+            The run, of which the part is ours until `release`; None where it is published already.
+
+        Raises:
+            AlabError: another process has the part, or publishes or removes the run.
+        """
+        self.prepare()
+        try:
+            whole = self._staged(run_id, wait=6 * wait)
+        except TimeoutError:
+            raise AlabError(
+                f"another process is publishing or removing {run_id}", "Try again when it is done."
+            ) from None
+        try:
+            if self.dataset("metadata", run_id).exists():
+                return None
+            if whole.request is None:
+                store.delete(whole.folder)  # of one that died before it had begun the run
+                whole.folder.mkdir()
+                whole.ask(request)
+            lock = store.lock(whole.folder / "shards" / f"{part}.lock", wait)
+        except TimeoutError:
+            what = f"another process is reading shard {part} of {run_id}"
+            raise AlabError(what, "Wait for it; where it dies, this command goes on.") from None
+        finally:
+            whole.release()
+        return StagedRun(self.root, run_id, lock)
+
+    def missing(self, run_id: str, request: dict) -> list[int]:
+        """Parts, from 1, of a run that was joined of which a shard is not finished.
+
+        Args:
+            run_id: id of the run.
+            request: what it was begun with: `shards` says how many parts share its `parts` shards.
+        """
+        folders = store.paths(self.staging / run_id, "shards/[0-9]*/")
+        there, count = {int(path.name) for path in folders}, request["shards"]
+        every = ((n + 1, range(n, request["parts"], count)) for n in range(count))
+        return [part for part, own in every if not there.issuperset(own)]
 
     @contextmanager
     def hold(self, run_id: str, *, damaged: bool = False) -> Iterator[StagedRun]:
@@ -191,6 +289,8 @@ class Lake:
             ) from None
         staged.folder.mkdir(exist_ok=True)
         try:
+            if self.remote:
+                staged.version = self.remote.refresh(run_id)
             if not self.dataset("metadata", run_id).exists():
                 raise AlabError(f"the run {run_id} is gone", "See those that are left: alab runs")
             if not damaged and self.sound_files(run_id) is None:
@@ -204,11 +304,14 @@ class Lake:
 
     def _staged(self, run_id: str, wait: float = 0) -> StagedRun:
         """A run that nobody else writes; TimeoutError where somebody does."""
-        return StagedRun(self.root, run_id, store.lock(self.staging / f"{run_id}.lock", wait))
+        lock = store.lock(self.staging / f"{run_id}.lock", wait)
+        return StagedRun(self.root, run_id, lock, self.remote)
 
     def remove(self, run_id: str) -> None:
         """Delete a run: without metadata, which goes in one move, it was never published."""
         with self.hold(run_id, damaged=True) as staged:
+            if self.remote:
+                self.remote.remove(run_id, staged.version)
             store.move(self.dataset("metadata", run_id), staged.path("metadata"))
 
     def drop(self, run_id: str, datasets: Iterable[str]) -> None:
@@ -231,8 +334,23 @@ class Lake:
         return manifest.sound(self.dataset("metadata", run_id))
 
     def files(self, run_id: str) -> list[Path]:
-        """Every file of a published run."""
+        """Every file of a published run that lies here: at a URL those are its metadata."""
         return store.paths(self.root, f"[!.]*/run={run_id}/**/*.parquet")
+
+    def sizes(self, run_id: str) -> list[tuple[str, int]]:
+        """Dataset and bytes of every file of a published run."""
+        if self.remote:
+            files = self.sound_files(run_id)
+            rows = files.to_pylist() if files else []
+            return [(row["dataset"], row["n_bytes"]) for row in rows]
+        paths = self.files(run_id)
+        return [(path.relative_to(self.root).parts[0], store.size(path)) for path in paths]
+
+    def publish_kept(self) -> None:
+        """Publish what was captured and could not be uploaded."""
+        for run_id, asked in self.unfinished().items():
+            if asked.get("captured"):
+                self.resume(run_id).appear()
 
 
 def _check_place(warehouse: Path) -> None:

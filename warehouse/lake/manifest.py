@@ -16,6 +16,8 @@ from warehouse.vocabulary import BULK
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from warehouse.lake.objects import ObjectFile
+
 #: Where the table `files` keeps the `digest` of its rows, in its schema's metadata.
 DIGEST = b"alab_digest"
 
@@ -25,7 +27,7 @@ def digest(rows: list[dict]) -> bytes:
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest().encode()
 
 
-def sha256(path: Path) -> str:
+def sha256(path: "Path | ObjectFile") -> str:
     """Checksum of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

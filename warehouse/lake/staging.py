@@ -1,22 +1,28 @@
 """Runs on their way into the lake, or being changed: everything appears whole or not at all."""
 
 import json
+import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from warehouse.errors import AlabError
 from warehouse.lake import manifest, store
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from warehouse.lake.metadata import MetadataWriter
+    from warehouse.lake.remote import Remote
 
 #: More part files of a layer than a shard ever has.
 PARTS = 1000
 #: File of a staged run that can be gone on with: sweeps leave it alone.
 REQUEST = "request.json"
+#: File of a staged run that says by which version of its manifest a lake at a URL knows it.
+CLAIM = "claim"
 
 
 class StagedRun:
@@ -26,12 +32,17 @@ class StagedRun:
         root: the lake's folder.
         run_id: id of the run.
         lock: what keeps others from it; let go at the end.
+        remote: the far side of a lake at a URL.
 
     Attributes:
         folder: where its files are written meanwhile, laid out like the lake.
+        version: of a published run in a lake at a URL, its manifest's.
     """
 
-    def __init__(self, root: Path, run_id: str, lock: FileLock):
+    def __init__(self, root: Path, run_id: str, lock: FileLock, remote: "Remote | None" = None):
+        self.version: str | None = None
+        self._remote = remote
+        self._is_kept = False
         self.run_id = run_id
         self.folder = root / ".staging" / run_id
         self._root = root
@@ -40,6 +51,16 @@ class StagedRun:
     def path(self, dataset: str, *parts: str) -> Path:
         """Where a file of the run is written meanwhile."""
         return self.folder.joinpath(dataset, f"run={self.run_id}", *parts)
+
+    def claim(self) -> bool:
+        """Make its folder; at a URL, where nobody else has its id."""
+        claim = self._remote.claim(self.run_id) if self._remote else None
+        if self._remote and claim is None:
+            return False
+        self.folder.mkdir()
+        if claim:
+            (self.folder / CLAIM).write_text(claim, encoding="utf-8")
+        return True
 
     @property
     def request(self) -> dict | None:
@@ -74,10 +95,56 @@ class StagedRun:
             and not path.is_relative_to(self.folder / "shards")
         ]
         metadata.close(files)
-        datasets = [path.parent.name for path in store.paths(self.folder, f"*/run={self.run_id}")]
-        for dataset in sorted(datasets, key=lambda name: name == "metadata"):
-            store.move(self.path(dataset), self._home(dataset))
+        self.appear()
+
+    def appear(self) -> None:
+        """Move a run whose metadata are finished into the lake.
+
+        Raises:
+            AlabError: it could not be uploaded, and is kept.
+        """
+        if self._remote:
+            self._upload(self._remote)
+        else:
+            folders = store.paths(self.folder, f"*/run={self.run_id}")
+            datasets = [path.parent.name for path in folders]
+            for dataset in sorted(datasets, key=lambda name: name == "metadata"):
+                store.move(self.path(dataset), self._home(dataset))
         self._close()
+
+    def _upload(self, remote: "Remote") -> None:
+        """Publish at a URL, data before the manifest; what can't be uploaded now is kept."""
+        files = manifest.read(self.path("metadata")).to_pylist()
+        data = [self.folder / row["path"] for row in files if row["dataset"] != "metadata"]
+        try:
+            claim = remote.renew(self.run_id, (self.folder / CLAIM).read_text(encoding="utf-8"))
+            if claim:
+                (self.folder / CLAIM).write_text(claim, encoding="utf-8")
+                remote.upload(self.folder, data)
+            remote.publish(self.run_id, self.path("metadata"), claim)
+        except AlabError as error:
+            (run,) = manifest.read(self.path("metadata"), "runs").to_pylist()
+            asked = {"scenario": {"name": run["scenario"]}, "began": str(run["created_at"])}
+            prompts = manifest.read(self.path("metadata"), "prompts").num_rows
+            self.ask({**asked, "prompts": prompts, **(self.request or {}), "captured": True})
+            self._is_kept = True
+            raise AlabError(
+                f"{self.run_id} is captured, but not published: {error.message}",
+                f"It is kept on this machine. {error.hint} Then publish it: alab check --fix",
+            ) from error
+
+    def add(self, path: Path) -> dict:
+        """Put a new file into a published run, which `amend` has to name; gives its row of `files`.
+
+        Objects are never replaced: at a URL it has a name of its own.
+        """
+        if self._remote is None:
+            row = manifest.file_row(self.run_id, path, self.folder)
+            store.move(path, self._root / row["path"])
+            return row
+        own = path.rename(path.with_name(f"{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}"))
+        self._remote.upload(self.folder, [own])
+        return manifest.file_row(self.run_id, own, self.folder)
 
     def amend(self, metadata: "dict[str, pa.Table]") -> None:
         """Replace metadata tables of a published run, all of them or none.
@@ -92,13 +159,21 @@ class StagedRun:
         store.copy(self._home("metadata"), draft)
         files = [row for row in metadata["files"].to_pylist() if row["dataset"] != "metadata"]
         write_metadata(draft, metadata, files)
+        if self._remote:
+            self._remote.amend(self.run_id, draft, self.version)
         # From here on, `discard` finishes what is left to do.
         store.move(draft.parent, self.folder / "metadata")
 
     def discard(self) -> None:
         """Leave the run as it was last published or amended, or gone where it never was."""
+        if self._is_kept:
+            self.release()
+            return
         store.delete(self.folder / REQUEST)  # first: nobody goes on with a half of it
         home = self._home("metadata")
+        if self._remote and (claim := self.folder / CLAIM).is_file():
+            with suppress(AlabError):  # else `alab check --fix` finds what is left there
+                self._remote.withdraw(self.run_id, claim.read_text(encoding="utf-8"), self.folder)
         if published := home.exists():
             for path in store.paths(self.path("metadata"), "*.parquet"):
                 store.move(path, home / path.name)

@@ -1,19 +1,11 @@
-"""What a lake asks of the place where it lies. Local folders are the only such place today.
+"""What a lake asks of the folder where it lies, or of the mirror of a lake at a URL.
 
 Rooms above may open what the lake names, to read it, and ask whether it is there. Whatever makes a
 file part of the lake or takes it away, and whatever else is asked of files, goes through these
-functions. Another kind of place, an object store, has to provide the same ones over addresses of
-its own, where folders need not be made:
-
-- `paths`, `size`, `version`: what is there; a version differs as soon as something in a run's
-  metadata folder was replaced.
-- `create`, `append`, `copy`: a file that is written from its beginning to its end, below `.staging`
-  or under a name that begins with a dot, where no query looks.
-- `move`: the file or folder is under its new name whole, or not at all. A folder can't be
-  renamed in an object store: there data has to go under its last name first, and one object, the
-  table `files`, makes the run exist; `version` and `Lake.run_ids` must then ask for that object.
-- `lock`, `unlock`: one holder among all processes and machines; a holder that dies lets go.
-- `free`: how much more can be written. `delete`: a file or a folder with all that is in it.
+functions. A file is written from its beginning to its end below `.staging`, or under a name that
+begins with a dot, where no query looks; `move` then gives it its name, whole or not at all. What an
+object store does instead is in `warehouse.lake.objects`, and a lake there in
+`warehouse.lake.remote`.
 """
 
 import os
@@ -22,9 +14,14 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from filelock import FileLock
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
+    from warehouse.lake.objects import ObjectFile
 
 #: Buffers that one call may write, on Linux and macOS.
 _BUFFERS = 1024
@@ -35,9 +32,16 @@ def paths(folder: Path, pattern: str) -> list[Path]:
     return sorted(folder.glob(pattern))
 
 
-def size(path: Path) -> int:
+def size(path: "Path | ObjectFile") -> int:
     """Size of a file, bytes."""
-    return path.stat().st_size
+    return path.stat().st_size if isinstance(path, Path) else path.size()
+
+
+def parquet(path: "Path | ObjectFile") -> "ParquetFile":
+    """Open a Parquet file, to read."""
+    from pyarrow.parquet import ParquetFile
+
+    return ParquetFile(path if isinstance(path, Path) else path.open())
 
 
 def version(folder: Path) -> int | None:

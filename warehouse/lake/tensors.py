@@ -3,16 +3,21 @@
 A captured run and an imported one store the same rows in different orders; here they come in one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+
+from warehouse.lake import store
+
+if TYPE_CHECKING:
+    from warehouse.lake.objects import ObjectFile
 
 #: Values that are in memory at once.
 BLOCK = 1 << 22
@@ -45,8 +50,8 @@ class Source:
         heads: rows that each position of a pass has.
     """
 
-    def __init__(self, files: list[Path]):
-        self.open = [pq.ParquetFile(path) for path in files]
+    def __init__(self, files: "Sequence[Path | ObjectFile]"):
+        self.open = [store.parquet(path) for path in files]
         self.ranges: list[RowRange] = []
         self.span: dict[PassId, tuple[int, int]] = {}
         self.count: dict[PassId, int] = {}

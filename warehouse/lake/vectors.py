@@ -7,14 +7,21 @@ writers are read through Arrow.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from warehouse.lake import store
+from warehouse.lake.tensors import blocks
+
+if TYPE_CHECKING:
+    from warehouse.lake.objects import ObjectFile
+
 
 class VectorFile:
-    """A file of the lake, of which one vector column is read.
+    """A file of the lake, of which one column of vectors or lists is read.
 
     Several threads may read row groups of one file.
 
@@ -23,10 +30,10 @@ class VectorFile:
         column: name of a vector column; another than fixed-size lists has the width 0.
     """
 
-    def __init__(self, path: Path, column: str):
+    def __init__(self, path: "Path | ObjectFile", column: str):
         self.path = path
         self.column = column
-        self.parquet = pq.ParquetFile(path)
+        self.parquet = store.parquet(path)
         self._metadata = self.parquet.metadata
         leaves = [self._metadata.schema.column(n).path for n in range(self._metadata.num_columns)]
         self._leaf = leaves.index(f"{column}.list.element")
@@ -68,14 +75,43 @@ class VectorFile:
         chunk = self._metadata.row_group(group).column(self._leaf)
         is_ours = self._metadata.created_by == "alab" and self.width > 1
         if is_ours and chunk.num_values == out.size and "BYTE_STREAM_SPLIT" in chunk.encodings:
-            _join_streams(self._streams(chunk), out.reshape(-1))
+            join(self._streams(chunk), out.reshape(-1))
         else:
-            one = pq.ParquetFile(self.path, metadata=self._metadata)
+            one = store.parquet(self.path)
             vectors = one.read_row_group(group, columns=[self.column]).column(0)
             if vectors.null_count:
                 raise ValueError(f"{vectors.null_count} rows have no {self.column}")
             out[:] = vectors.combine_chunks().flatten().to_numpy().reshape(count, self.width)
         return out
+
+    def streams(self, group: int) -> tuple[np.ndarray, np.ndarray]:
+        """The bytes of a row group's values, of which some can be joined and others left.
+
+        Returns:
+            (4, values) bytes of all lists one after the other, the lowest bytes first: `join` makes
+            float32 of any columns of it; and (rows + 1) ends: row n has the values from `ends[n]`
+            to `ends[n + 1]`. A row without a list has NaN, as many as `width`.
+        """
+        chunk = self._metadata.row_group(group).column(self._leaf)
+        lengths = self._lengths(group)
+        is_ours = self._metadata.created_by == "alab" and "BYTE_STREAM_SPLIT" in chunk.encodings
+        if is_ours and chunk.num_values == lengths.sum() > 1:
+            return self._streams(chunk), np.r_[0, np.cumsum(lengths)]
+        column = self.parquet.read_row_group(group, columns=[self.column]).column(0)
+        lists = column.combine_chunks()
+        if self.width:
+            rows = [block.reshape(-1) for block in blocks(lists, self.width)]
+            flat = np.concatenate(rows, dtype=np.float32)
+        else:
+            flat, lengths = lists.flatten().to_numpy(), lists.value_lengths().to_numpy()
+        return flat.view(np.uint8).reshape(-1, 4).T, np.r_[0, np.cumsum(lengths)]
+
+    def _lengths(self, group: int) -> np.ndarray:
+        """Values of each row: of attention one for each token up to the row's position."""
+        if self.width:
+            return np.full(self.rows(group), self.width, np.int64)
+        table = self.parquet.read_row_group(group, columns=["position"])
+        return table["position"].to_numpy().astype(np.int64) + 1
 
     def _streams(self, chunk: pq.ColumnChunkMetaData) -> np.ndarray:
         """The four byte streams of a column chunk that is one page, the lowest bytes first."""
@@ -107,8 +143,8 @@ def _sizes(page: memoryview) -> tuple[int, int]:
     return values[1], values[2]
 
 
-def _join_streams(streams: np.ndarray, out: np.ndarray) -> None:
-    """Put byte streams together: float32 values, whose low bytes are 0 where they were rounded."""
+def join(streams: np.ndarray, out: np.ndarray) -> None:
+    """Put (4, values) bytes together to float32, whose low bytes are 0 where they were rounded."""
     bits, pending = out.view(np.uint32), 8
     np.copyto(bits, streams[3])
     for stream in streams[2::-1]:

@@ -19,7 +19,6 @@ from warehouse.catalog.runs import Run, numbers, open_run
 from warehouse.errors import AlabError
 from warehouse.exchange import lens_json
 from warehouse.lake.lake import Lake
-from warehouse.lake.manifest import file_row
 from warehouse.lake.parquet import open_parquet
 from warehouse.lake.schemas import lens_schema
 from warehouse.lens import store
@@ -92,12 +91,13 @@ def logit_lens(
 
 def _publish(lake: Lake, hold: Any, path: Path) -> None:
     """Put a file of the lens in its place, with its row in the run's table of files."""
-    row = file_row(hold.run_id, path, hold.folder)
-    target = lake.root / row["path"]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    path.replace(target)
+    row, site = hold.add(path), path.stem
     files = lake.metadata(hold.run_id, "files")
-    rows = [old for old in files.to_pylist() if old["path"] != row["path"]] + [row]
+    rows = [
+        old
+        for old in files.to_pylist()
+        if old["dataset"] != "logit_lens" or Path(old["path"]).name.split(".")[0] != site
+    ] + [row]
     table = pa.Table.from_pylist(rows, files.schema)
     hold.amend({"files": table, "runs": lake.metadata(hold.run_id, "runs")})
 

@@ -61,6 +61,8 @@ def save(lake: Lake, model: str, head: Head) -> Path:
         _write_unembedding(draft / "unembedding.parquet", head)
         with suppress(OSError):  # another process has just kept it
             draft.rename(folder)
+        if lake.remote:
+            lake.remote.head(folder.name)
     except OSError as error:
         raise AlabError(
             f"cannot write to the warehouse {lake.warehouse}: {error.strerror or error}"
@@ -90,6 +92,8 @@ def _write_unembedding(path: Path, head: Head) -> None:
 def load(lake: Lake, model: str) -> Head | None:
     """The head that the lake has of a model, named as in `save`, or None."""
     folder = lake.root / "models" / key(model)
+    if lake.remote:
+        lake.remote.head(key(model))
     if not folder.is_dir():
         return None
     (row,) = pq.read_table(folder / "norm.parquet").to_pylist()

@@ -7,6 +7,7 @@ vocabulary. Where a site lives depends on the code alone, so this is what a capt
 """
 
 import copy
+import json
 from typing import Any
 
 import torch
@@ -14,18 +15,23 @@ from torch import nn
 
 from warehouse import scenario
 from warehouse.errors import AlabError, first_line
-from warehouse.models import loading, sites
+from warehouse.models import limits, loading, sites
 from warehouse.vocabulary import SITES
 
 _VOCABULARY = 256
 
 
-def outline(model_id: str, gguf_file: str | None = None, *, run_probe: bool = False) -> str:
-    """The module tree of a model with the sites that a capture takes beside each module, as text.
+def outline(
+    model_id: str, gguf_file: str | None = None, fmt: str = "text", *, run_probe: bool = False
+) -> str:
+    """The module tree of a model with the sites that a capture takes beside each module.
 
     Args:
         model_id: hub id, local directory, or package:NAME.
         gguf_file: file to read, in the model's directory.
+        fmt: `text`, or `json` with the sizes beside the text: `layers`, `hidden_size`, `heads`,
+            `vocabulary`, `context` (tokens; null where the config does not say), `embeddings`
+            (width), `sites` (width of each, the widest of the layers that were probed).
         run_probe: load the weights instead of probing a stand-in.
     """
     if not model_id:
@@ -44,7 +50,31 @@ def outline(model_id: str, gguf_file: str | None = None, *, run_probe: bool = Fa
     size = f"{config.num_hidden_layers} layers × {config.hidden_size}"
     more = f"{config.num_attention_heads} heads, vocabulary {config.vocab_size}; probed {how}"
     head = f"{model_id}: {type(model).__name__}, {size}, {more}"
-    return "\n\n".join([head, _modules(model, model_sites), *_missing(model_sites)])
+    text = "\n\n".join([head, _modules(model, model_sites), *_missing(model_sites)])
+    if fmt == "text":
+        return text
+    facts = {
+        "model": model_id,
+        "class": type(model).__name__,
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "heads": config.num_attention_heads,
+        "vocabulary": config.vocab_size,
+        "context": limits.context_length(model),
+        "embeddings": model_sites.embedding_width,
+        "sites": _widths(model_sites),
+        "text": text,
+    }
+    return json.dumps(facts, ensure_ascii=False)
+
+
+def _widths(model_sites: sites.ModelSites) -> dict[str, int]:
+    """The width of each site, of the layer where it is widest."""
+    widths: dict[str, int] = {}
+    for layer in model_sites.layers:
+        for site, port in layer.ports.items():
+            widths[site] = max(port.width, widths.get(site, 0))
+    return widths
 
 
 def stand_in(config: Any) -> nn.Module:

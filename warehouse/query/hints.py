@@ -11,7 +11,7 @@ import duckdb
 
 from warehouse.assets import query
 from warehouse.catalog import catalog, library, sqldoc
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, from_inside
 from warehouse.lake.lake import Lake
 from warehouse.query import readonly
 
@@ -57,11 +57,13 @@ def explained(
     try:
         yield
     except duckdb.Error as error:
+        if told := from_inside(error):
+            raise told from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         line = next((line for line in lines if line.startswith("LINE ")), "")
         if ambiguous := re.search(r"'.*' could be any of \d+ runs: .*", lines[0]):
             raise AlabError(ambiguous[0], "Type more of the id.") from error
-        if type(error) is duckdb.Error or str(lake.root) in lines[0]:  # of a file, not of the query
+        if type(error) is duckdb.Error or lake.address in lines[0]:  # of a file, not of the query
             hint = "What of the warehouse is damaged: alab check"
         else:
             hint = on(_next_move, db, lines)

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 from duckdb import DuckDBPyConnection as Connection
@@ -27,6 +27,9 @@ from warehouse.errors import AlabError, first_line
 from warehouse.lake.lake import Lake
 from warehouse.query import hints, landlock, readonly
 from warehouse.query.formats import TABLE_ROWS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LIST = "SELECT kind, name, arguments, summary FROM help WHERE NOT starts_with(name, '_')"
 _HELP = "SELECT kind, name, arguments, documentation FROM help WHERE lower(name) = lower(?)"
@@ -80,6 +83,29 @@ def ask(lake: Lake, sql: str, params: Mapping[str, Any] | None = None) -> Iterat
             chain(first, rest),
             lambda: call(hints.about, db, sql, empty=not first),
         )
+
+
+@contextmanager
+def asking(lake: Lake) -> Iterator[Callable[[str, Mapping[str, Any]], "pa.Table"]]:
+    """Open the catalog for many queries, each bound as one of `ask`; gives what runs them.
+
+    Raises:
+        AlabError: there is no warehouse; of a query, that it writes.
+        NoRowsError: of a query, that no statement of it gives rows.
+    """
+    with scratch(lake) as spill, _bound(lake, [spill]) as (db, call):
+
+        def rows(sql: str, params: Mapping[str, Any]) -> "pa.Table":
+            readonly.refuse(sql)
+            relation: Any = db.sql(sql, params=params)
+            if relation is None:
+                raise NoRowsError
+            try:
+                return relation.to_arrow_table()
+            finally:
+                relation = None  # here, as in `save`
+
+        yield lambda sql, params: call(rows, sql, params)
 
 
 def save(lake: Lake, sql: str, path: Path, params: Mapping[str, Any] | None = None) -> list[str]:

@@ -209,6 +209,13 @@ def environment() -> jinja2.Environment:
     return env
 
 
+def fragment(name: str, context: dict) -> str:
+    """Fill a template that is a part of a page, with what `render` is given."""
+    env = environment()
+    env.globals["charts"] = context["registry"]["charts"]
+    return env.get_template(name).render(context)
+
+
 def styles(*names: str) -> str:
     """Style sheets of `reports/`, one behind the other."""
     return "".join((asset_dir("reports") / name).read_text(encoding="utf-8") for name in names)

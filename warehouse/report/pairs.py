@@ -1,15 +1,31 @@
 """Runs against one another: every pair is in the charts, some have a card of their own."""
 
+from collections.abc import Callable
+from itertools import count
+from math import isqrt
+from typing import TypeVar
+
+import pyarrow as pa
+
+from warehouse.assets import query
+from warehouse.catalog.catalog import connect
+from warehouse.lake.lake import Lake
 from warehouse.report.tables import Row, Tables, grouped
 
 #: Pairs that get a card: all up to twice this, else so many of the least and of the most alike.
 MAX_PAIRS = 8
 #: Runs that are compared message by message.
 MAX_SIDE_BY_SIDE = 5
+#: Runs from which on they are compared in blocks, so that memory does not grow with their square.
+MANY = 128
+Item = TypeVar("Item")
 
 
-def pairs(tables: Tables, runs: list[Row], site: str) -> Row | None:
+def pairs(tables: Tables, runs: list[Row], site: str, each: Callable | None = None) -> Row | None:
     """Put the comparison between runs on the page; None for a single run.
+
+    Many runs are compared block by block, with `each` on other machines: it is an `Each` of
+    `warehouse.cluster.workers`.
 
     The rows of all pairs stay in the connection as `pair_rows`, and their summary as
     `pair_summary_rows`.
@@ -17,7 +33,11 @@ def pairs(tables: Tables, runs: list[Row], site: str) -> Row | None:
     ids = [run["run_id"] for run in runs]
     if len(ids) < 2:
         return None
-    tables.share("pairs", runs=ids)
+    if each or len(ids) >= MANY:
+        _compare_in_blocks(tables, ids, each or _alone)
+    else:
+        tables.share("pair_rows", runs=ids)
+    tables.share("pairs")
     tables.stored.add("pair_rows")
     summary = tables.query("pair_summary", runs=ids)
     skipped = tables.rows("pairs_skipped", runs=ids)
@@ -38,6 +58,39 @@ def pairs(tables: Tables, runs: list[Row], site: str) -> Row | None:
         "skipped": skipped,
         "findings": tables.rows("pair_findings", site=site),
     }
+
+
+def _compare_in_blocks(tables: Tables, ids: list[str], each: Callable) -> None:
+    """Compare runs block by block."""
+    tables.share("pair_rows", runs=ids[:1])  # a table without rows yet
+    for _, rows in each(_compare, [(tables.lake, block) for block in blocks(ids)]):
+        tables.db.from_arrow(rows).insert_into("pair_rows")
+
+
+def _alone(function: Callable, items: list) -> "enumerate":
+    return enumerate(map(function, items))
+
+
+def _compare(block: tuple[Lake, list[str]]) -> pa.Table:
+    lake, runs = block
+    with connect(lake) as db:
+        return db.sql(query("compare_runs"), params={"runs": runs}).to_arrow_table()
+
+
+def blocks(items: list[Item]) -> list[list[Item]]:
+    """Blocks of about √n items such that any two of the n items are together in just one.
+
+    They are the lines of an affine plane: of points (x, y) modulo a prime, two share one line.
+
+    >>> blocks(["a", "b", "c", "d"])
+    [['a', 'c'], ['b', 'd'], ['a', 'd'], ['b', 'c'], ['a', 'b'], ['c', 'd']]
+    """
+    least = max(2, isqrt(len(items) - 1) + 1)
+    p = next(n for n in count(least) if all(n % k for k in range(2, isqrt(n) + 1)))
+    lines = [[(x, (slope * x + at) % p) for x in range(p)] for slope in range(p) for at in range(p)]
+    lines += [[(x, y) for y in range(p)] for x in range(p)]
+    found = [[x * p + y for x, y in line if x * p + y < len(items)] for line in lines]
+    return [[items[place] for place in line] for line in found if len(line) > 1]
 
 
 def _by_message(tables: Tables, ids: list[str]) -> bool:

@@ -1,13 +1,13 @@
 """The report: queries → tables → templates → one HTML file, with CSV files beside it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import duckdb
-
+from warehouse.assets import query
 from warehouse.atomic import writing
-from warehouse.catalog import catalog, runs
+from warehouse.catalog import catalog
+from warehouse.catalog.runs import find_runs
 from warehouse.lake.lake import Lake
 from warehouse.report import datasets, findings, frame, page
 from warehouse.report.cards import COMPARED, MAX_CARDS, cards
@@ -32,9 +32,16 @@ NO_CONVERSATIONS: Row = {
 
 
 def write_report(
-    lake: Lake, runs: Iterable[str] = (), *, out: Path | None = None, csv_dir: Path | None = None
+    lake: Lake,
+    runs: Iterable[str] = (),
+    *,
+    out: Path | None = None,
+    csv_dir: Path | None = None,
+    each: Callable | None = None,
 ) -> list[Path]:
     """Write the report of some runs, or of all, as `Warehouse.report` and `alab report` do.
+
+    Runs are compared with one another by `each`, an `Each` of `warehouse.cluster.workers`.
 
     Returns:
         Paths of the files: the HTML file first.
@@ -42,21 +49,14 @@ def write_report(
     Raises:
         AlabError: there are no runs, a name means none, or a file cannot be written.
     """
-    out = out or lake.warehouse / "report.html"
+    here = Path() if isinstance(lake.warehouse, str) else lake.warehouse
+    out = out or here / "report.html"
     with catalog.connect(lake) as db:
         tables = Tables(lake, db)
-        context = collect(lake, tables, _chosen(db, runs))
+        context = collect(lake, tables, find_runs(db, runs), each)
         with writing(out, "--out") as draft:
             draft.write_text(page.render(context), encoding="utf-8")
         return [out, *(_write_csvs(tables, csv_dir) if csv_dir else ())]
-
-
-def _chosen(db: duckdb.DuckDBPyConnection, names: Iterable[str]) -> list[str]:
-    """Ids of the runs that are meant, without repetition."""
-    if names := list(names):
-        return list(dict.fromkeys(runs.find_run(db, name) for name in names))
-    runs.find_run(db, "latest")  # tells what to do where there are none
-    return [row[0] for row in db.execute("SELECT run_id FROM runs").fetchall()]
 
 
 def _write_csvs(tables: Tables, folder: Path) -> list[Path]:
@@ -69,12 +69,13 @@ def _write_csvs(tables: Tables, folder: Path) -> list[Path]:
     return paths
 
 
-def collect(lake: Lake, tables: Tables, run_ids: list[str]) -> Row:
+def collect(lake: Lake, tables: Tables, run_ids: list[str], each: Callable | None = None) -> Row:
     """Everything the templates show, and the tables for the script."""
     rows = frame.runs_of(tables, run_ids)
-    sets = [run for run in rows if lake.dataset("labels", run["run_id"]).is_dir()]
+    labelled = tables.db.execute(query("datasets"), {"runs": run_ids}).fetchall()
+    sets = [run for run in rows if (run["run_id"],) in labelled]
     talks = [run for run in rows if run not in sets]
-    shown = _conversations(tables, talks) if talks else dict(NO_CONVERSATIONS)
+    shown = _conversations(tables, talks, each) if talks else dict(NO_CONVERSATIONS)
     sections = datasets.datasets(tables, sets) if sets else []
     prompts = shown.pop("prompts")
     origins = [frame.about(run) for run in rows]
@@ -86,7 +87,7 @@ def collect(lake: Lake, tables: Tables, run_ids: list[str]) -> Row:
         shown["contents"] += [("about", "About these runs")] if len(rows) > 1 else []
     return {
         "title": rows[0]["scenario"] if len(rows) == 1 else f"{len(rows)} runs",
-        "warehouse": lake.warehouse.name,
+        "warehouse": Path(lake.warehouse).name,
         "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         **said,
         **shown,
@@ -98,7 +99,7 @@ def collect(lake: Lake, tables: Tables, run_ids: list[str]) -> Row:
     }
 
 
-def _conversations(tables: Tables, rows: list[Row]) -> Row:
+def _conversations(tables: Tables, rows: list[Row], each: Callable | None) -> Row:
     """What the templates show of the runs whose prompts are conversations."""
     ids = [run["run_id"] for run in rows]
     prompts = tables.rows("prompts", runs=ids)
@@ -107,7 +108,7 @@ def _conversations(tables: Tables, rows: list[Row]) -> Row:
     site = next(iter(sites), SITE_ORDER[0])
     results = fill_runs(tables, rows, prompts[:MAX_CARDS], site)
     conversations = cards(tables, rows, prompts[:MAX_CARDS], results)
-    comparison = pairs(tables, rows, site)
+    comparison = pairs(tables, rows, site, each)
     summary = results["intra_summary"]
     overall = None
     if len(prompts) > 1:

@@ -9,30 +9,37 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from warehouse.errors import AlabError, explain
-from warehouse.serve import residual, sql
-from warehouse.serve.server import MEDIA, NOT_THERE, Handler, Server
+from warehouse.errors import explain
+from warehouse.serve import (
+    capture,
+    compare,
+    dataset,
+    job_pages,
+    lens,
+    models,
+    neuron,
+    overview,
+    references,
+    report,
+    residual,
+    runs,
+    search,
+    sql,
+    tensor,
+    tokens,
+)
+from warehouse.serve.server import Handler, Server, form_of, in_form, unless_gone
 from warehouse.serve.values import values_of
 from warehouse.serve.workers import workers
-
-
-async def home(server: Server, request: Request) -> Response:
-    """All runs."""
-    rows = await server.rows("runs_page")
-    return server.pages.render("runs", title="Runs", here="/", runs=rows)
 
 
 async def data(server: Server, request: Request) -> Response:
     """The rows behind a figure, in the form of the address's suffix."""
     name, _, suffix = request.path_params["name"].partition(".")
-    if suffix and suffix not in MEDIA:
-        raise AlabError(
-            f"there is no form {suffix!r} of data", f"There are: {', '.join(MEDIA)}", NOT_THERE
-        )
+    form = form_of(suffix)
     values = values_of(request.query_params)
-    body = await server.workers.ask("data", name=name, values=values, form=suffix or "columns")
-    file = {"Content-Disposition": f'attachment; filename="{name}.{suffix}"'} if suffix else {}
-    return Response(body, media_type=MEDIA[suffix or "json"], headers=file)
+    work = server.workers.ask("data", name=name, values=values, form=form)
+    return in_form(await unless_gone(request, work), name, suffix)
 
 
 async def static(server: Server, request: Request) -> Response:
@@ -42,11 +49,24 @@ async def static(server: Server, request: Request) -> Response:
 
 #: Address, what answers it, and by which methods.
 ROUTES: list[tuple[str, Handler, list[str]]] = [
-    ("/", home, ["GET"]),
     ("/data/{name}", data, ["GET"]),
     ("/static/{digest}/{name}", static, ["GET"]),
+    *compare.ROUTES,
+    *lens.ROUTES,
+    *neuron.ROUTES,
+    *overview.ROUTES,
+    *references.ROUTES,
+    *report.ROUTES,
     *residual.ROUTES,
+    *search.ROUTES,
+    *runs.ROUTES,
     *sql.ROUTES,
+    *tokens.ROUTES,
+    *tensor.ROUTES,
+    *dataset.ROUTES,
+    *capture.ROUTES,
+    *job_pages.ROUTES,
+    *models.ROUTES,
 ]
 
 
@@ -55,7 +75,7 @@ def make_app(server: Server) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with workers(server.lake) as server.workers:
+        async with workers(server.lake) as server.workers, job_pages.following(server):
             yield
 
     def route(path: str, handler: Handler, methods: list[str]) -> Route:

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import re
 from functools import cached_property
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 from starlette.responses import HTMLResponse, Response
 
@@ -13,9 +14,26 @@ from warehouse.lake.lake import Lake
 from warehouse.report import page
 
 #: What the header leads to: address, name.
-PLACES = (("/", "Runs"), ("/sql", "SQL"))
+PLACES = (
+    ("/", "Runs"),
+    ("/compare", "Compare"),
+    ("/search", "Search"),
+    ("/sql", "SQL"),
+    ("/capture", "Capture"),
+    ("/models", "Models"),
+)
 #: What there is of a run: the last part of its address, its name, what the run has to have for it.
-PARTS = (("residual", "Residual", "residual"),)
+PARTS = (
+    ("", "Overview", ""),
+    ("tokens", "Tokens", "tokens"),
+    ("attention", "Attention", "attention"),
+    ("lens", "Lens", "logit_lens"),
+    ("residual", "Residual", "residual"),
+    ("neuron", "Neurons", "activations"),
+    ("references", "References", "references"),
+    ("tensor", "Tensors", "tensors"),
+    ("dataset", "Dataset", "labels"),
+)
 
 
 class Pages:
@@ -29,7 +47,7 @@ class Pages:
         self._env = page.environment()
         self._env.globals |= {
             "places": PLACES,
-            "warehouse": lake.warehouse.name,
+            "warehouse": lake.home.name,
             "address": address,
             "static": self.address_of,
         }
@@ -120,7 +138,14 @@ def address(path: str, **values: Any) -> str:
     >>> address("/data/tokens", run="joy_1", layer=None, runs=["a", "b"])
     '/data/tokens?run=joy_1&runs=a&runs=b'
     """
-    some = {key: value for key, value in values.items() if value is not None}
-    # Choices stay legible for the script, which fills them in.
-    text = urlencode(some, doseq=True, safe="$")
+    several = {
+        key: value if isinstance(value, list | tuple) else [value] for key, value in values.items()
+    }
+    some = [(key, str(one)) for key, all_ in several.items() for one in all_ if one is not None]
+    text = "&".join(f"{key}={_quoted(value)}" for key, value in some)
     return f"{path}?{text}" if text else path
+
+
+def _quoted(text: str) -> str:
+    # A choice stays as it is for the script, which fills it in; a `$` in other text is text.
+    return text if re.fullmatch(r"\$\w+", text) else quote_plus(text)

@@ -16,6 +16,7 @@ async def residual(server: Server, request: Request) -> Response:
         run=run,
         part="residual",
         passes=passes,
+        sites=await server.rows("sites_kept", run=run["run_id"]),
     )
 
 

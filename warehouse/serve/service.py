@@ -7,6 +7,7 @@ import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
+from typing import Any
 
 import uvicorn
 
@@ -14,7 +15,7 @@ from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.serve.app import make_app
 from warehouse.serve.guard import Guard
-from warehouse.serve.server import Server
+from warehouse.serve.server import Allowed, Server
 
 
 class Service:
@@ -27,12 +28,20 @@ class Service:
         lake: the lake that it serves.
         host: the address of this machine to listen at.
         port: the port; 0 takes a free one.
+        allowed: what captures from the browser may do.
 
     Raises:
-        AlabError: there is no warehouse, or the port is in use.
+        AlabError: there is no warehouse, it is at a URL, or the port is in use.
     """
 
-    def __init__(self, lake: Lake, host: str = "127.0.0.1", port: int = 0):
+    def __init__(
+        self, lake: Lake, host: str = "127.0.0.1", port: int = 0, allowed: Allowed | None = None
+    ):
+        if lake.remote:
+            raise AlabError(
+                f"alab serve looks at warehouses on this machine, and {lake.warehouse} is none",
+                "alab sql and alab report read it where it is.",
+            )
         if not lake.root.is_dir():
             raise AlabError(
                 f"there is no warehouse at {lake.warehouse}",
@@ -41,7 +50,7 @@ class Service:
             )
         self._socket = listen(host, port)
         port = self._socket.getsockname()[1]
-        server = Server(lake)
+        server = Server(lake, allowed)
         self._guard = Guard(make_app(server), server.pages, host_names(host, port), port)
         shown = f"[{host}]" if ":" in host else host
         self.address = f"http://{shown}:{port}/?token={self._guard.token}"
@@ -81,16 +90,22 @@ class Service:
 
 
 def serve(
-    lake: Lake, host: str, port: int, tell: Callable[[str], None], *, open_it: bool = False
+    lake: Lake,
+    host: str,
+    port: int,
+    tell: Callable[[str], None],
+    *,
+    open_it: bool = False,
+    **allowed: Any,
 ) -> None:
-    """Serve a warehouse until it is stopped, and tell its address first."""
-    service = Service(lake, host, port)
+    """Serve a warehouse until it is stopped, and tell its address first; `allowed`: `Allowed`."""
+    service = Service(lake, host, port, Allowed(**allowed))
     with suppress(KeyboardInterrupt):  # the usual end
         tell(service.address)
         if not is_loopback(host):
             tell(
-                "Whoever reaches this machine and has this address may read the warehouse and keep "
-                "queries in it; what is sent is not encrypted."
+                "Whoever reaches this machine and has this address may read the warehouse, start "
+                "and delete runs; what is sent is not encrypted."
             )
         if open_it:
             webbrowser.open(service.address)

@@ -1,6 +1,5 @@
 """The page for a user's own queries: an editor, what there is to ask, rows, and a chart of them."""
 
-import asyncio
 import json
 import re
 from pathlib import Path
@@ -11,14 +10,12 @@ from starlette.responses import JSONResponse, Response
 
 from warehouse.atomic import writing
 from warehouse.errors import AlabError
-from warehouse.serve.server import MEDIA, NOT_THERE, Handler, Server
+from warehouse.serve.server import MEDIA, NOT_THERE, Handler, Server, unless_gone
 
 #: Rows that are shown, and that a file may have.
 SHOWN, SAVED = 1000, 100_000
 #: Characters of a query, at the most.
 LONGEST = 100_000
-#: Seconds between looks whether the browser still waits.
-LOOK = 0.2
 
 
 async def editor(server: Server, request: Request) -> Response:
@@ -47,12 +44,9 @@ async def run_query(server: Server, request: Request) -> Response:
     if not isinstance(params, dict):
         raise AlabError("params is an object: a value for each $name", "", 2)
     limit = SHOWN if form == "cells" else SAVED
-    work = asyncio.ensure_future(server.workers.query(sql, params=params, limit=limit, form=form))
-    while not (await asyncio.wait([work], timeout=LOOK))[0]:
-        if await request.is_disconnected():
-            work.cancel()
-            return JSONResponse({"error": "the query was stopped", "hint": ""}, 499)
-    return Response(await work, media_type=MEDIA.get(form, "application/json"))
+    work = server.workers.query(sql, params=params, limit=limit, form=form)
+    answer = await unless_gone(request, work)
+    return Response(answer, media_type=MEDIA.get(form, "application/json"))
 
 
 def saved(server: Server) -> list[dict[str, str]]:
@@ -87,7 +81,7 @@ _NAME = r"[A-Za-z0-9_][A-Za-z0-9_ -]{0,60}"
 
 
 def _folder(server: Server) -> Path:
-    return server.lake.warehouse / "queries"
+    return server.lake.home / "queries"
 
 
 async def json_object(request: Request) -> dict[str, Any]:

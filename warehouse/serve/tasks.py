@@ -18,18 +18,24 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from warehouse.assets import asset_dir
-from warehouse.catalog.runs import find_run
+from warehouse.catalog.runs import find_run, find_runs
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.query import formats, hints, readonly
 from warehouse.query.formats import cell, plain
 from warehouse.query.run import NoRowsError
 from warehouse.report import page
+from warehouse.report.tables import Tables
+from warehouse.report.write import collect
+from warehouse.serve.computed import COMPUTED
+from warehouse.serve.refs import whole
 
 #: Rows of a figure's table, at the most: more cannot be drawn.
 ROWS = 200_000
 #: Folders of queries that a page may name, the first that has it.
 _QUERIES = ("serve/queries", "queries")
+#: What a report's script reads beside the tables; a server's page has the charts and their words.
+_OF_A_RUN = ("scales", "queries", "tables", "sites", "compared", "names")
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Desk:
     lake: Lake
     db: duckdb.DuckDBPyConnection
 
-    def ask(self, sql: str, values: dict[str, Any], limit: int) -> pa.Table:
+    def ask(self, sql: str, values: dict[str, Any], limit: int = ROWS) -> pa.Table:
         """The first rows of a query.
 
         Raises:
@@ -74,6 +80,9 @@ def data(desk: Desk, name: str, values: dict[str, Any], form: str) -> bytes:
         name: the query.
         values: values of its parameters; `run` and `runs` by any name that runs have.
         form: `columns` as the page's script takes them, with the query; `json`, `csv` or `parquet`.
+
+    Raises:
+        AlabError: there is no such query, a value is missing, or there are more than `ROWS` rows.
     """
     text = query_text(name)
     names = set(re.findall(r"\$(\w+)", text))
@@ -84,7 +93,13 @@ def data(desk: Desk, name: str, values: dict[str, Any], form: str) -> bytes:
         values["run"] = find_run(desk.db, values["run"])
     if "runs" in values:
         values["runs"] = [find_run(desk.db, run) for run in values["runs"]]
-    table = desk.ask(text, values, ROWS)
+    if "refs" in values:
+        values["refs"] = [whole(desk.db, ref) for ref in values["refs"]]
+    table = desk.ask(text, values, ROWS + 1)
+    if table.num_rows > ROWS:
+        hint = "Ask for fewer, or for all of them on the command line: alab sql -o FILE"
+        raise AlabError(f"{name} has more than {ROWS:,} rows", hint)
+    table = COMPUTED[name](table) if name in COMPUTED else table
     return FORMS[form](table, {"query": text, "values": values})
 
 
@@ -100,9 +115,26 @@ def query(desk: Desk, sql: str, params: dict[str, Any], limit: int, form: str) -
     """
     readonly.refuse(sql)
     table = desk.ask(sql, params, limit + 1)
+    if form != "cells" and table.num_rows > limit:
+        hint = "All of them, on the command line: alab sql -o FILE"
+        raise AlabError(f"a file from here has at most {limit:,} rows, and these are more", hint)
     notes = hints.about(desk.db, sql, empty=not table.num_rows)
     about = {"cut": table.num_rows > limit, "limit": limit, "hints": notes}
     return FORMS[form](table.slice(0, limit), about)
+
+
+def card(desk: Desk, run: str) -> bytes:
+    """What the report says of a run, as JSON: HTML, packed tables, the script's registry."""
+    context = collect(desk.lake, Tables(desk.lake, desk.db), [find_run(desk.db, run)])
+    registry = {key: value for key, value in context["registry"].items() if key in _OF_A_RUN}
+    html = page.fragment("serve/card.html.j2", context)
+    return orjson.dumps({"html": html, "packed": context["packed"], "registry": registry})
+
+
+def report(desk: Desk, runs: list[str]) -> bytes:
+    """The one-file report of some runs, or of all."""
+    context = collect(desk.lake, Tables(desk.lake, desk.db), find_runs(desk.db, runs))
+    return page.render(context).encode()
 
 
 def _as_columns(table: pa.Table, about: dict[str, Any]) -> bytes:
@@ -154,6 +186,35 @@ def _as_parquet(table: pa.Table, _: dict[str, Any]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def dataset_preview(desk: Desk, dataset: dict[str, Any], count: int) -> bytes:
+    """The first rows of a dataset as the prompts they become, and what all of them are like.
+
+    Args:
+        desk: where the lake lies open.
+        dataset: the scenario's `prompt.dataset`.
+        count: rows to show.
+    """
+    from warehouse.capture.dataset import Dataset
+    from warehouse.scenario import Dataset as Request
+
+    there = Dataset(Request.model_validate(dataset))
+    some = list(there.prompts(range(min(len(there), 200))))
+    lengths = [sum(map(len, prompt.texts)) for prompt in some if prompt.texts]
+    shown = [
+        {"id": one.id, "texts": [text[:2000] for text in one.texts], "error": one.error}
+        for one in some[:count]
+    ]
+    about = {
+        "rows": len(there),
+        "columns": there.labels.column_names,
+        "characters": sum(lengths) / max(1, len(lengths)),
+        "messages": len(some[0].texts) if there.request.messages else 0,
+        "roles": [message.role for message in there.request.messages or ()],
+        "shown": shown,
+    }
+    return json.dumps(about).encode()
+
+
 #: How rows are written, by the suffix of the address.
 FORMS: dict[str, Callable[[pa.Table, dict[str, Any]], bytes]] = {
     "columns": _as_columns,
@@ -163,4 +224,10 @@ FORMS: dict[str, Callable[[pa.Table, dict[str, Any]], bytes]] = {
     "parquet": _as_parquet,
 }
 #: What a request may ask for, by the name that it says.
-TASKS: dict[str, Callable[..., bytes]] = {"data": data, "query": query}
+TASKS: dict[str, Callable[..., bytes]] = {
+    "data": data,
+    "query": query,
+    "card": card,
+    "report": report,
+    "dataset_preview": dataset_preview,
+}

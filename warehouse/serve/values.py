@@ -6,9 +6,43 @@ from starlette.datastructures import QueryParams
 
 from warehouse.errors import AlabError
 
-#: Values that are whole numbers, and that may stand several times; all others are one text.
-WHOLE = frozenset({"prompt", "step", "layer", "layers", "messages", "examples", "letters", "each"})
-SEVERAL = frozenset({"runs", "layers"})
+#: Values that are whole numbers; all others are text.
+WHOLE = frozenset(
+    {
+        "prompt",
+        "prompt_a",
+        "prompt_b",
+        "step",
+        "step_a",
+        "step_b",
+        "layer",
+        "layer_a",
+        "layer_b",
+        "head",
+        "position",
+        "position_a",
+        "position_b",
+        "message",
+        "neuron",
+        "k",
+        "row",
+        "size",
+        "limit",
+        "offset",
+        "first",
+        "last",
+        "column",
+        "rows",
+        "columns",
+        "down",
+        "across",
+        "queries",
+    }
+)
+#: Values that may stand several times.
+SEVERAL = frozenset({"runs", "refs", "sites", "layers", "heads", "labels", "prompts"})
+#: Those of them that are whole numbers.
+_WHOLES = frozenset({"layers", "heads", "prompts"})
 #: What an address need not say.
 DEFAULTS: dict[str, Any] = {"prompt": 0, "step": 0}
 
@@ -24,7 +58,7 @@ def values_of(query: QueryParams) -> dict[str, Any]:
     """
     values = dict(DEFAULTS)
     for name, text in query.multi_items():
-        one = _whole(name, text) if name in WHOLE else text
+        one = _whole(name, text) if name in WHOLE or name in _WHOLES else text
         if name in SEVERAL:
             values.setdefault(name, []).append(one)
         else:

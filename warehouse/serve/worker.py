@@ -19,8 +19,11 @@ from warehouse.catalog.catalog import Catalog
 from warehouse.errors import AlabError, explain, first_line
 from warehouse.lake.lake import Lake
 from warehouse.query import landlock
-from warehouse.serve.tasks import TASKS, Desk
+from warehouse.serve import dataset_tasks, tasks, tensor_tasks
+from warehouse.serve.tasks import Desk
 
+#: What may be asked, by the name that a request says.
+TASKS = tasks.TASKS | tensor_tasks.TASKS | dataset_tasks.TASKS
 #: Memory that DuckDB takes before it spills; threads of one query.
 MEMORY, THREADS = "1GB", 2
 

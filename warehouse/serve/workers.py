@@ -16,8 +16,8 @@ from warehouse.lake.lake import Lake
 
 #: Seconds that a request may take.
 SECONDS = 30.0
-#: Exit code of an error that is a defect of ours.
-DEFECT = 70
+#: Exit codes of errors: a defect of ours, what is not there, what is in another state.
+DEFECT, NOT_THERE, CONFLICT = 70, 4, 5
 #: Seconds after which the lake is looked at again for runs that came or went.
 FRESH = 1.0
 
@@ -49,6 +49,10 @@ class Copies:
                 await asyncio.to_thread(self._renew)
                 self._looked = now
             return self._path()
+
+    def look_again(self) -> None:
+        """Look at the lake at the next request: it was just changed."""
+        self._looked = float("-inf")
 
     def _path(self) -> Path:
         return self._folder / f"catalog-{self._number}.duckdb"
@@ -145,7 +149,8 @@ class Workers:
 
     def __init__(self, lake: Lake, count: int = 2):
         self._folder = Path(tempfile.mkdtemp(prefix="alab-serve-"))
-        copies = Copies(lake, self._folder)
+        #: The copy of the catalog that they read.
+        self.copies = copies = Copies(lake, self._folder)
         self._all = [
             Worker(lake, copies, self._folder / f"spill-{n}", locked=n == count)
             for n in range(count + 1)

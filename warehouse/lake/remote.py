@@ -1,0 +1,355 @@
+"""The far side of a lake at a URL, and its mirror here.
+
+    <url>/lake/index.json                        which runs there are: one small object
+    <url>/lake/metadata/run=<run_id>/manifest    all metadata of a run: one object, a zip of Parquet
+    <url>/lake/<dataset>/run=<run_id>/…          data, under the names that a local lake has
+
+A manifest goes through states, each entered by one conditional write: a claim (nobody else takes
+the id), the metadata (the run exists), the metadata as amended, a grave (the run is gone; who was
+still writing it finds out). Data are written before, and deleted after. The index saves a listing;
+what it lacks is found by `alab check`.
+
+The mirror is a folder like a local lake without data. Runs are staged there, and the metadata of
+published ones are unpacked there, of which a catalog is made as of any lake.
+"""
+
+import io
+import json
+import os
+import random
+import re
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+from warehouse.errors import AlabError
+from warehouse.lake import manifest, store
+from warehouse.lake.objects import Entry, ObjectFile, ObjectStore, each
+
+INDEX = "lake/index.json"
+#: Seconds after which what nobody has published was left behind by a process that died.
+GRACE = 24 * 3600
+#: How often a change of the index is tried while others change it.
+TRIES = 40
+_GRAVE = b"gone"
+
+
+def home(url: str) -> Path:
+    """Folder of a warehouse's mirror, in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    own = Path(os.environ.get("ALAB_CACHE") or Path(cache) / "alab")
+    return own / "lakes" / f"{Path(url).name[:40]}-{sha256(url.encode()).hexdigest()[:12]}"
+
+
+class Leftover(NamedTuple):
+    """Objects that belong to no run: its id if it is claimed, the claim's version, their names."""
+
+    run_id: str
+    version: str | None
+    names: list[str]
+
+
+class Remote:
+    """The objects of a lake, and its mirror.
+
+    Attributes:
+        home: the mirror's folder.
+        objects: the objects below the warehouse's URL.
+        address: the lake's URL.
+        sized: the state of the catalog that told of sizes.
+    """
+
+    def __init__(self, url: str):
+        self.url, self.home = url, home(url)
+        self.objects = ObjectStore(url)
+        self.address = f"{self.objects.url}/lake"
+        self.sized: tuple | None = None
+        self._root = self.home / "lake"
+
+    def known(self) -> dict:
+        """The index as it was last seen, whose runs are those that are mirrored."""
+        try:
+            return json.loads((self._root / "index.json").read_bytes())
+        except FileNotFoundError:
+            return {"version": None, "runs": {}, "models": []}
+
+    def pull(self) -> dict:
+        """Bring the mirror up to date: one request where nothing changed, else one more a run."""
+        with self._mirror() as known:
+            data, version = self.objects.get(INDEX, known["version"]) or (b"", None)
+            if version is None or version != known["version"]:
+                index = json.loads(data or b'{"runs": {}, "models": []}')
+                new, old = index["runs"], known["runs"]
+                for run_id in old.keys() - new.keys():
+                    store.delete(self._metadata(run_id))
+                each(self._fetch, [run_id for run_id in new if old.get(run_id) != new[run_id]])
+                known |= index | {"version": version}
+            return known
+
+    def refresh(self, run_id: str) -> str | None:
+        """Mirror a run as it is now, and give its version; None where it is gone."""
+        with self._mirror():
+            return self._fetch(run_id)
+
+    def _fetch(self, run_id: str) -> str | None:
+        data, version = self.objects.get(_manifest(run_id)) or (_GRAVE, None)
+        folder = self._metadata(run_id)
+        if not _is_whole(data):
+            store.delete(folder)
+            return None
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+        with suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(data)) as tables:
+            tables.extractall(draft)  # of a damaged one nothing: then the run counts as damaged
+        store.delete(folder)
+        store.move(draft, folder)
+        return version
+
+    @contextmanager
+    def _mirror(self) -> Iterator[dict]:
+        """Keep other processes from the mirror; gives what is known, and keeps what it becomes."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        lock = store.lock(self._root / ".mirror.lock", wait=600)
+        try:
+            before, known = self.known(), self.known()
+            yield known
+            if known != before:
+                draft = self._root / ".index.json"
+                draft.write_text(json.dumps(known), encoding="utf-8")
+                store.move(draft, self._root / "index.json")
+        finally:
+            lock.release()
+
+    def _metadata(self, run_id: str) -> Path:
+        return self._root / "metadata" / f"run={run_id}"
+
+    def file(self, path: str) -> ObjectFile:
+        """A data file, by its path in the table `files`."""
+        return ObjectFile(self.objects, f"lake/{path}")
+
+    def begin(self, empty: Iterable[Path]) -> None:
+        """Make a lake where there is none: files without rows, and an index."""
+        if self.pull()["version"] is None:
+            self.objects.probe()
+            self.upload(self._root, empty)
+            self._change(lambda index: None)
+
+    def claim(self, run_id: str) -> str | None:
+        """Take an id for a new run, and give the claim's version; None where it is taken."""
+        return self.objects.put(_manifest(run_id), os.urandom(8).hex().encode(), None)
+
+    def renew(self, run_id: str, claim: str) -> str | None:
+        """A claim as new as if it were made now, also where it was swept; None where it is lost."""
+        text = os.urandom(8).hex().encode()
+        return self.objects.put(_manifest(run_id), text, claim) or self.claim(run_id)
+
+    def upload(self, folder: Path, files: Iterable[Path]) -> None:
+        """Write files below a folder that is laid out as a lake."""
+        names = ((path, f"lake/{path.relative_to(folder).as_posix()}") for path in files)
+        self.objects.upload(names)
+
+    def publish(self, run_id: str, folder: Path, claim: str | None) -> None:
+        """Make a run exist whose data are uploaded, by its metadata tables in a folder.
+
+        Without a claim it was published before, and only the index may lack it.
+
+        Raises:
+            AlabError: what was uploaded was swept meanwhile.
+        """
+        version = claim and self.objects.put(_manifest(run_id), _packed(folder), claim)
+        if version is None:  # nobody else has our claim: it was published already, or swept
+            data, version = self.objects.get(_manifest(run_id)) or (_GRAVE, None)
+            if version is None or not _is_whole(data):
+                raise AlabError(f"{run_id} was swept: nobody published it for a day")
+        self._enlist({run_id: version})
+        with self._mirror() as known:
+            store.delete(self._metadata(run_id))
+            store.move(folder, self._metadata(run_id))
+            known["runs"][run_id] = version
+
+    def withdraw(self, run_id: str, claim: str, folder: Path) -> None:
+        """Give up a run that was claimed; one that was published just before a kill is listed."""
+        data, version = self.objects.get(_manifest(run_id)) or (_GRAVE, None)
+        if _is_whole(data):
+            self._enlist({run_id: version})
+        elif version == claim:
+            paths = (path.relative_to(folder) for path in store.paths(folder, "*/run=*/**/*.*"))
+            self.bury(Leftover(run_id, claim, [f"lake/{path.as_posix()}" for path in paths]))
+
+    def amend(self, run_id: str, folder: Path, version: str | None) -> None:
+        """Replace a run's metadata by the tables of a folder, and delete data that they name not.
+
+        Raises:
+            AlabError: another process has changed the run since it had this version.
+        """
+        before, after = self.names(run_id), self.names(run_id, folder)
+        new = self.objects.put(_manifest(run_id), _packed(folder), version)
+        if new is None:
+            raise AlabError(f"another process has changed the run {run_id}", "Try again.")
+        self._enlist({run_id: new})
+        self.objects.delete((before or set()) - (after or set()))
+
+    def names(self, run_id: str, folder: Path | None = None) -> set[str] | None:
+        """Names of a run's data, by metadata in the mirror or another folder; None if damaged."""
+        files = manifest.sound(folder or self._metadata(run_id))
+        rows = files.to_pylist() if files else []
+        named = {f"lake/{row['path']}" for row in rows if row["dataset"] != "metadata"}
+        return named if files else None
+
+    def remove(self, run_id: str, version: str | None) -> None:
+        """Delete a published run.
+
+        Raises:
+            AlabError: another process has changed it since it had this version.
+        """
+        if not self.bury(Leftover(run_id, version, sorted(self.names(run_id) or ()))):
+            raise AlabError(f"another process has changed the run {run_id}", "Try again.")
+
+    def bury(self, left: Leftover) -> bool:
+        """Delete what is left of a run, unless somebody has changed it; gives whether it did."""
+        name = _manifest(left.run_id)
+        if left.version:
+            if not self.objects.put(name, _GRAVE, left.version):
+                return False
+            self._enlist({left.run_id: None})
+        self.objects.delete(left.names)
+        if left.version:
+            self.objects.delete([name])
+        return True
+
+    def keep(self, folder: Path) -> None:
+        """Keep a model's head, a folder of the mirror."""
+        self.upload(self._root, folder.iterdir())
+        self._change(lambda index: index.update(models=[*{*index["models"], folder.name}]))
+
+    def head(self, key: str) -> None:
+        """Mirror a model's head where the lake has one, or upload one that could not be before."""
+        folder, has_one = self._root / "models" / key, key in self.known()["models"]
+        if folder.is_dir() and not has_one:
+            self.keep(folder)
+        elif has_one and not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+            names = [f"lake/models/{key}/{name}.parquet" for name in ("norm", "unembedding")]
+            self.objects.download(names, draft)
+            with suppress(OSError):  # another process has just done so
+                store.move(draft, folder)
+
+    def survey(self) -> tuple[dict[str, str | None], list[Leftover]]:
+        """What the index lacks or has wrongly, by a listing, and what belongs to no run.
+
+        Returns:
+            Runs with the version that the index should have, None where it should not have the run;
+            and what nobody has published for a day.
+        """
+        known = self.pull()["runs"]
+        found = self.objects.listing("lake")
+        self.objects.sizes = {name: entry.size for name, entry in found.items()}
+        runs, claims = self._manifests(found)
+        gone = [run_id for run_id in known if run_id not in runs and not self.refresh(run_id)]
+        wrong = {run_id: at for run_id, at in runs.items() if known.get(run_id) != at}
+        left = []
+        for run_id, own in _by_run(found).items():
+            named = self.names(run_id) if run_id in runs else set()
+            if run_id in wrong or named is None:  # who knows what belongs to it
+                continue
+            names = own.keys() - named - ({_manifest(run_id)} if run_id in runs else set())
+            if names and max(own[name].at for name in names) <= time.time() - GRACE:
+                data = sorted(names - {_manifest(run_id)})
+                left.append(Leftover(run_id, claims.get(run_id), data))
+        return {**wrong, **dict.fromkeys(gone)}, left
+
+    def problems(self) -> Iterator[tuple[str, str, str]]:
+        """Kind, place and words of what is wrong."""
+        wrong, left = self.survey()
+        fix = "alab check --fix mends it"
+        for run_id, version in sorted(wrong.items()):
+            what = "lacks this run, or has an older one" if version else "has it, and it is gone"
+            yield "unregistered", run_id, f"the lake's index {what}; {fix}"
+        for run_id, _, names in left:
+            yield "orphan", f"run={run_id}", f"nobody published it: {len(names)} objects; {fix}"
+
+    def repair(self) -> None:
+        """Mend the index by a listing, and delete what belongs to no run."""
+        if wrong := self.survey()[0]:
+            self._enlist(wrong)
+        for left in self.survey()[1]:
+            self.bury(left)
+
+    def _manifests(self, found: dict[str, Entry]) -> tuple[dict[str, str], dict[str, str]]:
+        """Versions of the manifests of runs, and of those that only claim an id or were buried."""
+        known = self.known()["runs"]
+        runs: dict[str, str] = {}
+        claims: dict[str, str] = {}
+
+        def look(run_id: str) -> None:
+            entry = found[_manifest(run_id)]
+            if entry.version and known.get(run_id) == entry.version:
+                runs[run_id] = entry.version
+            elif got := self.objects.get(_manifest(run_id)):
+                (runs if _is_whole(got[0]) else claims)[run_id] = got[1]
+
+        each(look, [run_id for run_id, own in _by_run(found).items() if _manifest(run_id) in own])
+        return runs, claims
+
+    def _enlist(self, versions: dict[str, str | None]) -> None:
+        """Name runs in the index with their versions; with None no longer."""
+
+        def change(index: dict) -> None:
+            both = index["runs"] | versions
+            index["runs"] = {run_id: version for run_id, version in both.items() if version}
+
+        self._change(change)
+
+    def _change(self, change: Callable[[dict], None]) -> None:
+        """Change the index, again and again while others change it too."""
+        for attempt in range(TRIES):
+            data, version = self.objects.get(INDEX) or (b"", None)
+            index = json.loads(data) if data else self._index()
+            change(index)
+            new = json.dumps(index, sort_keys=True).encode()
+            if new == data or self.objects.put(INDEX, new, version):
+                return
+            time.sleep(random.uniform(0, min(2.0, 0.05 * 1.5**attempt)))
+        raise AlabError(
+            f"the index of {self.address} changes faster than it can be written",
+            "The run is there; the index gets it with: alab check --fix",
+        )
+
+    def _index(self) -> dict:
+        """The index, by a listing."""
+        found = self.objects.listing("lake")
+        models = {name.split("/")[2] for name in found if name.startswith("lake/models/")}
+        return {"runs": self._manifests(found)[0], "models": sorted(models)}
+
+
+def _manifest(run_id: str) -> str:
+    return f"lake/metadata/run={run_id}/manifest"
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether a manifest is that of a run, not a claim or a grave."""
+    return data.startswith(b"PK")
+
+
+def _packed(folder: Path) -> bytes:
+    """The metadata tables of a folder as one zip; the same tables give the same bytes."""
+    text = io.BytesIO()
+    with zipfile.ZipFile(text, "w") as tables:
+        for path in store.paths(folder, "*.parquet"):
+            tables.writestr(zipfile.ZipInfo(path.name), path.read_bytes())
+    return text.getvalue()
+
+
+def _by_run(found: dict[str, Entry]) -> dict[str, dict[str, Entry]]:
+    """The objects of each run, of a listing."""
+    runs: dict[str, dict[str, Entry]] = {}
+    for name, entry in found.items():
+        if match := re.match(r"lake/[^/.][^/]*/run=([^/]+)/", name):
+            runs.setdefault(match[1], {})[name] = entry
+    return runs
