@@ -22,6 +22,22 @@ class AlabError(Exception):
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
 
+class NotThereError(AlabError):
+    """What is named does not exist: a run, a layer, a page."""
+
+
+class ConflictError(AlabError):
+    """What is named is in another state than the request needs: in use, ended, there already."""
+
+
+class DefectError(AlabError):
+    """Something went wrong that is no user's fault: a defect of alab."""
+
+
+#: The kinds of errors, a kind before those that it is one of.
+KINDS: tuple[type[AlabError], ...] = (NotThereError, ConflictError, DefectError, AlabError)
+
+
 def first_line(error: Exception) -> str:
     r"""What an exception says, in one line; its name where it says nothing.
 

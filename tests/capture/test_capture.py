@@ -337,35 +337,6 @@ def test_some_layers(lake, llama):
     assert rows(lake, "select layer from layers order by 1") == [(0,), (2,)]
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_values_are_rounded_to_the_stored_precision(lake, llama, dtype):
-    run(lake, llama)
-    run_id = run(lake, llama, capture={"store_dtype": dtype})
-    query = "select hidden_out from activations_of(?) order by layer, position"
-    exact = np.array(
-        [r[0] for r in rows(lake, query, rows(lake, "select min(run_id) from runs")[0][0])], "f4"
-    )
-    stored = np.array([r[0] for r in rows(lake, query, run_id)], "f4")
-    assert np.array_equal(torch.from_numpy(exact).to(getattr(torch, dtype)).float().numpy(), stored)
-
-
-def test_what_is_out_of_range_is_kept_and_counted(lake):
-    model = tiny.model_of("olmo")
-    weight = model.get_input_embeddings().weight
-    before = weight.data.clone()
-    try:
-        weight.data[tiny.tokenizer()("H")["input_ids"][0]] = 1e6
-        loaded = models.Loaded(model, tiny.tokenizer(), "tiny", "float32", "cpu")
-        run_id = capture.capture_one(
-            make_scenario(capture={"store_dtype": "float16"}), loaded, sites.discover(model), lake
-        )
-    finally:
-        weight.data.copy_(before)
-    assert rows(lake, "select max(list_max(embeddings)) from outputs_of(?)", run_id) == [(1e6,)]
-    assert rows(lake, "select sum(n_out_of_range) > 0, sum(n_nonfinite) from sites") == [(True, 0)]
-    assert any(code == "out_of_range" for (code,) in rows(lake, "select code from warnings"))
-
-
 @pytest.mark.parametrize(("changes", "expected"), [
     ({"capture": {"layers": [7]}}, "capture.layers: there is no layer 7; the model has 0 to 2"),
     ({"generation": {"top_k": 999, "do_sample": True}}, "generation.top_k is 999; the model's vocabulary has 300"),

@@ -14,7 +14,7 @@ import pytest
 import tiny
 from captures import loaded, rows
 from click.testing import CliRunner
-from test_dataset_run import make, table
+from prompts_alone import make, table
 
 import warehouse
 from warehouse.capture import batches, dataset_run, trees

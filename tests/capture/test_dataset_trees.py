@@ -11,8 +11,8 @@ import test_dataset_run
 import tiny
 import torch
 from captures import loaded, rows
+from prompts_alone import MESSAGES, alone, capture, check_rows, close, make, table
 from test_dataset_resume import REQUEST, content, stop_after, sweep
-from test_dataset_run import MESSAGES, alone, capture, check_rows, close, make, table
 
 import warehouse
 from warehouse.capture import batches, dataset_run, trees

@@ -2,12 +2,17 @@
 
 import numpy as np
 import pytest
+import tiny
 import torch
+from captures import make_scenario, rows, run
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from warehouse.capture import conversation as capture
 from warehouse.capture.rounding import Rounding, SiteStats, change, residual_error
+from warehouse.models import loading as models
+from warehouse.models import sites
 
 DTYPES = ["float32", "float16", "bfloat16"]
 
@@ -104,3 +109,32 @@ def test_what_lies_above_the_diagonal_is_not_counted():
     seen = SiteStats()
     Rounding("float16")(torch.full((2, 3, 5), torch.nan), seen, diagonal=2)
     assert seen.nonfinite == 2 * (3 + 4 + 5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_values_are_rounded_to_the_stored_precision(lake, llama, dtype):
+    run(lake, llama)
+    run_id = run(lake, llama, capture={"store_dtype": dtype})
+    query = "select hidden_out from activations_of(?) order by layer, position"
+    exact = np.array(
+        [r[0] for r in rows(lake, query, rows(lake, "select min(run_id) from runs")[0][0])], "f4"
+    )
+    stored = np.array([r[0] for r in rows(lake, query, run_id)], "f4")
+    assert np.array_equal(torch.from_numpy(exact).to(getattr(torch, dtype)).float().numpy(), stored)
+
+
+def test_what_is_out_of_range_is_kept_and_counted(lake):
+    model = tiny.model_of("olmo")
+    weight = model.get_input_embeddings().weight
+    before = weight.data.clone()
+    try:
+        weight.data[tiny.tokenizer()("H")["input_ids"][0]] = 1e6
+        loaded = models.Loaded(model, tiny.tokenizer(), "tiny", "float32", "cpu")
+        run_id = capture.capture_one(
+            make_scenario(capture={"store_dtype": "float16"}), loaded, sites.discover(model), lake
+        )
+    finally:
+        weight.data.copy_(before)
+    assert rows(lake, "select max(list_max(embeddings)) from outputs_of(?)", run_id) == [(1e6,)]
+    assert rows(lake, "select sum(n_out_of_range) > 0, sum(n_nonfinite) from sites") == [(True, 0)]
+    assert any(code == "out_of_range" for (code,) in rows(lake, "select code from warnings"))

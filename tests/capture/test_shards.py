@@ -9,8 +9,8 @@ import pytest
 import torch
 from captures import make_scenario
 from click.testing import CliRunner
+from prompts_alone import make, table
 from test_dataset_resume import content, sweep
-from test_dataset_run import make, table
 
 from warehouse.capture import batches, dataset_run, shards, trees
 from warehouse.capture.batches import make_batches, parse_share, shard_of
@@ -25,12 +25,17 @@ REQUEST = {"positions": ["last", "word", "mean"], "sites": ["hidden_out", "q"]}
 COUNT = 5
 
 
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-    monkeypatch.setattr(batches, "SHARD", 15)  # two parts of the plan for each shard
-    monkeypatch.setattr(dataset_run, "SIZES", {"cpu": (8, 1 << 10)})
+def settle(patch: pytest.MonkeyPatch) -> None:
+    """Two parts of the plan for each shard, small batches, and no clock that decides anything."""
+    patch.setattr(batches, "SHARD", 15)
+    patch.setattr(dataset_run, "SIZES", {"cpu": (8, 1 << 10)})
     # Whether trees are faster is measured: two captures may choose differently.
-    monkeypatch.setattr(trees, "FEWEST", 1 << 30)
+    patch.setattr(trees, "FEWEST", 1 << 30)
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch):
+    settle(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +51,10 @@ def share(lake, llama, source, which, request=None, said=None, **options):
     return capture_share(one, *llama, lake, which and (which, COUNT), **options)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, batched, source):
-    """What one process gives that follows the same plan."""
-    lake = Lake(tmp_path_factory.mktemp("whole") / "lab")
+def read_whole(lake: Lake, batched, source) -> tuple[str, dict]:
+    """A run's id and what is in it, by one process that reads one shard after the other."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "SHARD", 15)
-        patch.setattr(dataset_run, "SIZES", {"cpu": (8, 1 << 10)})
-        patch.setattr(trees, "FEWEST", 1 << 30)
+        settle(patch)
         for index in range(1, COUNT + 1):
             assert share(lake, batched, source, index) is None
         run_id = share(lake, batched, source, None)
@@ -61,10 +62,20 @@ def whole(tmp_path_factory, batched, source):
 
 
 @pytest.fixture(scope="module")
-def batched(llama):
+def whole(tmp_path_factory, batched, source):
+    return read_whole(Lake(tmp_path_factory.mktemp("whole") / "lab"), batched, source)
+
+
+def with_batches(llama):
+    """A model with what is known of its sites, batches included."""
     from warehouse.models import sites
 
     return llama[0], sites.discover(llama[0].model, sharing=False, batches=True)
+
+
+@pytest.fixture(scope="module")
+def batched(llama):
+    return with_batches(llama)
 
 
 def test_a_shard_has_the_rows_whose_hash_says_so():

@@ -17,7 +17,7 @@ from synthetic import Shape, make_run
 
 from warehouse.catalog import catalog, check, removal
 from warehouse.errors import AlabError
-from warehouse.lake import objects, remote
+from warehouse.lake import objects, remote, survey
 from warehouse.lake.lake import Lake
 from warehouse.lake.metadata import MetadataWriter
 from warehouse.lake.objects import ObjectStore
@@ -100,7 +100,10 @@ def test_a_run_exists_with_its_manifest_and_not_before(url, s3):
     def look(method: str, key: str) -> None:
         if method == "PUT" and "/run=" in key and "/.empty" not in key:
             seen.append(
-                (key.split("/lake/")[1].split("/")[0], sorted(remote.Remote(url)._index()["runs"]))
+                (
+                    key.split("/lake/")[1].split("/")[0],
+                    sorted(survey.index_of(remote.Remote(url))["runs"]),
+                )
             )
 
     s3.refuse = look
@@ -171,7 +174,7 @@ def test_of_two_changes_at_once_one_is_refused(url, monkeypatch, s3):
 def test_a_run_whose_writer_died_before_the_index_is_told_of_and_added(url, s3, monkeypatch):
     lake = Lake(url)
     first = make_run(lake, "first", TINY)
-    monkeypatch.setattr(remote.Remote, "_enlist", lambda *_: None)
+    monkeypatch.setattr(remote.Remote, "enlist", lambda *_: None)
     lost = make_run(lake_of(url, "there", monkeypatch), "lost", TINY)
     monkeypatch.undo()
     lake = lake_of(url, "third", monkeypatch) if "XDG_CACHE_HOME" in os.environ else lake
@@ -239,7 +242,7 @@ def test_what_is_young_is_not_swept(url, s3, monkeypatch):
     other = lake_of(url, "there", monkeypatch)
     check.repair(other)
     assert keys(s3, url, "run=writing") and sound(other) == []
-    monkeypatch.setattr(remote, "GRACE", -1)
+    monkeypatch.setattr(survey, "GRACE", -1)
     assert [problem.kind for problem in check.check(other)] == ["orphan"]
     check.repair(other)
     assert not keys(s3, url, "run=writing") and sound(other) == []
@@ -262,7 +265,7 @@ def test_what_a_damaged_run_has_is_not_swept(url, s3, monkeypatch):
     bucket, key = url.split("/")[2], f"lab/lake/metadata/run={run_id}/manifest"
     whole = s3.client.get_object(Bucket=bucket, Key=key)["Body"].read()
     s3.client.put_object(Bucket=bucket, Key=key, Body=whole[: len(whole) // 2])
-    monkeypatch.setattr(remote, "GRACE", -1)
+    monkeypatch.setattr(survey, "GRACE", -1)
     check.repair(lake)
     assert keys(s3, url, "/states/run=") == data and check.check(lake)
     s3.client.put_object(Bucket=bucket, Key=key, Body=whole)
@@ -335,7 +338,7 @@ def test_workers_are_killed_while_they_publish(url, s3, tmp_path, monkeypatch, c
     done = {name for name, status in ended.items() if status == 0}
     assert len(ended) == count and set(ended.values()) == {0, -signal.SIGKILL}
     assert set(names) - killed.keys() <= done and len(done) < count
-    monkeypatch.setattr(remote, "GRACE", -1)
+    monkeypatch.setattr(survey, "GRACE", -1)
     check.repair(reader)
     assert sound(reader) == []
     there = [run_id.partition("_")[0] for run_id in reader.run_ids()]

@@ -37,6 +37,17 @@ class Browser:
         connection.close()
         return answer.status, body, {name.lower(): value for name, value in answer.getheaders()}
 
+    def remove(self, run_id: str) -> tuple[int, str]:
+        """Ask for the end of a run, as the page does."""
+        connection = http.client.HTTPConnection(self.host, timeout=60)
+        headers = {"Cookie": self.cookie, "Origin": f"http://{self.host}"}
+        headers["Content-Type"] = "application/json"
+        connection.request("POST", f"/run/{run_id}/remove", '{"what": "run"}', headers)
+        answer = connection.getresponse()
+        told = answer.status, answer.read().decode()
+        connection.close()
+        return told
+
 
 @pytest.fixture
 def lake(tmp_path) -> Lake:
@@ -93,6 +104,31 @@ def test_a_damaged_run_leaves_the_rest_as_it_was(lake):
         first = next(run for run in lake.run_ids() if run != other)
         assert browser.get(f"/data/residual_pass?run={first}&prompt=0&step=0")[0] == 200
         assert browser.get("/")[0] == 200
+
+
+def test_a_run_that_cannot_be_removed_now_stays(lake):
+    """Another process has the catalog open, or changes the run: 409, and later it goes."""
+    (run_id,) = lake.run_ids()
+    hold = (
+        "import duckdb, sys; db = duckdb.connect(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    )
+    with served(lake) as service:
+        browser = Browser(service.address)
+        other = subprocess.Popen(
+            [sys.executable, "-c", hold, lake.catalog],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        other.stdout.readline()
+        status, body = browser.remove(run_id)
+        assert (status, str(lake.catalog) in body) == (409, True)
+        other.communicate()
+        with lake.hold(run_id):
+            status, body = browser.remove(run_id)
+        assert (status, "another process is changing" in body) == (409, True)
+        assert lake.run_ids() == [run_id]
+        assert browser.remove(run_id)[0] == 200
+    assert lake.run_ids() == []
 
 
 def test_two_servers_look_at_one_warehouse(lake):

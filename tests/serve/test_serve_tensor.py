@@ -10,8 +10,11 @@ import pytest
 from browser import chromium, executable
 from pages_in_browser import LOOKS, Visit, served
 from playwright.sync_api import expect
+from synthetic import Shape, make_run
+from test_search import HOSTILE, with_words
 
 from warehouse.api.warehouse import Warehouse
+from warehouse.catalog import catalog
 from warehouse.lake.lake import Lake
 
 needs_browser = [
@@ -121,29 +124,29 @@ def test_the_map_of_heads(client, lab, queries):
 
 
 @pytest.mark.parametrize(
-    ("address", "words"),
+    ("address", "status", "words"),
     [
-        ("facts", "needs a site"),
-        ("facts?site=mood&layer=0", "no site 'mood'"),
-        ("facts?site=hidden_out", "layer"),
-        ("facts?site=hidden_out&layer=9", "no layer 9"),
-        ("facts?site=hidden_out&layer=-1", "layer"),
-        ("facts?site=hidden_out&layer=x", "whole number"),
-        ("facts?site=hidden_out&layer=0&step=99", "step 99"),
-        ("facts?site=hidden_out&layer=0&prompt=7", "prompt 7"),
-        ("facts?site=q,k&layer=0", "more than one"),
-        ("tile?site=q&layer=0&head=2", "head is 2"),
-        ("tile?site=q&layer=0&row=-1", "row is -1"),
-        ("tile?site=q&layer=0&column=400", "column is 400"),
-        ("tile?site=q&layer=0&down=0", "down is 0"),
-        ("tile?site=q&layer=0&rows=513", "rows is 513"),
-        ("tile?site=q&layer=0&statistic=median", "median"),
-        ("tile.xml?site=q&layer=0", "xml"),
+        ("facts", 400, "needs a site"),
+        ("facts?site=mood&layer=0", 404, "no site 'mood'"),
+        ("facts?site=hidden_out", 400, "layer"),
+        ("facts?site=hidden_out&layer=9", 404, "no layer 9"),
+        ("facts?site=hidden_out&layer=-1", 400, "layer"),
+        ("facts?site=hidden_out&layer=x", 400, "whole number"),
+        ("facts?site=hidden_out&layer=0&step=99", 404, "step 99"),
+        ("facts?site=hidden_out&layer=0&prompt=7", 404, "prompt 7"),
+        ("facts?site=q,k&layer=0", 400, "more than one"),
+        ("tile?site=q&layer=0&head=2", 400, "head is 2"),
+        ("tile?site=q&layer=0&row=-1", 400, "row is -1"),
+        ("tile?site=q&layer=0&column=400", 400, "column is 400"),
+        ("tile?site=q&layer=0&down=0", 400, "down is 0"),
+        ("tile?site=q&layer=0&rows=513", 400, "rows is 513"),
+        ("tile?site=q&layer=0&statistic=median", 400, "median"),
+        ("tile.xml?site=q&layer=0", 404, "xml"),
     ],
 )
-def test_what_is_not_there_is_said(client, address, words):
+def test_what_is_not_there_is_said(client, address, status, words):
     answer = client.get(f"{TENSOR}/{address}")
-    assert answer.status_code in (400, 404) and words in answer.json()["error"]
+    assert answer.status_code == status and words in answer.json()["error"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
@@ -241,3 +244,23 @@ class TestInTheBrowser:
         assert text.count("attention_of(") == 2 and "UNION ALL" in text  # layers 0 and 1
         assert visit.problems == []
         visit.page.close()
+
+    @pytest.mark.parametrize("path", [f"{TENSOR}?site=hidden_out&layer=1", f"{ATTENTION}?maps=1-0"])
+    def test_words_of_the_enemy_are_words(self, browser, tmp_path, monkeypatch, path):
+        lake = Lake(tmp_path / "lab")
+        with_words(monkeypatch)
+        make_run(lake, "talk", Shape(), model_id=HOSTILE)
+        catalog.sync(lake)
+        with served(lake) as service:
+            visit = Visit(browser, service).open(path)
+            states = visit.draw()
+            assert states and not states.get("failed")
+            frame = visit.page.locator(".matrix[data-state=drawn]").last
+            frame.focus()
+            for _ in range(3):
+                frame.press("ArrowDown")
+            told = visit.page.locator(".reading").last
+            expect(told).to_contain_text("</script><script>alert(1)")
+            assert "\u202e" not in told.inner_text()
+            assert visit.problems == []
+            visit.page.close()

@@ -187,6 +187,7 @@ def test_every_colour_is_a_file_too(talk, data, form):
     ("address", "status", "said"),
     [
         ("/run/nobody/tokens", 404, "there is no run 'nobody'"),
+        ("/data/token_norm?run=nobody&layer=1&site=q", 404, "there is no run 'nobody'"),
         ("/run/latest:talk/tokens?prompt=7", 404, "no tokens of conversation 7"),
         ("/run/latest:talk/tokens?prompt=-1", 404, "no tokens of conversation -1"),
         ("/run/latest:talk/tokens?prompt=x", 400, "prompt is a whole number"),

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from warehouse.errors import AlabError
-from warehouse.lake.lake import Lake
 from warehouse.scenario import Scenario
 
 #: Prompts of a shard, about: what a killed capture loses at the most.
@@ -132,18 +131,12 @@ def is_in(scenario: Scenario, share: Share) -> bool:
     return shard_of(scenario.name, share[1]) == share[0] - 1
 
 
-def refuse_undivided(scenario: Scenario, lake: Lake) -> None:
-    """Refuse a scenario that has no rows to share, and a lake where nobody sees others' shards."""
+def refuse_undivided(scenario: Scenario) -> None:
+    """Refuse a scenario that has no rows to share."""
     if not scenario.is_read_only:
         raise AlabError(
             f"{scenario.name} is no dataset that is read only: it has no shards",
             "Capture it without --shard and --finish; of several scenarios --shard takes some.",
-            2,
-        )
-    if lake.remote:
-        raise AlabError(
-            f"shards meet in a directory that all machines see, and {lake.warehouse} is none",
-            "Capture into a shared directory, or the dataset whole.",
             2,
         )
 

@@ -61,8 +61,8 @@ def capture_files(
         if progress and not pairs:
             progress(f"none of the {len(files)} scenarios is in shard {shard}", 0, 0)
         share = None
-    for pair in pairs if share or finish else ():
-        refuse_undivided(*pair)
+    for scenario, _ in pairs if share or finish else ():
+        refuse_undivided(scenario)
     if pairs:
         # It imports torch: two seconds, after what is wrong was told.
         from warehouse.capture.conversation import capture

@@ -68,7 +68,7 @@ def capture_share(
     Raises:
         AlabError: as `capture_dataset`; another process is at the shard, or some are missing.
     """
-    refuse_undivided(scenario, lake)
+    refuse_undivided(scenario)
     prepared = prepare(scenario, loaded, sites, lake, **options)
     if share is None:
         return finish(prepared, lake, progress)
@@ -131,6 +131,7 @@ def finish(prepared: Prepared, lake: Lake, progress: Progress, count: int | None
         )
     staged = lake.resume(run_id)
     with keeping(staged, lake, "--finish"):
+        staged.collect(range(request["parts"]))
         began = datetime.fromisoformat(request["began"])
         _publish(plan, prompts, batches_of(plan, prompts, request), staged, began)
     catalog.Catalog(lake).add(run_id, progress)

@@ -25,7 +25,7 @@ from warehouse.assets import query
 from warehouse.atomic import writing
 from warehouse.catalog import sqldoc
 from warehouse.catalog.library import FORMAT, glob_escaped, load_index, load_library
-from warehouse.errors import AlabError, first_line, from_inside
+from warehouse.errors import AlabError, ConflictError, first_line, from_inside
 from warehouse.lake.lake import Lake
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _HELD = (
 )
 
 
-class CatalogBusyError(AlabError):
+class CatalogBusyError(ConflictError):
     """Another process, or another connection of this one, holds the catalog."""
 
 

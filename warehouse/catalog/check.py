@@ -45,7 +45,11 @@ def check(lake: Lake, *, deep: bool = False) -> list[Problem]:
         AlabError: there is no warehouse.
     """
     _require_warehouse(lake)
-    problems = [Problem(*found) for found in lake.remote.problems()] if lake.remote else []
+    problems = []
+    if lake.remote:
+        from warehouse.lake import survey  # with what it takes, only where it is needed
+
+        problems += [Problem(*found) for found in survey.problems(lake.remote)]
     for run_id in lake.run_ids():
         problems += _check_run(lake, run_id, deep)
     for path in orphans(lake):
@@ -80,7 +84,9 @@ def rebuild(lake: Lake) -> list[str]:
     _require_warehouse(lake)
     lake.sweep()
     if lake.remote:
-        lake.remote.repair()
+        from warehouse.lake import survey
+
+        survey.repair(lake.remote)
     with Catalog(lake).elsewhere(lake.catalog.parent) as fresh:
         run_ids = fresh.sync()
         lake.catalog.with_name(f"{lake.catalog.name}.wal").unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 from warehouse.catalog import runs
 from warehouse.catalog.catalog import Catalog
-from warehouse.lake import store
 from warehouse.lake.lake import Lake
 from warehouse.vocabulary import BULK
 
@@ -62,7 +61,7 @@ def readable(size: int) -> str:
 def size(lake: Lake, run_id: str, *, activations_only: bool = False) -> int:
     """Bytes that removing a run, or its bulky datasets alone, would free."""
     if run_id in lake.unfinished():
-        return 0 if activations_only else sum(map(store.size, lake.staged_files(run_id)))
+        return 0 if activations_only else lake.unfinished_size(run_id)
     sizes = lake.sizes(run_id)
     return sum(size for dataset, size in sizes if not activations_only or dataset in BULK)
 

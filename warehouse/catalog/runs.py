@@ -15,7 +15,7 @@ import duckdb
 from warehouse.assets import query
 from warehouse.catalog.catalog import connect, damaged
 from warehouse.catalog.library import newest_first
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, NotThereError
 from warehouse.lake.lake import Lake
 from warehouse.lake.tensors import Source
 from warehouse.vocabulary import TABLE, site_of
@@ -33,7 +33,7 @@ def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
     runs = newest_first(db)
     ids, broken = [run_id for run_id, _ in runs], damaged(db)
     if not ids and not broken:
-        raise AlabError("the warehouse has no runs yet", "Capture one: alab capture SCENARIO")
+        raise NotThereError("the warehouse has no runs yet", "Capture one: alab capture SCENARIO")
     if name == "latest":
         return _latest(ids, broken)
     if name.startswith("latest:"):
@@ -50,7 +50,7 @@ def find_run(db: duckdb.DuckDBPyConnection, name: str) -> str:
     if lost := _beginning(broken, name):
         raise AlabError(f"the metadata of {', '.join(lost)} is damaged", "What is: alab check")
     unknown = f"there is no run {name!r}; the newest are: {', '.join(ids[:5])}"
-    raise AlabError(unknown, "See them all: alab runs")
+    raise NotThereError(unknown, "See them all: alab runs")
 
 
 def find_runs(db: duckdb.DuckDBPyConnection, names: Iterable[str] = ()) -> list[str]:
@@ -69,7 +69,7 @@ def find_runs(db: duckdb.DuckDBPyConnection, names: Iterable[str] = ()) -> list[
     for name in names:
         some = fnmatch.filter(ids, name) if "*" in name else [find_run(db, name)]
         if not some:
-            raise AlabError(f"there is no run like {name!r}", "See them all: alab runs")
+            raise NotThereError(f"there is no run like {name!r}", "See them all: alab runs")
         found += some
     return list(dict.fromkeys(found))
 
@@ -147,7 +147,7 @@ def numbers(text: str | None, known: list[int], what: str) -> frozenset[int] | N
         there = ", ".join(map(str, known)) or "none"
         if known and known == list(range(len(known))):
             there = f"{known[0]}-{known[-1]}"
-        raise AlabError(f"there is no {what} {missing[0]} in this run", f"There are: {there}")
+        raise NotThereError(f"there is no {what} {missing[0]} in this run", f"There are: {there}")
     return frozenset(asked)
 
 
@@ -162,7 +162,7 @@ def names(text: str | None, known: list[str]) -> frozenset[str] | None:
     asked = {name.strip() for name in text.split(",")}
     if unknown := sorted(asked - set(known)):
         there = f"There are: {', '.join(known)}" if known else "It has none; alab inspect says why."
-        raise AlabError(f"there is no site {unknown[0]!r} in this run", there)
+        raise NotThereError(f"there is no site {unknown[0]!r} in this run", there)
     return frozenset(asked)
 
 
@@ -222,7 +222,7 @@ def open_run(lake: Lake, name: str) -> Iterator[Run]:
 
 
 def _part_number(path: str) -> tuple[int, str]:
-    match = re.search(r"part-(\d+)\.parquet$", path)
+    match = re.search(r"part-(\d+)(?:\.[0-9a-f]{8})?\.parquet$", path)
     return (int(match[1]) if match else 0, path)
 
 

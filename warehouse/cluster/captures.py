@@ -39,7 +39,7 @@ def capture_files(
 
     Args:
         paths: files and directories.
-        warehouse: where the runs go, the same directory for all workers.
+        warehouse: where the runs go, the same directory or URL for all workers.
         each: the workers.
         shards: into how many shards a dataset is dealt, whatever the number of workers.
         force: run although the disk looks too small.
@@ -61,7 +61,7 @@ def capture_files(
         work.append(_Work(scenario, lake, force))
     divided = [one for one in work if one.scenario.is_read_only]
     for one in divided:
-        refuse_undivided(one.scenario, one.lake)
+        refuse_undivided(one.scenario)
     parts = [one._replace(share=(n, shards)) for one in divided for n in range(1, shards + 1)]
     parts += [one for one in work if one not in divided]
     for done, (_, ids) in enumerate(each(_run, parts)):
@@ -76,7 +76,7 @@ def _run(work: _Work) -> list[str]:
     let_threads_sleep()  # before torch
     from warehouse.capture import conversation, shards
 
-    if not work.lake.root.is_dir():
+    if not (work.lake.remote or work.lake.root.is_dir()):
         raise AlabError(
             f"there is no warehouse at {work.lake.warehouse}",
             "All workers have to see one directory under one path.",

@@ -23,8 +23,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, ConflictError, NotThereError
 from warehouse.lake import manifest, store
+from warehouse.lake.shared import SharedRun
 from warehouse.lake.staging import REQUEST, StagedRun
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ class Lake:
         for folder in store.paths(self.staging, "*/"):
             with suppress(OSError):  # locked, or not ours to delete
                 staged = self._staged(folder.name)
-                if folder.name in self.unfinished():
+                if folder.name in self._stopped():
                     staged.release()
                     continue
                 swept += [folder.name] if folder.exists() else []
@@ -187,7 +188,14 @@ class Lake:
         return swept
 
     def unfinished(self) -> dict[str, dict]:
-        """Captures that were stopped and can be gone on with, and what each asked for, by id."""
+        """Captures that were stopped and can be gone on with, and what each asked for, by id.
+
+        At a URL also those that any machine reads in shards.
+        """
+        return (self.remote.pull()["begun"] if self.remote else {}) | self._stopped()
+
+    def _stopped(self) -> dict[str, dict]:
+        """What of `unfinished` lies here."""
         asked = {}
         for path in store.paths(self.staging, f"*/{REQUEST}"):
             run_id = path.parent.name
@@ -196,9 +204,15 @@ class Lake:
                     asked[run_id] = json.loads(path.read_text("utf-8"))
         return asked
 
-    def staged_files(self, run_id: str) -> Iterator[Path]:
-        """Every file of a run that is being written."""
-        yield from (path for path in store.paths(self.staging / run_id, "**/*") if path.is_file())
+    def unfinished_size(self, run_id: str) -> int:
+        """Bytes of a run that is being written, here and at the URL."""
+        here = sum(
+            store.size(path)
+            for path in store.paths(self.staging / run_id, "**/*")
+            if path.is_file()
+        )
+        far = self.remote.of_run(run_id).values() if self.remote else ()
+        return here + sum(entry.size for entry in far)
 
     def resume(self, run_id: str) -> StagedRun:
         """Go on with a capture that was stopped.
@@ -206,7 +220,7 @@ class Lake:
         Raises:
             AlabError: another process is at it.
         """
-        busy = AlabError(f"another process is capturing {run_id}", "Wait for it.")
+        busy = ConflictError(f"another process is capturing {run_id}", "Wait for it.")
         try:
             staged = self._staged(run_id)
         except TimeoutError:
@@ -217,6 +231,9 @@ class Lake:
         except TimeoutError:
             staged.release()
             raise busy from None
+        if self.remote and "shards" in self.unfinished().get(run_id, {}) and not staged.share(None):
+            staged.release()
+            raise ConflictError(f"{run_id} was published or deleted meanwhile", "See: alab runs")
         if not self.dataset("metadata", run_id).exists():
             staged.recall()
         return staged
@@ -237,26 +254,39 @@ class Lake:
             AlabError: another process has the part, or publishes or removes the run.
         """
         self.prepare()
+        if self.remote:
+            self.remote.begin(store.paths(self.root / ".empty", "**/*.parquet"))
         try:
             whole = self._staged(run_id, wait=6 * wait)
         except TimeoutError:
-            raise AlabError(
+            raise ConflictError(
                 f"another process is publishing or removing {run_id}", "Try again when it is done."
             ) from None
         try:
             if self.dataset("metadata", run_id).exists():
                 return None
-            if whole.request is None:
+            if self.remote:
+                if not whole.share(request):
+                    self.remote.refresh(run_id)
+                    return None
+            elif whole.request is None:
                 store.delete(whole.folder)  # of one that died before it had begun the run
                 whole.folder.mkdir()
                 whole.ask(request)
             lock = store.lock(whole.folder / "shards" / f"{part}.lock", wait)
         except TimeoutError:
             what = f"another process is reading shard {part} of {run_id}"
-            raise AlabError(what, "Wait for it; where it dies, this command goes on.") from None
+            raise ConflictError(what, "Wait for it; where it dies, this command goes on.") from None
         finally:
             whole.release()
-        return StagedRun(self.root, run_id, lock)
+        staged = StagedRun(self.root, run_id, lock, self.remote)
+        own = staged.request or request
+        try:
+            staged.collect(range(part - 1, own["parts"], own["shards"]))
+        except BaseException:
+            staged.release()
+            raise
+        return staged
 
     def missing(self, run_id: str, request: dict) -> list[int]:
         """Parts, from 1, of a run that was joined of which a shard is not finished.
@@ -265,8 +295,11 @@ class Lake:
             run_id: id of the run.
             request: what it was begun with: `shards` says how many parts share its `parts` shards.
         """
-        folders = store.paths(self.staging / run_id, "shards/[0-9]*/")
-        there, count = {int(path.name) for path in folders}, request["shards"]
+        folder, count = self.staging / run_id, request["shards"]
+        if self.remote:
+            there = SharedRun(self.remote, run_id, folder).there()
+        else:
+            there = {int(path.name) for path in store.paths(folder, "shards/[0-9]*/")}
         every = ((n + 1, range(n, request["parts"], count)) for n in range(count))
         return [part for part, own in every if not there.issuperset(own)]
 
@@ -284,7 +317,7 @@ class Lake:
         try:
             staged = self._staged(run_id, wait=10)
         except TimeoutError:
-            raise AlabError(
+            raise ConflictError(
                 f"another process is changing the run {run_id}", "Try again when it is done."
             ) from None
         staged.folder.mkdir(exist_ok=True)
@@ -292,7 +325,9 @@ class Lake:
             if self.remote:
                 staged.version = self.remote.refresh(run_id)
             if not self.dataset("metadata", run_id).exists():
-                raise AlabError(f"the run {run_id} is gone", "See those that are left: alab runs")
+                raise NotThereError(
+                    f"the run {run_id} is gone", "See those that are left: alab runs"
+                )
             if not damaged and self.sound_files(run_id) is None:
                 raise AlabError(
                     f"the metadata of {run_id} is damaged; nothing was changed",

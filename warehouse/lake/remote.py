@@ -6,8 +6,9 @@
 
 A manifest goes through states, each entered by one conditional write: a claim (nobody else takes
 the id), the metadata (the run exists), the metadata as amended, a grave (the run is gone; who was
-still writing it finds out). Data are written before, and deleted after. The index saves a listing;
-what it lacks is found by `alab check`.
+still writing it finds out). The claim of a run that many machines read in shards is what it was
+begun with: see `warehouse.lake.shared`. Data are written before, and deleted after. The index saves
+a listing; what it lacks is found by `alab check`.
 
 The mirror is a folder like a local lake without data. Runs are staged there, and the metadata of
 published ones are unpacked there, of which a catalog is made as of any lake.
@@ -27,16 +28,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, ConflictError
 from warehouse.lake import manifest, store
 from warehouse.lake.objects import Entry, ObjectFile, ObjectStore, each
 
 INDEX = "lake/index.json"
-#: Seconds after which what nobody has published was left behind by a process that died.
-GRACE = 24 * 3600
 #: How often a change of the index is tried while others change it.
 TRIES = 40
-_GRAVE = b"gone"
+GRAVE = b"gone"
 
 
 def home(url: str) -> Path:
@@ -76,14 +75,14 @@ class Remote:
         try:
             return json.loads((self._root / "index.json").read_bytes())
         except FileNotFoundError:
-            return {"version": None, "runs": {}, "models": []}
+            return {"version": None, "runs": {}, "models": [], "begun": {}}
 
     def pull(self) -> dict:
         """Bring the mirror up to date: one request where nothing changed, else one more a run."""
         with self._mirror() as known:
             data, version = self.objects.get(INDEX, known["version"]) or (b"", None)
             if version is None or version != known["version"]:
-                index = json.loads(data or b'{"runs": {}, "models": []}')
+                index = {"begun": {}} | json.loads(data or b'{"runs": {}, "models": []}')
                 new, old = index["runs"], known["runs"]
                 for run_id in old.keys() - new.keys():
                     store.delete(self._metadata(run_id))
@@ -97,9 +96,9 @@ class Remote:
             return self._fetch(run_id)
 
     def _fetch(self, run_id: str) -> str | None:
-        data, version = self.objects.get(_manifest(run_id)) or (_GRAVE, None)
+        data, version = self.objects.get(manifest_name(run_id)) or (GRAVE, None)
         folder = self._metadata(run_id)
-        if not _is_whole(data):
+        if not is_whole(data):
             store.delete(folder)
             return None
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -137,16 +136,47 @@ class Remote:
         if self.pull()["version"] is None:
             self.objects.probe()
             self.upload(self._root, empty)
-            self._change(lambda index: None)
+            self.change(lambda index: None)
+
+    def share(self, run_id: str, request: dict | None) -> tuple[dict, str] | None:
+        """What a run that is read in shards was begun with, and its claim's version.
+
+        Args:
+            run_id: id of the run, which all machines know.
+            request: what it is begun with where nobody has begun it; None to begin nothing.
+
+        Returns:
+            None where it is published, or not begun.
+
+        Raises:
+            ConflictError: another process deletes it.
+        """
+        name = manifest_name(run_id)
+        if self.objects.get(name) is None and request:
+            self.objects.put(name, json.dumps(request).encode(), None)
+        if (found := self.objects.get(name)) is None:
+            return None
+        data, version = found
+        if is_whole(data):  # the index may not know it yet
+            if run_id in self.pull()["begun"]:
+                self.enlist({run_id: version})
+            return None
+        if (begun := request_of(data)) is None:
+            raise ConflictError(
+                f"another process is deleting {run_id}", "Try again when it is done."
+            )
+        if run_id not in self.pull()["begun"]:
+            self.change(lambda index: index.setdefault("begun", {}).update({run_id: begun}))
+        return begun, version
 
     def claim(self, run_id: str) -> str | None:
         """Take an id for a new run, and give the claim's version; None where it is taken."""
-        return self.objects.put(_manifest(run_id), os.urandom(8).hex().encode(), None)
+        return self.objects.put(manifest_name(run_id), os.urandom(8).hex().encode(), None)
 
     def renew(self, run_id: str, claim: str) -> str | None:
         """A claim as new as if it were made now, also where it was swept; None where it is lost."""
         text = os.urandom(8).hex().encode()
-        return self.objects.put(_manifest(run_id), text, claim) or self.claim(run_id)
+        return self.objects.put(manifest_name(run_id), text, claim) or self.claim(run_id)
 
     def upload(self, folder: Path, files: Iterable[Path]) -> None:
         """Write files below a folder that is laid out as a lake."""
@@ -161,25 +191,28 @@ class Remote:
         Raises:
             AlabError: what was uploaded was swept meanwhile.
         """
-        version = claim and self.objects.put(_manifest(run_id), _packed(folder), claim)
+        version = claim and self.objects.put(manifest_name(run_id), _packed(folder), claim)
         if version is None:  # nobody else has our claim: it was published already, or swept
-            data, version = self.objects.get(_manifest(run_id)) or (_GRAVE, None)
-            if version is None or not _is_whole(data):
+            data, version = self.objects.get(manifest_name(run_id)) or (GRAVE, None)
+            if version is None or not is_whole(data):
                 raise AlabError(f"{run_id} was swept: nobody published it for a day")
-        self._enlist({run_id: version})
+        self.enlist({run_id: version})
         with self._mirror() as known:
             store.delete(self._metadata(run_id))
             store.move(folder, self._metadata(run_id))
             known["runs"][run_id] = version
 
-    def withdraw(self, run_id: str, claim: str, folder: Path) -> None:
+    def withdraw(self, run_id: str, claim: str, names: Iterable[str]) -> None:
         """Give up a run that was claimed; one that was published just before a kill is listed."""
-        data, version = self.objects.get(_manifest(run_id)) or (_GRAVE, None)
-        if _is_whole(data):
-            self._enlist({run_id: version})
+        data, version = self.objects.get(manifest_name(run_id)) or (GRAVE, None)
+        if is_whole(data):
+            self.enlist({run_id: version})
         elif version == claim:
-            paths = (path.relative_to(folder) for path in store.paths(folder, "*/run=*/**/*.*"))
-            self.bury(Leftover(run_id, claim, [f"lake/{path.as_posix()}" for path in paths]))
+            self.bury(Leftover(run_id, claim, sorted(set(names) - {manifest_name(run_id)})))
+
+    def of_run(self, run_id: str) -> dict[str, Entry]:
+        """All objects of a run."""
+        return by_run(self.objects.listing("lake")).get(run_id, {})
 
     def amend(self, run_id: str, folder: Path, version: str | None) -> None:
         """Replace a run's metadata by the tables of a folder, and delete data that they name not.
@@ -188,10 +221,10 @@ class Remote:
             AlabError: another process has changed the run since it had this version.
         """
         before, after = self.names(run_id), self.names(run_id, folder)
-        new = self.objects.put(_manifest(run_id), _packed(folder), version)
+        new = self.objects.put(manifest_name(run_id), _packed(folder), version)
         if new is None:
-            raise AlabError(f"another process has changed the run {run_id}", "Try again.")
-        self._enlist({run_id: new})
+            raise ConflictError(f"another process has changed the run {run_id}", "Try again.")
+        self.enlist({run_id: new})
         self.objects.delete((before or set()) - (after or set()))
 
     def names(self, run_id: str, folder: Path | None = None) -> set[str] | None:
@@ -208,15 +241,15 @@ class Remote:
             AlabError: another process has changed it since it had this version.
         """
         if not self.bury(Leftover(run_id, version, sorted(self.names(run_id) or ()))):
-            raise AlabError(f"another process has changed the run {run_id}", "Try again.")
+            raise ConflictError(f"another process has changed the run {run_id}", "Try again.")
 
     def bury(self, left: Leftover) -> bool:
         """Delete what is left of a run, unless somebody has changed it; gives whether it did."""
-        name = _manifest(left.run_id)
+        name = manifest_name(left.run_id)
         if left.version:
-            if not self.objects.put(name, _GRAVE, left.version):
+            if not self.objects.put(name, GRAVE, left.version):
                 return False
-            self._enlist({left.run_id: None})
+            self.enlist({left.run_id: None})
         self.objects.delete(left.names)
         if left.version:
             self.objects.delete([name])
@@ -225,7 +258,7 @@ class Remote:
     def keep(self, folder: Path) -> None:
         """Keep a model's head, a folder of the mirror."""
         self.upload(self._root, folder.iterdir())
-        self._change(lambda index: index.update(models=[*{*index["models"], folder.name}]))
+        self.change(lambda index: index.update(models=[*{*index["models"], folder.name}]))
 
     def head(self, key: str) -> None:
         """Mirror a model's head where the lake has one, or upload one that could not be before."""
@@ -240,77 +273,24 @@ class Remote:
             with suppress(OSError):  # another process has just done so
                 store.move(draft, folder)
 
-    def survey(self) -> tuple[dict[str, str | None], list[Leftover]]:
-        """What the index lacks or has wrongly, by a listing, and what belongs to no run.
-
-        Returns:
-            Runs with the version that the index should have, None where it should not have the run;
-            and what nobody has published for a day.
-        """
-        known = self.pull()["runs"]
-        found = self.objects.listing("lake")
-        self.objects.sizes = {name: entry.size for name, entry in found.items()}
-        runs, claims = self._manifests(found)
-        gone = [run_id for run_id in known if run_id not in runs and not self.refresh(run_id)]
-        wrong = {run_id: at for run_id, at in runs.items() if known.get(run_id) != at}
-        left = []
-        for run_id, own in _by_run(found).items():
-            named = self.names(run_id) if run_id in runs else set()
-            if run_id in wrong or named is None:  # who knows what belongs to it
-                continue
-            names = own.keys() - named - ({_manifest(run_id)} if run_id in runs else set())
-            if names and max(own[name].at for name in names) <= time.time() - GRACE:
-                data = sorted(names - {_manifest(run_id)})
-                left.append(Leftover(run_id, claims.get(run_id), data))
-        return {**wrong, **dict.fromkeys(gone)}, left
-
-    def problems(self) -> Iterator[tuple[str, str, str]]:
-        """Kind, place and words of what is wrong."""
-        wrong, left = self.survey()
-        fix = "alab check --fix mends it"
-        for run_id, version in sorted(wrong.items()):
-            what = "lacks this run, or has an older one" if version else "has it, and it is gone"
-            yield "unregistered", run_id, f"the lake's index {what}; {fix}"
-        for run_id, _, names in left:
-            yield "orphan", f"run={run_id}", f"nobody published it: {len(names)} objects; {fix}"
-
-    def repair(self) -> None:
-        """Mend the index by a listing, and delete what belongs to no run."""
-        if wrong := self.survey()[0]:
-            self._enlist(wrong)
-        for left in self.survey()[1]:
-            self.bury(left)
-
-    def _manifests(self, found: dict[str, Entry]) -> tuple[dict[str, str], dict[str, str]]:
-        """Versions of the manifests of runs, and of those that only claim an id or were buried."""
-        known = self.known()["runs"]
-        runs: dict[str, str] = {}
-        claims: dict[str, str] = {}
-
-        def look(run_id: str) -> None:
-            entry = found[_manifest(run_id)]
-            if entry.version and known.get(run_id) == entry.version:
-                runs[run_id] = entry.version
-            elif got := self.objects.get(_manifest(run_id)):
-                (runs if _is_whole(got[0]) else claims)[run_id] = got[1]
-
-        each(look, [run_id for run_id, own in _by_run(found).items() if _manifest(run_id) in own])
-        return runs, claims
-
-    def _enlist(self, versions: dict[str, str | None]) -> None:
+    def enlist(self, versions: dict[str, str | None]) -> None:
         """Name runs in the index with their versions; with None no longer."""
 
         def change(index: dict) -> None:
             both = index["runs"] | versions
             index["runs"] = {run_id: version for run_id, version in both.items() if version}
+            begun = index.get("begun", {})
+            index["begun"] = {k: request for k, request in begun.items() if k not in versions}
 
-        self._change(change)
+        self.change(change)
 
-    def _change(self, change: Callable[[dict], None]) -> None:
+    def change(self, change: Callable[[dict], None]) -> None:
         """Change the index, again and again while others change it too."""
+        from warehouse.lake import survey  # which is built on this
+
         for attempt in range(TRIES):
             data, version = self.objects.get(INDEX) or (b"", None)
-            index = json.loads(data) if data else self._index()
+            index = json.loads(data) if data else survey.index_of(self)
             change(index)
             new = json.dumps(index, sort_keys=True).encode()
             if new == data or self.objects.put(INDEX, new, version):
@@ -321,20 +301,24 @@ class Remote:
             "The run is there; the index gets it with: alab check --fix",
         )
 
-    def _index(self) -> dict:
-        """The index, by a listing."""
-        found = self.objects.listing("lake")
-        models = {name.split("/")[2] for name in found if name.startswith("lake/models/")}
-        return {"runs": self._manifests(found)[0], "models": sorted(models)}
 
-
-def _manifest(run_id: str) -> str:
+def manifest_name(run_id: str) -> str:
+    """Name of the object that says which state a run is in."""
     return f"lake/metadata/run={run_id}/manifest"
 
 
-def _is_whole(data: bytes) -> bool:
+def is_whole(data: bytes) -> bool:
     """Whether a manifest is that of a run, not a claim or a grave."""
     return data.startswith(b"PK")
+
+
+def request_of(data: bytes) -> dict | None:
+    """What a claim says that a run was begun with which is read in shards; None of any other."""
+    try:
+        request = json.loads(data)
+    except ValueError:
+        return None
+    return request if isinstance(request, dict) else None
 
 
 def _packed(folder: Path) -> bytes:
@@ -346,7 +330,7 @@ def _packed(folder: Path) -> bytes:
     return text.getvalue()
 
 
-def _by_run(found: dict[str, Entry]) -> dict[str, dict[str, Entry]]:
+def by_run(found: dict[str, Entry]) -> dict[str, dict[str, Entry]]:
     """The objects of each run, of a listing."""
     runs: dict[str, dict[str, Entry]] = {}
     for name, entry in found.items():

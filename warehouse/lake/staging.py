@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from filelock import FileLock
 
 from warehouse.errors import AlabError
 from warehouse.lake import manifest, store
+from warehouse.lake.shared import PARTS, SharedRun
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from warehouse.lake.metadata import MetadataWriter
     from warehouse.lake.remote import Remote
 
-#: More part files of a layer than a shard ever has.
-PARTS = 1000
 #: File of a staged run that can be gone on with: sweeps leave it alone.
 REQUEST = "request.json"
 #: File of a staged run that says by which version of its manifest a lake at a URL knows it.
@@ -75,6 +75,39 @@ class StagedRun:
             store.append(file, [json.dumps(request).encode()])
         store.move(draft, self.folder / REQUEST)
 
+    @property
+    def shared(self) -> SharedRun | None:
+        """What other machines know of its shards; None of a run whose shards are all here."""
+        request = self.request if self._remote else None
+        if self._remote is None or request is None or "shards" not in request:
+            return None
+        return SharedRun(self._remote, self.run_id, self.folder)
+
+    def share(self, request: dict | None) -> bool:
+        """Work, at a URL, on a run that others work on too, begun where nobody has begun it.
+
+        Args:
+            request: what it is begun with; None to go on with it only.
+
+        Returns:
+            Whether there is something to work on: it is begun, and not published.
+        """
+        assert self._remote is not None  # elsewhere all see one folder
+        if (begun := self._remote.share(self.run_id, request)) is None:
+            return False
+        own = self.folder / CLAIM
+        if not own.is_file() or own.read_text(encoding="utf-8") != begun[1]:
+            store.delete(self.folder)  # of a run that was deleted, or killed before it had begun
+            self.folder.mkdir(parents=True)
+            self.ask(begun[0])
+            own.write_text(begun[1], encoding="utf-8")
+        return True
+
+    def collect(self, numbers: Iterable[int]) -> None:
+        """Have here what others have finished of some shards, and give them what is only here."""
+        if shared := self.shared:
+            shared.collect(numbers)
+
     def recall(self) -> None:
         """Take back what a publishing that was killed had moved into the lake already."""
         for folder in store.paths(self._root, f"[!.]*/run={self.run_id}"):
@@ -94,7 +127,7 @@ class StagedRun:
             if not path.is_relative_to(self.path("metadata"))
             and not path.is_relative_to(self.folder / "shards")
         ]
-        metadata.close(files)
+        metadata.close(files + (self.shared.rows() if self.shared else []))
         self.appear()
 
     def appear(self) -> None:
@@ -115,13 +148,17 @@ class StagedRun:
     def _upload(self, remote: "Remote") -> None:
         """Publish at a URL, data before the manifest; what can't be uploaded now is kept."""
         files = manifest.read(self.path("metadata")).to_pylist()
-        data = [self.folder / row["path"] for row in files if row["dataset"] != "metadata"]
-        try:
-            claim = remote.renew(self.run_id, (self.folder / CLAIM).read_text(encoding="utf-8"))
+        sent = {row["path"] for row in self.shared.rows()} if self.shared else set()
+        named = {row["path"] for row in files if row["dataset"] != "metadata"} - sent
+        own = (self.folder / CLAIM).read_text(encoding="utf-8")
+        try:  # the claim of one that is shared is never swept
+            claim = own if self.shared else remote.renew(self.run_id, own)
             if claim:
                 (self.folder / CLAIM).write_text(claim, encoding="utf-8")
-                remote.upload(self.folder, data)
+                remote.upload(self.folder, (self.folder / path for path in sorted(named)))
             remote.publish(self.run_id, self.path("metadata"), claim)
+            if self.shared:
+                self.shared.tidy()
         except AlabError as error:
             (run,) = manifest.read(self.path("metadata"), "runs").to_pylist()
             asked = {"scenario": {"name": run["scenario"]}, "began": str(run["created_at"])}
@@ -169,11 +206,16 @@ class StagedRun:
         if self._is_kept:
             self.release()
             return
+        is_shared = self.shared is not None
         store.delete(self.folder / REQUEST)  # first: nobody goes on with a half of it
         home = self._home("metadata")
         if self._remote and (claim := self.folder / CLAIM).is_file():
+            own = store.paths(self.folder, "*/run=*/**/*.*")
+            names = {f"lake/{path.relative_to(self.folder).as_posix()}" for path in own}
             with suppress(AlabError):  # else `alab check --fix` finds what is left there
-                self._remote.withdraw(self.run_id, claim.read_text(encoding="utf-8"), self.folder)
+                if is_shared:
+                    names |= self._remote.of_run(self.run_id).keys()
+                self._remote.withdraw(self.run_id, claim.read_text(encoding="utf-8"), names)
         if published := home.exists():
             for path in store.paths(self.path("metadata"), "*.parquet"):
                 store.move(path, home / path.name)
@@ -236,6 +278,8 @@ class Shard:
         with store.create(self._draft / "record.json") as file:
             store.append(file, [record])
         store.move(self._draft, self.folder)
+        if shared := self._staged.shared:
+            shared.send(self.number)
 
     def record(self) -> bytes:
         """The record that it was finished with."""

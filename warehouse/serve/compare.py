@@ -5,10 +5,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, NotThereError
 from warehouse.report import page
 from warehouse.serve.refs import letter, words
-from warehouse.serve.server import NOT_THERE, Handler, Server
+from warehouse.serve.server import Handler, Server
 from warehouse.vocabulary import STATE_SITES
 
 #: States that one page compares, and of how many the tokens.
@@ -45,21 +45,16 @@ async def _states(server: Server, asked: list[str]) -> tuple[list[dict[str, Any]
     """
     if not asked:
         return [], []
-    try:
-        rows = await server.rows("compare_refs", refs=asked)
-    except AlabError as error:
-        missing = "there is no run" in error.message
-        raise AlabError(error.message, error.hint, NOT_THERE if missing else 2) from error
+    rows = await server.rows("compare_refs", refs=asked)
     undecided = [row["run_id"] for row in rows if row["sites"] is None and _is_a_run(row)]
     rows = [row for row in rows if row["run_id"] not in undecided or not _is_a_run(row)]
     for row in rows:
         if row["sites"] is None:
             there = await server.rows("compare_choices", run=row["run_id"], find="")
             some = ", ".join(one["ref"].removeprefix(f"{row['run_id']}:") for one in there[:12])
-            raise AlabError(
+            raise NotThereError(
                 f"{row['run_id']} has no state {words(row)!r}",
                 f"It has: {some}" if some else "It has no states: capture.states is off.",
-                NOT_THERE,
             )
     rows = list({row["ref"]: row for row in rows}.values())
     scenarios = {row["scenario"] for row in rows}

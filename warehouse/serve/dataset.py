@@ -3,9 +3,9 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, NotThereError
 from warehouse.report.datasets import LABELS
-from warehouse.serve.server import NOT_THERE, Handler, Server, form_of, in_form
+from warehouse.serve.server import Handler, Server, form_of, in_form
 from warehouse.serve.values import values_of
 
 
@@ -13,7 +13,7 @@ async def dataset(server: Server, request: Request) -> Response:
     """The rows of a dataset."""
     run = await server.run(request)
     if "labels" not in run["has"]:
-        raise AlabError(f"{run['run_id']} is no dataset", "It has conversations.", NOT_THERE)
+        raise NotThereError(f"{run['run_id']} is no dataset", "It has conversations.")
     named = {"run": run["run_id"]}
     (overview,) = await server.rows("dataset_overview", runs=[run["run_id"]])
     columns = await server.rows("dataset_columns", **named)

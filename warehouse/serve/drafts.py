@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from yaml.nodes import MappingNode, Node, SequenceNode
 
 from warehouse.assets import asset_dir
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, ConflictError, NotThereError
 from warehouse.mistakes import each
 from warehouse.scenario import Scenario, parse
 from warehouse.scenario_files import beside, load
-from warehouse.serve.server import CONFLICT, NOT_THERE, Server
+from warehouse.serve.server import Server
 from warehouse.serve.yaml_edit import edit, line_of, tree
 
 #: Characters of a scenario, and values that it has when its aliases are followed, at the most.
@@ -217,10 +217,10 @@ def read(server: Server, name: str) -> str:
     """The text of a scenario file.
 
     Raises:
-        AlabError: there is none of this name; with exit code 4.
+        NotThereError: there is none of this name.
     """
     if name not in names(server):
-        raise AlabError(f"there is no scenario file {name[:120]!r}", "", NOT_THERE)
+        raise NotThereError(f"there is no scenario file {name[:120]!r}")
     return _text(folder(server) / name)
 
 
@@ -228,10 +228,10 @@ def example(name: str) -> str:
     """The text of a scenario that alab brings with it; its data are named where they lie.
 
     Raises:
-        AlabError: there is none of this name; with exit code 4.
+        NotThereError: there is none of this name.
     """
     if name not in examples():
-        raise AlabError(f"there is no example {name[:120]!r}", "", NOT_THERE)
+        raise NotThereError(f"there is no example {name[:120]!r}")
     path = asset_dir("scenarios") / f"{name}.yaml"
     text = _text(path)
     return with_source(text, beside(path, parse(load(text, name), name)))
@@ -259,7 +259,8 @@ def save(server: Server, name: str, text: str, *, overwrite: bool) -> str:
         The file's name.
 
     Raises:
-        AlabError: the name is none, the scenario is wrong, or with exit code 5 the file is there.
+        AlabError: the name is none, or the scenario is wrong.
+        ConflictError: the file is there.
     """
     name = name if name.endswith(_SUFFIXES) else f"{name}.yaml"
     if not _NAME.fullmatch(name):
@@ -269,7 +270,7 @@ def save(server: Server, name: str, text: str, *, overwrite: bool) -> str:
     place = folder(server) / name
     place.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(place) and not _is_ours(place):
-        raise AlabError(f"{name} is there, and is no file of this folder", "", CONFLICT)
+        raise ConflictError(f"{name} is there, and is no file of this folder")
     draft = place.with_name(f".{secrets.token_hex(8)}.part")
     draft.write_text(text, encoding="utf-8")
     try:
@@ -279,7 +280,7 @@ def save(server: Server, name: str, text: str, *, overwrite: bool) -> str:
             place.hardlink_to(draft)
     except FileExistsError as error:
         hint = "Save under another name, or overwrite it."
-        raise AlabError(f"the file {name} is there already", hint, CONFLICT) from error
+        raise ConflictError(f"the file {name} is there already", hint) from error
     finally:
         draft.unlink(missing_ok=True)
     return name

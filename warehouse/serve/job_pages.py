@@ -9,11 +9,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, ConflictError
 from warehouse.serve import drafts
 from warehouse.serve.joblog import JobLog
 from warehouse.serve.jobs import Job
-from warehouse.serve.server import CONFLICT, Handler, Server
+from warehouse.serve.server import Handler, Server
 
 #: Seconds between looks at the queue, and at the log of a capture that somebody watches.
 LOOK, FOLLOW = 0.5, 0.2
@@ -156,7 +156,7 @@ async def resume(server: Server, request: Request) -> Response:
     """Go on with the capture of a dataset that a job left, as another job."""
     job = await _job(server, request)
     if not await asyncio.to_thread(server.jobs.kept, job):
-        raise AlabError(f"the capture of {job.name} left nothing to go on with", "", CONFLICT)
+        raise ConflictError(f"the capture of {job.name} left nothing to go on with")
     path = server.jobs.path(job, "scenario.yaml")
     text = await asyncio.to_thread(path.read_text, encoding="utf-8")
     text, scenario = await asyncio.to_thread(drafts.launchable, server, text)

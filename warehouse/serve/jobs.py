@@ -31,10 +31,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, ConflictError, NotThereError
 from warehouse.lake.lake import Lake
 from warehouse.serve.joblog import JobLog
-from warehouse.serve.workers import CONFLICT, NOT_THERE
 
 #: Seconds that a capture has to end by itself when it is cancelled.
 PATIENCE = 10.0
@@ -99,11 +98,11 @@ class Jobs:
         """A job.
 
         Raises:
-            AlabError: there is none of this id; with exit code 4.
+            NotThereError: there is none of this id.
         """
         job = self._read(id_) if _ID.fullmatch(id_) else None
         if job is None:
-            raise AlabError(f"there is no job {id_[:60]}", "Those there are: /jobs", NOT_THERE)
+            raise NotThereError(f"there is no job {id_[:60]}", "Those there are: /jobs")
         return job
 
     def _read(self, id_: str) -> Job | None:
@@ -161,12 +160,12 @@ class Jobs:
         """Ask for the end of a job that waits or runs.
 
         Raises:
-            AlabError: it has ended; with exit code 5.
+            ConflictError: it has ended.
         """
         with self._transaction():
             job = self.get(id_)
             if not job.is_active:
-                raise AlabError(f"the capture of {job.name} has ended", "", CONFLICT)
+                raise ConflictError(f"the capture of {job.name} has ended")
             if job.is_cancelled:
                 return
             self.path(job, "cancelled").touch()
@@ -182,11 +181,11 @@ class Jobs:
             The runs that are gone.
 
         Raises:
-            AlabError: there is nothing, or another process is at it; with exit code 5.
+            ConflictError: there is nothing, or another process is at it.
         """
         job = self.get(id_)
         if not (kept := self.kept(job)):
-            raise AlabError(f"the capture of {job.name} left nothing to discard", "", CONFLICT)
+            raise ConflictError(f"the capture of {job.name} left nothing to discard")
         for run_id in kept:
             self._lake.resume(run_id).discard()
         return kept

@@ -16,9 +16,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, NotThereError
 from warehouse.serve import drafts
-from warehouse.serve.server import NOT_THERE, Handler, Server
+from warehouse.serve.server import Handler, Server
 
 #: Seconds that `alab layers` may take.
 SECONDS = 180.0
@@ -75,7 +75,8 @@ async def facts_of(server: Server, id_: str, gguf: str | None = None) -> dict[st
     """Sizes and modules of a model, from `alab layers --format json`; kept while its files stay.
 
     Raises:
-        AlabError: it is not here (with exit code 4), or cannot be probed.
+        NotThereError: it is not here.
+        AlabError: it cannot be probed.
     """
     stamp = await asyncio.to_thread(_stamp, id_, gguf, server.allowed.online)
     key = (id_, gguf)
@@ -127,11 +128,11 @@ def _stamp(id_: str, gguf: str | None, online: bool) -> list[tuple[str, int, int
     """Names, times and sizes of the files that say what a model is.
 
     Raises:
-        AlabError: there is no such model here; with exit code 4.
+        NotThereError: there is no such model here.
     """
     folder = _folder(id_)
     if gguf and (gguf.startswith("-") or "/" in gguf or "\0" in gguf):
-        raise AlabError("a GGUF file is named without its folder", "", NOT_THERE)
+        raise NotThereError("a GGUF file is named without its folder")
     if folder is not None:
         files = [folder / name for name in ([gguf] if gguf else ["config.json"])]
         there = [(p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in files if p.is_file()]
@@ -139,7 +140,7 @@ def _stamp(id_: str, gguf: str | None, online: bool) -> list[tuple[str, int, int
             return there
     elif online and _HUB.fullmatch(id_):
         return []
-    raise AlabError(f"there is no model {id_[:120]!r} here", "Those there are: /models", NOT_THERE)
+    raise NotThereError(f"there is no model {id_[:120]!r} here", "Those there are: /models")
 
 
 def _folder(id_: str) -> Path | None:

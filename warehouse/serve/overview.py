@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from warehouse.catalog import removal
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, NotThereError
 from warehouse.report.frame import shape
-from warehouse.serve.server import CONFLICT, NOT_THERE, Handler, Server
+from warehouse.serve.server import Handler, Server
 from warehouse.serve.sql import json_object
 from warehouse.vocabulary import BULK
 
@@ -100,14 +100,9 @@ async def remove(server: Server, request: Request) -> Response:
     if what not in ("run", "activations"):
         raise AlabError(f"what to remove is 'run' or 'activations', not {what!r}", "", 2)
     if run_id not in server.lake.run_ids():
-        raise AlabError(f"there is no run {run_id!r}", "It may have been deleted.", NOT_THERE)
+        raise NotThereError(f"there is no run {run_id!r}", "It may have been deleted.")
     only = what == "activations"
-    try:
-        freed = await asyncio.to_thread(
-            removal.remove, server.lake, [run_id], activations_only=only
-        )
-    except AlabError as error:  # another process reads or changes it
-        raise AlabError(error.message, error.hint, CONFLICT) from error
+    freed = await asyncio.to_thread(removal.remove, server.lake, [run_id], activations_only=only)
     server.workers.copies.look_again()
     return JSONResponse({"freed": freed})
 

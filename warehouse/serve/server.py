@@ -10,13 +10,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, ConflictError, DefectError, NotThereError
 from warehouse.lake.lake import Lake
 from warehouse.serve.jobs import Jobs
 from warehouse.serve.pages import PARTS, Pages
-from warehouse.serve.workers import CONFLICT, DEFECT, NOT_THERE, Workers
+from warehouse.serve.workers import Workers
 
-_STATUS = {NOT_THERE: 404, CONFLICT: 409, DEFECT: 500}
+#: Statuses of the kinds of errors; 400 of all others.
+_STATUS: dict[type[AlabError], int] = {NotThereError: 404, ConflictError: 409, DefectError: 500}
 
 #: Media types, by the suffix of an address of data; without one it is for a page's script.
 MEDIA = {
@@ -35,7 +36,7 @@ def form_of(suffix: str) -> str:
     """
     if suffix not in MEDIA:
         there = ", ".join(filter(None, MEDIA))
-        raise AlabError(f"there is no form {suffix!r} of data", f"There are: {there}", NOT_THERE)
+        raise NotThereError(f"there is no form {suffix!r} of data", f"There are: {there}")
     return suffix or "columns"
 
 
@@ -99,20 +100,21 @@ class Server:
         """The run of any name that runs have, and in `parts` which pages there are of it.
 
         Raises:
-            AlabError: there is no such run.
+            NotThereError: there is no such run.
         """
         try:
             (run,) = await self.rows("run", run=name)
-        except AlabError as error:
+        except NotThereError as error:
             hint = f"If it was there before, it was deleted since. {error.hint}".strip()
-            raise AlabError(error.message, hint, NOT_THERE) from error
+            raise NotThereError(error.message, hint) from error
         there = set(run["has"])
         run["parts"] = [(path, name) for path, name, needs in PARTS if not needs or needs in there]
         return run
 
     def told(self, request: Request, error: AlabError) -> Response:
         """An error as its asker takes it: a page, or JSON."""
-        return self.answer(request, _STATUS.get(error.exit_code, 400), error.message, error.hint)
+        status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 400)
+        return self.answer(request, status, error.message, error.hint)
 
     def answer(self, request: Request, status: int, message: str, hint: str = "") -> Response:
         """What went wrong, as a page for a browser and as JSON for a script."""

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from warehouse.atomic import writing
-from warehouse.errors import AlabError
-from warehouse.serve.server import MEDIA, NOT_THERE, Handler, Server, unless_gone
+from warehouse.errors import AlabError, NotThereError
+from warehouse.serve.server import MEDIA, Handler, Server, unless_gone
 
 #: Rows that are shown, and that a file may have.
 SHOWN, SAVED = 1000, 100_000
@@ -36,9 +36,7 @@ async def run_query(server: Server, request: Request) -> Response:
     """The first rows of the query in the body, unless the browser goes away meanwhile."""
     form = request.path_params.get("form", "cells")
     if form != "cells" and form not in MEDIA:
-        raise AlabError(
-            f"there is no form {form!r} of rows", f"There are: {', '.join(MEDIA)}", NOT_THERE
-        )
+        raise NotThereError(f"there is no form {form!r} of rows", f"There are: {', '.join(MEDIA)}")
     body = await json_object(request)
     sql, params = body_text(body, "sql"), body.get("params", {})
     if not isinstance(params, dict):

@@ -14,7 +14,7 @@ import orjson
 import pyarrow as pa
 
 from warehouse.catalog.runs import Run, find_run, names, numbers
-from warehouse.errors import AlabError, first_line
+from warehouse.errors import AlabError, NotThereError, first_line
 from warehouse.lake.windows import STATISTICS, Window, limits, open_window, smaller
 from warehouse.report import page
 from warehouse.serve.tasks import FORMS, Desk, query_text
@@ -98,7 +98,7 @@ def open_tensor(
         paths = tuple(part for part in parts if isinstance(part, Path))  # pages are of local lakes
         window = open_window(paths, column_of(kind), (prompt, step))
     except KeyError:
-        raise AlabError(
+        raise NotThereError(
             f"no {site} was kept of step {step} of prompt {prompt}"
             + ("" if layer is None else f" in layer {layer}"),
             "See: alab inspect RUN",
@@ -133,7 +133,7 @@ def _lengths(desk: Desk, run: str, layer: int | None, prompt: int, keys: int) ->
     there = position < keys
     lengths[head[there], position[there]] = length[there]
     if np.isnan(lengths).any():
-        raise AlabError("the values of some tokens were not captured", "See: alab inspect RUN")
+        raise NotThereError("the values of some tokens were not captured", "See: alab inspect RUN")
     return lengths
 
 

@@ -5,8 +5,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from warehouse.errors import AlabError
-from warehouse.serve.server import NOT_THERE, Handler, Server
+from warehouse.errors import NotThereError
+from warehouse.serve.server import Handler, Server
 from warehouse.serve.values import values_of
 
 #: Conversations that a list offers by name; of more the number is typed.
@@ -19,10 +19,9 @@ async def tokens(server: Server, request: Request) -> Response:
     prompt = values_of(request.query_params)["prompt"]
     (offer,) = await server.rows("tokens_page", run=run["run_id"], prompt=prompt)
     if not offer["tokens"]:
-        raise AlabError(
+        raise NotThereError(
             f"{run['run_id']} has no tokens of conversation {prompt}",
             f"It has {offer['prompts']} conversations, from 0." if offer["prompts"] else "",
-            NOT_THERE,
         )
     return server.pages.render(
         "tokens",

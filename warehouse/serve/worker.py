@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import duckdb
 
 from warehouse.catalog.catalog import Catalog
-from warehouse.errors import AlabError, explain, first_line
+from warehouse.errors import KINDS, DefectError, explain, first_line
 from warehouse.lake.lake import Lake
 from warehouse.query import landlock
 from warehouse.serve import dataset_tasks, tasks, tensor_tasks
@@ -91,9 +91,9 @@ def serve(source: BinaryIO, target: BinaryIO, answer: Callable[[dict[str, Any]],
             body = answer(json.loads(line))
             head: dict[str, Any] = {"size": len(body)}
         except Exception as error:
-            known = explain(error)
-            told = known or AlabError(f"{type(error).__name__}: {first_line(error)}")
-            head = {"error": told.message, "hint": told.hint, "defect": known is None}
+            told = explain(error) or DefectError(f"{type(error).__name__}: {first_line(error)}")
+            kind = next(n for n, kind in enumerate(KINDS) if isinstance(told, kind))
+            head = {"error": told.message, "hint": told.hint, "kind": kind}
         target.write(json.dumps(head).encode() + b"\n" + body)
         target.flush()
 

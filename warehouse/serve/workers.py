@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from warehouse.catalog.catalog import Catalog
-from warehouse.errors import AlabError
+from warehouse.errors import KINDS, AlabError
 from warehouse.lake.lake import Lake
 
 #: Seconds that a request may take.
 SECONDS = 30.0
-#: Exit codes of errors: a defect of ours, what is not there, what is in another state.
-DEFECT, NOT_THERE, CONFLICT = 70, 4, 5
 #: Seconds after which the lake is looked at again for runs that came or went.
 FRESH = 1.0
 
@@ -128,7 +126,7 @@ class Worker:
         await process.stdin.drain()
         head = json.loads(await process.stdout.readuntil(b"\n"))
         if "error" in head:
-            raise AlabError(head["error"], head["hint"], DEFECT if head["defect"] else 1)
+            raise KINDS[head["kind"]](head["error"], head["hint"])
         return await process.stdout.readexactly(head["size"])
 
     async def stop(self) -> None:
