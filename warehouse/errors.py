@@ -34,8 +34,10 @@ class DefectError(AlabError):
     """Something went wrong that is no user's fault: a defect of alab."""
 
 
-#: The kinds of errors, a kind before those that it is one of.
-KINDS: tuple[type[AlabError], ...] = (NotThereError, ConflictError, DefectError, AlabError)
+#: The kinds of errors by name, as other processes are told; a kind before what it is one of.
+KINDS: dict[str, type[AlabError]] = {
+    kind.__name__: kind for kind in (NotThereError, ConflictError, DefectError, AlabError)
+}
 
 
 def first_line(error: Exception) -> str:

@@ -257,7 +257,7 @@ class TestInTheBrowser:
             assert states and not states.get("failed")
             frame = visit.page.locator(".matrix[data-state=drawn]").last
             frame.focus()
-            for _ in range(3):
+            for _ in range(4):
                 frame.press("ArrowDown")
             told = visit.page.locator(".reading").last
             expect(told).to_contain_text("</script><script>alert(1)")

@@ -92,7 +92,7 @@ def serve(source: BinaryIO, target: BinaryIO, answer: Callable[[dict[str, Any]],
             head: dict[str, Any] = {"size": len(body)}
         except Exception as error:
             told = explain(error) or DefectError(f"{type(error).__name__}: {first_line(error)}")
-            kind = next(n for n, kind in enumerate(KINDS) if isinstance(told, kind))
+            kind = next(name for name, kind in KINDS.items() if isinstance(told, kind))
             head = {"error": told.message, "hint": told.hint, "kind": kind}
         target.write(json.dumps(head).encode() + b"\n" + body)
         target.flush()
