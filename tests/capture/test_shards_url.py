@@ -12,6 +12,8 @@ from warehouse.catalog import check, removal
 from warehouse.errors import AlabError, ConflictError
 from warehouse.lake import shared, survey
 from warehouse.lake.lake import Lake
+from warehouse.lake.objects import ObjectStore
+from warehouse.lake.remote import Remote
 from warehouse.lake.shared import SharedRun
 
 
@@ -174,6 +176,60 @@ def test_too_early_and_deleted(machine, batched, source, whole):
     lake = machine("m1")  # which has shard 1 of the run that is gone
     share(lake, batched, source, 2)
     assert lake.missing(run_id, {"shards": COUNT, "parts": 10}) == [1, 3, 4, 5]
+    lake = machine("m3")  # which has shard 3, and does not come to it again
+    assert list(lake.unfinished()) == [run_id]
+    removal.remove(lake, [run_id])
+    for name in ("m1", "m3"):
+        lake = machine(name)
+        lake.run_ids()
+        lake.sweep()
+        assert lake.unfinished() == {} and not [p for p in lake.staging.iterdir() if p.is_dir()]
+
+
+def test_deleted_while_it_is_finished(machine, batched, source, whole, monkeypatch):
+    """Nothing is kept that could be published later, without its data."""
+    for index in range(1, COUNT + 1):
+        share(machine("one"), batched, source, index)
+    publish = Remote.publish
+
+    def late(self, *arguments):
+        removal.remove(machine("two"), [whole[0]])
+        machine("one")
+        publish(self, *arguments)
+
+    monkeypatch.setattr(Remote, "publish", late)
+    lake = machine("one")
+    with pytest.raises(AlabError, match=f"{whole[0]} was deleted"):
+        share(lake, batched, source, None)
+    monkeypatch.setattr(Remote, "publish", publish)
+    check.repair(lake)
+    assert lake.run_ids() == [] and lake.unfinished() == {} and check.check(lake) == []
+    for index in range(1, COUNT + 1):
+        share(lake, batched, source, index)
+    assert content(lake, share(lake, batched, source, None)) == whole[1]
+
+
+def test_killed_between_two_who_read_one_shard(machine, batched, source, whole, monkeypatch):
+    """The second was told that the first was there, and dies before it has done anything about it."""
+    for index in (1, 2, 3, 4):
+        share(machine("first"), batched, source, index)
+    put, told = ObjectStore.put, []
+
+    def late(self, name, data, version):
+        if "shard-" in name and not told:
+            told.append(name)
+            share(machine("first"), batched, source, 5)
+            machine("second")
+            assert put(self, name, data, version) is None
+            raise KeyboardInterrupt
+        return put(self, name, data, version)
+
+    monkeypatch.setattr(ObjectStore, "put", late)
+    with pytest.raises(KeyboardInterrupt):
+        share(machine("second"), batched, source, 5)
+    lake = machine("second")
+    run_id = share(lake, batched, source, None)  # by the one that has another shard 5 on its disk
+    assert content(lake, run_id) == whole[1] and check.check(lake, deep=True) == []
 
 
 @pytest.mark.parametrize("what", ["scenario", "weights"])

@@ -180,7 +180,7 @@ class Lake:
         for folder in store.paths(self.staging, "*/"):
             with suppress(OSError):  # locked, or not ours to delete
                 staged = self._staged(folder.name)
-                if folder.name in self._stopped():
+                if folder.name in self._stopped() and not staged.is_lost:
                     staged.release()
                     continue
                 swept += [folder.name] if folder.exists() else []
@@ -211,7 +211,8 @@ class Lake:
             for path in store.paths(self.staging / run_id, "**/*")
             if path.is_file()
         )
-        far = self.remote.of_run(run_id).values() if self.remote else ()
+        is_shared = self.remote and run_id in self.remote.known()["begun"]
+        far = self.remote.of_run(run_id).values() if self.remote and is_shared else ()
         return here + sum(entry.size for entry in far)
 
     def resume(self, run_id: str) -> StagedRun:
@@ -228,12 +229,16 @@ class Lake:
         try:
             for path in store.paths(staged.folder, "shards/*.lock"):
                 store.unlock(store.lock(path))  # nobody takes one anew while the run is ours
+            is_shared = self.remote and "shards" in self.unfinished().get(run_id, {})
+            if is_shared and not staged.share(None):
+                told = f"{run_id} was published or deleted meanwhile"
+                raise ConflictError(told, "What there is: alab runs")
         except TimeoutError:
             staged.release()
             raise busy from None
-        if self.remote and "shards" in self.unfinished().get(run_id, {}) and not staged.share(None):
+        except BaseException:
             staged.release()
-            raise ConflictError(f"{run_id} was published or deleted meanwhile", "See: alab runs")
+            raise
         if not self.dataset("metadata", run_id).exists():
             staged.recall()
         return staged

@@ -195,7 +195,7 @@ class Remote:
         if version is None:  # nobody else has our claim: it was published already, or swept
             data, version = self.objects.get(manifest_name(run_id)) or (GRAVE, None)
             if version is None or not is_whole(data):
-                raise AlabError(f"{run_id} was swept: nobody published it for a day")
+                raise AlabError(f"{run_id} was deleted, or swept: nobody published it for a day")
         self.enlist({run_id: version})
         with self._mirror() as known:
             store.delete(self._metadata(run_id))

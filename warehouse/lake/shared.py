@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 PARTS = 1000
 #: File of a shard that names its data, which are at the URL.
 FILES = "files.json"
+#: File of a shard that says that it is the one at the URL.
+SENT = ".sent"
 
 
 class SharedRun:
@@ -55,10 +57,10 @@ class SharedRun:
         """Fetch what is there of some shards and not here, and send what is only here."""
         there = self.there()
         for number in numbers:
-            is_here = self._shard(number).is_dir()
-            if is_here and number not in there:
+            folder = self._shard(number)
+            if folder.is_dir() and not (folder / SENT).exists():
                 self.send(number)
-            elif number in there and not is_here:
+            elif number in there and not folder.is_dir():
                 self._fetch(number)
 
     def send(self, number: int) -> None:
@@ -68,11 +70,13 @@ class SharedRun:
             self._upload(number)
         for path in _data(folder):
             store.delete(path)
-        if not self._remote.objects.put(self._object(number), _packed(folder), None):
-            rows = json.loads((folder / FILES).read_bytes())
-            self._remote.objects.delete([f"lake/{row['path']}" for row in rows])
-            store.delete(folder)
-            self._fetch(number)
+        if self._remote.objects.put(self._object(number), _packed(folder), None):
+            store.create(folder / SENT).close()
+            return
+        rows = json.loads((folder / FILES).read_bytes())
+        store.delete(folder)  # first: what is here may be published
+        self._remote.objects.delete([f"lake/{row['path']}" for row in rows])
+        self._fetch(number)
 
     def _upload(self, number: int) -> None:
         """Upload a shard's data under names that no other machine gives, and note them."""
@@ -99,6 +103,7 @@ class SharedRun:
         store.delete(draft)
         with zipfile.ZipFile(io.BytesIO(found[0])) as files:
             files.extractall(draft)
+        store.create(draft / SENT).close()
         store.move(draft, self._shard(number))
 
     def rows(self) -> list[dict]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, ConflictError
 from warehouse.lake import manifest, store
 from warehouse.lake.shared import PARTS, SharedRun
 
@@ -103,6 +103,18 @@ class StagedRun:
             own.write_text(begun[1], encoding="utf-8")
         return True
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is read in shards, and another machine has deleted it."""
+        if self.shared is None or self._remote is None:
+            return False
+        remote, run_id = self._remote, self.run_id
+        if run_id in remote.known()["begun"] or run_id in remote.pull()["begun"]:
+            return False
+        with suppress(ConflictError):  # just now
+            return remote.share(run_id, None) is None
+        return False
+
     def collect(self, numbers: Iterable[int]) -> None:
         """Have here what others have finished of some shards, and give them what is only here."""
         if shared := self.shared:
@@ -160,6 +172,8 @@ class StagedRun:
             if self.shared:
                 self.shared.tidy()
         except AlabError as error:
+            if self.shared:  # all of it is at the URL, for anybody to publish
+                raise
             (run,) = manifest.read(self.path("metadata"), "runs").to_pylist()
             asked = {"scenario": {"name": run["scenario"]}, "began": str(run["created_at"])}
             prompts = manifest.read(self.path("metadata"), "prompts").num_rows
