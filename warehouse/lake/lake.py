@@ -206,14 +206,10 @@ class Lake:
 
     def unfinished_size(self, run_id: str) -> int:
         """Bytes of a run that is being written, here and at the URL."""
-        here = sum(
-            store.size(path)
-            for path in store.paths(self.staging / run_id, "**/*")
-            if path.is_file()
-        )
+        here = [p for p in store.paths(self.staging / run_id, "**/*") if p.is_file()]
         is_shared = self.remote and run_id in self.remote.known()["begun"]
-        far = self.remote.of_run(run_id).values() if self.remote and is_shared else ()
-        return here + sum(entry.size for entry in far)
+        far = self.remote.of_run(run_id) if self.remote and is_shared else {}
+        return sum(map(store.size, here)) + sum(entry.size for entry in far.values())
 
     def resume(self, run_id: str) -> StagedRun:
         """Go on with a capture that was stopped.
@@ -231,8 +227,7 @@ class Lake:
                 store.unlock(store.lock(path))  # nobody takes one anew while the run is ours
             is_shared = self.remote and "shards" in self.unfinished().get(run_id, {})
             if is_shared and not staged.share(None):
-                told = f"{run_id} was published or deleted meanwhile"
-                raise ConflictError(told, "What there is: alab runs")
+                raise ConflictError(f"{run_id} was published or deleted", "See: alab runs")
         except TimeoutError:
             staged.release()
             raise busy from None
