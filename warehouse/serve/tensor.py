@@ -36,7 +36,7 @@ async def _page(server: Server, request: Request, name: str, title: str) -> Resp
     attended: list[dict[str, Any]] = (
         [{"site": ATTENDED, "layers": [], "width": None}] if has_values else []
     )
-    heads = run["num_layers"] * (run["num_heads"] or 1)
+    heads, longest = run["num_layers"] * (run["num_heads"] or 1), max(1, size["longest"] or 1)
     return server.pages.render(
         name,
         title=f"{run['run_id']} · {title}",
@@ -46,7 +46,7 @@ async def _page(server: Server, request: Request, name: str, title: str) -> Resp
         passes=passes,
         sites=[*sites, *attended],
         layers=sorted({layer for row in sites for layer in row["layers"] or []}),
-        queries=max(1, WEIGHTS // (heads * max(1, size["longest"] or 1))),
+        queries=min(longest, max(1, WEIGHTS // (heads * longest))),
         has_values=has_values,
         data={"run": run["run_id"]},
     )

@@ -12,7 +12,7 @@ WITH kinds AS (
                       WHEN 'initial' THEN 'conversation ' || k.prompt_id || ', before the reply'
                       ELSE 'conversation ' || k.prompt_id || ', end of the reply' END AS name,
          CASE k.state WHEN 'snapshot' THEN m.content WHEN 'initial' THEN p.prompt_text WHEN 'final' THEN p.generated_text
-                      WHEN 'reference' THEN e.messages END AS text
+                      WHEN 'reference' THEN array_to_string(e.messages ->> '$[*].content', ' · ') END AS text
   FROM kinds AS k
   LEFT JOIN messages AS m ON m.run_id = $run AND m.prompt_id = k.prompt_id AND m.message_index = k.state_index AND k.state = 'snapshot'
   LEFT JOIN prompts AS p ON p.run_id = $run AND p.prompt_id = k.prompt_id
@@ -28,7 +28,7 @@ WITH kinds AS (
     ON c.prompt_id = p.prompt_id
   WHERE p.run_id = $run AND p.row_id IS NOT NULL
 )
-SELECT $run || ':' || rest AS ref, name, left(coalesce(text, ''), 120) AS text
+SELECT $run || ':' || rest AS ref, name, left(coalesce(text, ''), 120) || CASE WHEN length(text) > 120 THEN '…' ELSE '' END AS text
 FROM named
 WHERE contains(lower(name || ' ' || coalesce(text, '')), lower($find))
 ORDER BY place, number, kind, rest

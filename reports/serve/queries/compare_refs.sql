@@ -12,7 +12,7 @@ SELECT a.place, a.ref, a.run_id, a.kind, a.prompt, a.number, a.label, a.row_id, 
        CASE WHEN a.selector = 'mean' THEN NULL ELSE coalesce(k.token, o.token) END AS token,
        CASE WHEN coalesce(k.is_generated, o.is_generated) THEN 'generated'
             WHEN coalesce(k.is_template, o.is_template) THEN 'template' ELSE 'content' END AS token_kind,
-       left(CASE a.kind WHEN 'snapshot' THEN m.content WHEN 'final' THEN p.generated_text WHEN 'reference' THEN e.messages
+       left(CASE a.kind WHEN 'snapshot' THEN m.content WHEN 'final' THEN p.generated_text WHEN 'reference' THEN array_to_string(e.messages ->> '$[*].content', ' · ')
                         WHEN 'example' THEN NULL ELSE p.prompt_text END, 300) AS text,
        s.last IS NOT NULL AND _has('activations', a.run_id) AS has_tokens,
        s.last IS NOT NULL AND _has('attention', a.run_id) AS has_attention
