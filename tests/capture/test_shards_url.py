@@ -10,7 +10,7 @@ from test_shards import COUNT, read_whole, settle, share, with_batches
 from warehouse.capture import dataset_run
 from warehouse.catalog import check, removal
 from warehouse.errors import AlabError, ConflictError
-from warehouse.lake import shared, survey
+from warehouse.lake import shared, store, survey
 from warehouse.lake.lake import Lake
 from warehouse.lake.objects import ObjectStore
 from warehouse.lake.remote import Remote
@@ -49,6 +49,10 @@ def machine(url, tmp_path, monkeypatch):
     return lake
 
 
+def missing(lake: Lake, run_id: str) -> list[int]:
+    return lake.missing(run_id, lake.unfinished()[run_id])
+
+
 def names(lake: Lake) -> list[str]:
     """What the bucket holds of runs."""
     found = lake.remote.objects.listing("lake")
@@ -81,7 +85,7 @@ def test_data_are_sent_once(machine, batched, source, s3):
     for index in range(2, COUNT + 1):
         with s3.counting() as counts:
             share(machine("two"), batched, source, index)
-        assert counts["PUT"] == 10 and counts["GET"] <= 6 and counts["LIST"] <= 3  # in two parts
+        assert counts["PUT"] == 10 and counts["GET"] <= 8 and counts["LIST"] <= 3  # in two parts
     written = [key for method, key in s3.asked[before:] if method == "PUT" and ".parquet" in key]
     before = len(s3.asked)
     with s3.counting() as counts:
@@ -126,7 +130,7 @@ def test_a_machine_that_stops_anywhere_goes_on(
     owner, name = {
         "upload": (shared.SharedRun, "_upload"),
         "put": (shared, "_packed"),
-        "fetch": (shared.SharedRun, "_fetch"),
+        "fetch": (shared.SharedRun, "_unpack"),
     }[moment]
     for index in (1, 2, 4):
         share(machine("other"), batched, source, index)
@@ -139,7 +143,7 @@ def test_a_machine_that_stops_anywhere_goes_on(
         patch.setattr(owner, name, stop)
         with pytest.raises(KeyboardInterrupt):
             share(lake, batched, source, 4 if moment == "fetch" else 5)
-    assert lake.missing(whole[0], {"shards": COUNT, "parts": 10}) == [3, 5]
+    assert missing(lake, whole[0]) == [3, 5]
     with monkeypatch.context() as patch:
         patch.setattr(dataset_run._Shards, "_read_batch", fails_if_read_again(moment, 5))
         share(machine("stops"), batched, source, 5)
@@ -175,7 +179,7 @@ def test_too_early_and_deleted(machine, batched, source, whole):
     assert lake.unfinished() == {} and names(lake) == []
     lake = machine("m1")  # which has shard 1 of the run that is gone
     share(lake, batched, source, 2)
-    assert lake.missing(run_id, {"shards": COUNT, "parts": 10}) == [1, 3, 4, 5]
+    assert missing(lake, run_id) == [1, 3, 4, 5]
     lake = machine("m3")  # which has shard 3, and does not come to it again
     assert list(lake.unfinished()) == [run_id]
     removal.remove(lake, [run_id])
@@ -260,7 +264,7 @@ def test_an_index_that_lacks_what_is_begun(machine, batched, source, monkeypatch
     lake.remote.change(lambda index: index.pop("begun"))
     share(machine("three"), batched, source, 2)  # whoever works on it tells the index too
     assert list(lake.unfinished()) == [run_id]
-    assert lake.missing(run_id, lake.unfinished()[run_id]) == [3, 4, 5]
+    assert missing(lake, run_id) == [3, 4, 5]
 
 
 def test_who_deletes_while_others_read(machine, batched, source, monkeypatch):
@@ -273,3 +277,114 @@ def test_who_deletes_while_others_read(machine, batched, source, monkeypatch):
     lake.remote.objects.put(name, b"gone", version)
     with pytest.raises(ConflictError, match="another process is deleting"):
         share(machine("three"), batched, source, 2)
+
+
+def test_a_shard_belongs_to_the_claim_that_it_was_read_for(
+    machine, batched, source, whole, monkeypatch
+):
+    """The run is deleted and begun anew, with other weights, while a machine reads a shard of it."""
+    share(machine("one"), batched, source, 1)
+    send, times = SharedRun.send, []
+
+    def late(self, number):
+        if not times:
+            times.append(number)
+            removal.remove(machine("two"), [whole[0]])
+            with monkeypatch.context() as patch:
+                patch.setitem(batched[0].__dict__, "weights_hash", "f" * 32)
+                share(machine("two"), batched, source, 2)
+            machine("one")
+        send(self, number)
+
+    monkeypatch.setattr(SharedRun, "send", late)
+    with pytest.raises(ConflictError, match="published or deleted while this shard was read"):
+        share(machine("one"), batched, source, 5)
+    lake = machine("two")
+    assert missing(lake, whole[0]) == [1, 3, 4, 5]
+    with pytest.raises(AlabError, match="weights changed"):  # by what is begun now
+        share(machine("one"), batched, source, 3)
+    removal.remove(lake, [whole[0]])
+    assert names(lake) == []
+
+
+def test_killed_before_it_is_noted_that_a_shard_is_sent(
+    machine, batched, source, whole, monkeypatch
+):
+    create = store.create
+
+    def dies(path):
+        if path.name == shared.SENT:
+            raise KeyboardInterrupt
+        return create(path)
+
+    for index in (1, 2, 3, 4):
+        share(machine("other"), batched, source, index)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "create", dies)
+        with pytest.raises(KeyboardInterrupt):
+            share(machine("one"), batched, source, 5)
+    share(machine("one"), batched, source, 5)
+    lake = machine("one")
+    assert content(lake, share(lake, batched, source, None)) == whole[1]
+    assert check.check(lake, deep=True) == []
+
+
+def test_two_who_finish_at_once(machine, batched, source, whole, monkeypatch):
+    for index in range(1, COUNT + 1):
+        share(machine("one"), batched, source, index)
+    publish, times = Remote.publish, []
+
+    def late(self, *arguments):
+        times.append(1)
+        if len(times) == 1:
+            assert share(machine("two"), batched, source, None) == whole[0]
+            machine("one")
+        publish(self, *arguments)
+
+    monkeypatch.setattr(Remote, "publish", late)
+    assert share(machine("one"), batched, source, None) == whole[0]
+    for name in ("one", "two", "three"):
+        lake = machine(name)
+        assert content(lake, whole[0]) == whole[1] and check.check(lake, deep=True) == []
+    assert len([name for name in names(lake) if "/labels/" in name]) == 1
+
+
+def test_nothing_is_taken_from_a_process_that_reads(machine, batched, source, whole):
+    """Its run was deleted elsewhere and begun anew; on its own machine others want to go on."""
+    share(machine("one"), batched, source, 1)
+    lake = machine("one")
+    held = lake.join(whole[0], lake.unfinished()[whole[0]], 2)
+    (held.folder / "shards" / ".00001").mkdir()
+    removal.remove(machine("two"), [whole[0]])
+    share(machine("two"), batched, source, 1)
+    with pytest.raises(ConflictError, match="another process is reading"):
+        share(machine("one"), batched, source, 3)
+    lake.sweep()
+    assert (held.folder / "shards" / ".00001").is_dir()
+    held.release()
+    share(machine("one"), batched, source, 3)
+    assert missing(lake, whole[0]) == [2, 4, 5]
+
+
+def test_a_store_that_refuses_to_delete(machine, batched, source, whole, s3):
+    share(machine("one"), batched, source, 1)
+    lake = machine("one")
+    s3.refuse = lambda method, key: "AccessDenied" if method == "PUT" else None
+    with pytest.raises(AlabError, match="AccessDenied"):
+        removal.remove(lake, [whole[0]])
+    s3.refuse = lambda method, key: None
+    assert list(lake.unfinished()) == [whole[0]]
+    removal.remove(lake, [whole[0]])
+    assert lake.unfinished() == {} and names(lake) == []
+
+
+def test_an_index_that_has_what_is_gone(machine, batched, source, whole):
+    share(machine("one"), batched, source, 1)
+    lake = machine("one")
+    request = lake.unfinished()[whole[0]]
+    removal.remove(lake, [whole[0]])
+    lake.remote.change(lambda index: index["begun"].update({whole[0]: request}))
+    (problem,) = check.check(lake)
+    assert "it is gone" in problem.message
+    check.repair(lake)
+    assert lake.unfinished() == {} and check.check(lake) == []

@@ -85,3 +85,26 @@ def test_who_forbids_the_hub_is_obeyed(asked, monkeypatch):
         assert not online
     assert asked == []
     assert constants.HF_HUB_OFFLINE
+
+
+def test_two_threads_leave_it_as_it_was(attempts):
+    """One begins before the other and ends before it."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def first():
+        with hub.reached("some/model"):
+            inside.set()
+            go_on.wait(10)
+
+    def second():
+        with hub.reached("some/other"):
+            pass
+
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    threads[0].start()
+    inside.wait(10)
+    threads[1].start()
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert not constants.HF_HUB_OFFLINE

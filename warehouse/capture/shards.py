@@ -23,7 +23,7 @@ from warehouse.capture.dataset_run import (
 )
 from warehouse.capture.session import Progress
 from warehouse.catalog import catalog
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, ConflictError
 from warehouse.lake.lake import Lake
 from warehouse.models.loading import Loaded
 from warehouse.models.ports import ModelSites
@@ -101,6 +101,9 @@ def read_shard(prepared: Prepared, lake: Lake, share: Share, progress: Progress)
             mine = range(index - 1, asked["parts"], count)
             _Shards(plan, prompts, batches_of(plan, prompts, asked), staged, progress).read(mine)
         staged.release()
+    if run_id in lake.run_ids():
+        progress(f"{name} is published", 0, 0)
+        return
     missing = lake.missing(run_id, asked)
     rest = f"missing yet: {_listed(missing)}" if missing else "all are there: --finish publishes"
     progress(f"{name} {'was there already' if there else 'is there'}; {rest}", 0, 0)
@@ -129,8 +132,16 @@ def finish(prepared: Prepared, lake: Lake, progress: Progress, count: int | None
             f"{run_id} lacks {len(missing)} of its {request['shards']} shards: {_listed(missing)}",
             f"Read them: alab capture --shard {missing[0]}/{request['shards']} …",
         )
-    staged = lake.resume(run_id)
+    try:
+        staged = lake.resume(run_id)
+    except ConflictError:
+        if run_id not in lake.run_ids():
+            raise
+        progress(f"{run_id} is published already", 0, 0)
+        return run_id
     with keeping(staged, lake, "--finish"):
+        request = staged.request or request
+        refuse_changes(run_id, request, asked, "Put it back as it was")
         staged.collect(range(request["parts"]))
         began = datetime.fromisoformat(request["began"])
         _publish(plan, prompts, batches_of(plan, prompts, request), staged, began)

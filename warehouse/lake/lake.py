@@ -180,9 +180,14 @@ class Lake:
         for folder in store.paths(self.staging, "*/"):
             with suppress(OSError):  # locked, or not ours to delete
                 staged = self._staged(folder.name)
-                if folder.name in self._stopped() and not staged.is_lost:
+                try:
+                    if folder.name in self._stopped() and not staged.is_lost:
+                        staged.release()
+                        continue
+                    staged.take_parts()
+                except BaseException:
                     staged.release()
-                    continue
+                    raise
                 swept += [folder.name] if folder.exists() else []
                 staged.discard()
         return swept
@@ -192,7 +197,8 @@ class Lake:
 
         At a URL also those that any machine reads in shards.
         """
-        return (self.remote.pull()["begun"] if self.remote else {}) | self._stopped()
+        begun = self.remote.pull()["begun"] if self.remote else {}  # first: it may be published
+        return self._stopped() | begun
 
     def _stopped(self) -> dict[str, dict]:
         """What of `unfinished` lies here."""
@@ -223,17 +229,13 @@ class Lake:
         except TimeoutError:
             raise busy from None
         try:
-            for path in store.paths(staged.folder, "shards/*.lock"):
-                store.unlock(store.lock(path))  # nobody takes one anew while the run is ours
+            staged.take_parts()
             is_shared = self.remote and "shards" in self.unfinished().get(run_id, {})
             if is_shared and not staged.share(None):
                 raise ConflictError(f"{run_id} was published or deleted", "See: alab runs")
-        except TimeoutError:
+        except BaseException as error:
             staged.release()
-            raise busy from None
-        except BaseException:
-            staged.release()
-            raise
+            raise (busy if isinstance(error, TimeoutError) else error) from None
         if not self.dataset("metadata", run_id).exists():
             staged.recall()
         return staged
@@ -296,10 +298,9 @@ class Lake:
             request: what it was begun with: `shards` says how many parts share its `parts` shards.
         """
         folder, count = self.staging / run_id, request["shards"]
+        there = {int(path.name) for path in store.paths(folder, "shards/[0-9]*/")}
         if self.remote:
-            there = SharedRun(self.remote, run_id, folder).there()
-        else:
-            there = {int(path.name) for path in store.paths(folder, "shards/[0-9]*/")}
+            there = SharedRun(self.remote, run_id, folder, request["claim"]).there()
         every = ((n + 1, range(n, request["parts"], count)) for n in range(count))
         return [part for part, own in every if not there.issuperset(own)]
 

@@ -21,6 +21,7 @@ import random
 import re
 import tempfile
 import time
+import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -72,10 +73,10 @@ class Remote:
 
     def known(self) -> dict:
         """The index as it was last seen, whose runs are those that are mirrored."""
-        try:
-            return json.loads((self._root / "index.json").read_bytes())
-        except FileNotFoundError:
-            return {"version": None, "runs": {}, "models": [], "begun": {}}
+        index: dict = {"version": None, "runs": {}, "models": [], "begun": {}}
+        with suppress(FileNotFoundError):
+            index |= json.loads((self._root / "index.json").read_bytes())
+        return index
 
     def pull(self) -> dict:
         """Bring the mirror up to date: one request where nothing changed, else one more a run."""
@@ -153,8 +154,11 @@ class Remote:
         """
         name = manifest_name(run_id)
         if self.objects.get(name) is None and request:
-            self.objects.put(name, json.dumps(request).encode(), None)
+            claim = request | {"claim": uuid.uuid4().hex}
+            self.objects.put(name, json.dumps(claim).encode(), None)
         if (found := self.objects.get(name)) is None:
+            if run_id in self.pull()["begun"]:  # it was deleted while somebody began it
+                self.enlist({run_id: None})
             return None
         data, version = found
         if is_whole(data):  # the index may not know it yet
@@ -163,11 +167,17 @@ class Remote:
             return None
         if (begun := request_of(data)) is None:
             raise ConflictError(
-                f"another process is deleting {run_id}", "Try again when it is done."
+                f"another process is deleting {run_id}",
+                "Try again when it is done; where it died, ten minutes later: alab check --fix",
             )
-        if run_id not in self.pull()["begun"]:
+        if self.pull()["begun"].get(run_id) != begun:
             self.change(lambda index: index.setdefault("begun", {}).update({run_id: begun}))
         return begun, version
+
+    def claimed_as(self, run_id: str) -> str | None:
+        """What the claim of a run that is read in shards is known by; None where it has none."""
+        data, _ = self.objects.get(manifest_name(run_id)) or (GRAVE, "")
+        return (request_of(data) or {}).get("claim")
 
     def claim(self, run_id: str) -> str | None:
         """Take an id for a new run, and give the claim's version; None where it is taken."""
@@ -192,10 +202,11 @@ class Remote:
             AlabError: what was uploaded was swept meanwhile.
         """
         version = claim and self.objects.put(manifest_name(run_id), _packed(folder), claim)
-        if version is None:  # nobody else has our claim: it was published already, or swept
-            data, version = self.objects.get(manifest_name(run_id)) or (GRAVE, None)
-            if version is None or not is_whole(data):
+        if version is None:  # it was published already, or its claim is gone
+            if (version := self.refresh(run_id)) is None:
                 raise AlabError(f"{run_id} was deleted, or swept: nobody published it for a day")
+            self.enlist({run_id: version})
+            return
         self.enlist({run_id: version})
         with self._mirror() as known:
             store.delete(self._metadata(run_id))
@@ -208,7 +219,9 @@ class Remote:
         if is_whole(data):
             self.enlist({run_id: version})
         elif version == claim:
-            self.bury(Leftover(run_id, claim, sorted(set(names) - {manifest_name(run_id)})))
+            left = Leftover(run_id, claim, sorted(set(names) - {manifest_name(run_id)}))
+            if not self.bury(left):
+                raise ConflictError(f"{run_id} was published meanwhile", "See: alab runs")
 
     def of_run(self, run_id: str) -> dict[str, Entry]:
         """All objects of a run."""

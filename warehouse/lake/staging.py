@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from warehouse.errors import AlabError, ConflictError
+from warehouse.errors import AlabError
 from warehouse.lake import manifest, store
 from warehouse.lake.shared import PARTS, SharedRun
 
@@ -81,7 +81,7 @@ class StagedRun:
         request = self.request if self._remote else None
         if self._remote is None or request is None or "shards" not in request:
             return None
-        return SharedRun(self._remote, self.run_id, self.folder)
+        return SharedRun(self._remote, self.run_id, self.folder, request["claim"])
 
     def share(self, request: dict | None) -> bool:
         """Work, at a URL, on a run that others work on too, begun where nobody has begun it.
@@ -91,12 +91,16 @@ class StagedRun:
 
         Returns:
             Whether there is something to work on: it is begun, and not published.
+
+        Raises:
+            TimeoutError: what is here is of a run that was deleted, and a process is still at it.
         """
         assert self._remote is not None  # elsewhere all see one folder
         if (begun := self._remote.share(self.run_id, request)) is None:
             return False
         own = self.folder / CLAIM
         if not own.is_file() or own.read_text(encoding="utf-8") != begun[1]:
+            self.take_parts()
             store.delete(self.folder)  # of a run that was deleted, or killed before it had begun
             self.folder.mkdir(parents=True)
             self.ask(begun[0])
@@ -106,14 +110,21 @@ class StagedRun:
     @property
     def is_lost(self) -> bool:
         """Whether it is read in shards, and another machine has deleted it."""
-        if self.shared is None or self._remote is None:
+        remote, shared = self._remote, self.shared
+        if remote is None or shared is None:
             return False
-        remote, run_id = self._remote, self.run_id
-        if run_id in remote.known()["begun"] or run_id in remote.pull()["begun"]:
-            return False
-        with suppress(ConflictError):  # just now
-            return remote.share(run_id, None) is None
-        return False
+        for index in (remote.known, remote.pull):
+            if index()["begun"].get(self.run_id, {}).get("claim") == shared.claim:
+                return False
+        return remote.claimed_as(self.run_id) != shared.claim
+
+    def take_parts(self) -> None:
+        """Take every part of the run from others; TimeoutError where a process has one.
+
+        Nobody takes one anew while the run is ours.
+        """
+        for path in store.paths(self.folder, "shards/*.lock"):
+            store.unlock(store.lock(path))
 
     def collect(self, numbers: Iterable[int]) -> None:
         """Have here what others have finished of some shards, and give them what is only here."""
@@ -133,13 +144,15 @@ class StagedRun:
         Args:
             metadata: the run's metadata, whose rows are all there but those of `files`.
         """
-        files = [
-            manifest.file_row(self.run_id, path, self.folder)
+        shared = self.shared
+        paths = [
+            path if shared is None else _named_once(path)
             for path in store.paths(self.folder, "**/*.parquet")
             if not path.is_relative_to(self.path("metadata"))
             and not path.is_relative_to(self.folder / "shards")
         ]
-        metadata.close(files + (self.shared.rows() if self.shared else []))
+        files = [manifest.file_row(self.run_id, path, self.folder) for path in paths]
+        metadata.close(files + (shared.rows() if shared else []))
         self.appear()
 
     def appear(self) -> None:
@@ -148,7 +161,9 @@ class StagedRun:
         Raises:
             AlabError: it could not be uploaded, and is kept.
         """
-        if self._remote:
+        if self._remote and self.shared:
+            self._upload_shared(self._remote, self.shared)
+        elif self._remote:
             self._upload(self._remote)
         else:
             folders = store.paths(self.folder, f"*/run={self.run_id}")
@@ -160,20 +175,14 @@ class StagedRun:
     def _upload(self, remote: "Remote") -> None:
         """Publish at a URL, data before the manifest; what can't be uploaded now is kept."""
         files = manifest.read(self.path("metadata")).to_pylist()
-        sent = {row["path"] for row in self.shared.rows()} if self.shared else set()
-        named = {row["path"] for row in files if row["dataset"] != "metadata"} - sent
-        own = (self.folder / CLAIM).read_text(encoding="utf-8")
-        try:  # the claim of one that is shared is never swept
-            claim = own if self.shared else remote.renew(self.run_id, own)
+        data = [self.folder / row["path"] for row in files if row["dataset"] != "metadata"]
+        try:
+            claim = remote.renew(self.run_id, (self.folder / CLAIM).read_text(encoding="utf-8"))
             if claim:
                 (self.folder / CLAIM).write_text(claim, encoding="utf-8")
-                remote.upload(self.folder, (self.folder / path for path in sorted(named)))
+                remote.upload(self.folder, data)
             remote.publish(self.run_id, self.path("metadata"), claim)
-            if self.shared:
-                self.shared.tidy()
         except AlabError as error:
-            if self.shared:  # all of it is at the URL, for anybody to publish
-                raise
             (run,) = manifest.read(self.path("metadata"), "runs").to_pylist()
             asked = {"scenario": {"name": run["scenario"]}, "began": str(run["created_at"])}
             prompts = manifest.read(self.path("metadata"), "prompts").num_rows
@@ -184,6 +193,18 @@ class StagedRun:
                 f"It is kept on this machine. {error.hint} Then publish it: alab check --fix",
             ) from error
 
+    def _upload_shared(self, remote: "Remote", shared: SharedRun) -> None:
+        """Publish what is read in shards, whose data are there; who comes second leaves nothing."""
+        files = manifest.read(self.path("metadata")).to_pylist()
+        named = {row["path"] for row in files if row["dataset"] != "metadata"}
+        named -= {row["path"] for row in shared.rows()}
+        remote.upload(self.folder, (self.folder / path for path in sorted(named)))
+        claim = (self.folder / CLAIM).read_text(encoding="utf-8")  # which is never swept
+        remote.publish(self.run_id, self.path("metadata"), claim)
+        own = {f"lake/{path}" for path in named}
+        remote.objects.delete(own - (remote.names(self.run_id) or own))
+        shared.tidy()
+
     def add(self, path: Path) -> dict:
         """Put a new file into a published run, which `amend` has to name; gives its row of `files`.
 
@@ -193,7 +214,7 @@ class StagedRun:
             row = manifest.file_row(self.run_id, path, self.folder)
             store.move(path, self._root / row["path"])
             return row
-        own = path.rename(path.with_name(f"{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}"))
+        own = _named_once(path)
         self._remote.upload(self.folder, [own])
         return manifest.file_row(self.run_id, own, self.folder)
 
@@ -220,17 +241,22 @@ class StagedRun:
         if self._is_kept:
             self.release()
             return
-        is_shared = self.shared is not None
+        is_shared, claim = self.shared is not None, self.folder / CLAIM
+        if self._remote and is_shared:
+            try:  # whatever any machine has sent of it
+                own = claim.read_text(encoding="utf-8") if claim.is_file() else ""
+                self._remote.withdraw(self.run_id, own, self._remote.of_run(self.run_id))
+            except BaseException:
+                self.release()
+                raise
         store.delete(self.folder / REQUEST)  # first: nobody goes on with a half of it
         home = self._home("metadata")
-        if self._remote and (claim := self.folder / CLAIM).is_file():
-            own = store.paths(self.folder, "*/run=*/**/*.*")
-            names = {f"lake/{path.relative_to(self.folder).as_posix()}" for path in own}
+        if self._remote and not is_shared and claim.is_file():
+            paths = store.paths(self.folder, "*/run=*/**/*.*")
+            names = [f"lake/{path.relative_to(self.folder).as_posix()}" for path in paths]
             with suppress(AlabError):  # else `alab check --fix` finds what is left there
-                if is_shared:
-                    names |= self._remote.of_run(self.run_id).keys()
                 self._remote.withdraw(self.run_id, claim.read_text(encoding="utf-8"), names)
-        if published := home.exists():
+        if (published := home.exists()) and not is_shared:
             for path in store.paths(self.path("metadata"), "*.parquet"):
                 store.move(path, home / path.name)
         files = manifest.sound(home) if published else None
@@ -254,6 +280,11 @@ class StagedRun:
             store.delete(self.folder)
         finally:
             self.release()
+
+
+def _named_once(path: Path) -> Path:
+    """Rename a file, so that no other object of any machine has its name."""
+    return path.rename(path.with_name(f"{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}"))
 
 
 class Shard:

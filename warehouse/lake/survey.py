@@ -5,21 +5,32 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from warehouse.lake.objects import Entry, each
-from warehouse.lake.remote import Leftover, Remote, by_run, is_whole, manifest_name, request_of
+from warehouse.lake.remote import (
+    GRAVE,
+    Leftover,
+    Remote,
+    by_run,
+    is_whole,
+    manifest_name,
+    request_of,
+)
 
 #: Seconds after which what nobody has published was left behind by a process that died.
 GRACE = 24 * 3600
+#: The same of what somebody was deleting.
+DELETING = 600
 
 
 class Manifests(NamedTuple):
     """Manifests by their runs: versions of those that are whole, and of claims and graves.
 
-    Of claims for runs that are read in shards also what they were begun with.
+    Of claims for runs that are read in shards also what they were begun with; and which are graves.
     """
 
     runs: dict[str, str]
     claims: dict[str, str]
     begun: dict[str, dict]
+    graves: set[str]
 
 
 class Survey(NamedTuple):
@@ -41,8 +52,9 @@ def survey(remote: Remote) -> Survey:
     index, found = remote.pull(), remote.objects.listing("lake")
     known = index["runs"]
     remote.objects.sizes = {name: entry.size for name, entry in found.items()}
-    runs, claims, begun = _manifests(remote, found)
-    gone = [run_id for run_id in known if run_id not in runs and not remote.refresh(run_id)]
+    runs, claims, begun, graves = _manifests(remote, found)
+    expected = known.keys() | index["begun"].keys() - begun.keys()
+    gone = [run_id for run_id in expected if run_id not in runs and not remote.refresh(run_id)]
     wrong = {run_id: at for run_id, at in runs.items() if known.get(run_id) != at}
     left = []
     for run_id, own in by_run(found).items():
@@ -52,7 +64,8 @@ def survey(remote: Remote) -> Survey:
         if run_id in begun:  # its shards may take as long as they do
             continue
         names = own.keys() - named - ({manifest_name(run_id)} if run_id in runs else set())
-        if names and max(own[name].at for name in names) <= time.time() - GRACE:
+        grace = DELETING if run_id in graves else GRACE
+        if names and max(own[name].at for name in names) <= time.time() - grace:
             data = sorted(names - {manifest_name(run_id)})
             left.append(Leftover(run_id, claims.get(run_id), data))
     lost = {run_id: begun[run_id] for run_id in begun.keys() - index["begun"].keys()}
@@ -87,14 +100,14 @@ def index_of(remote: Remote) -> dict:
     """The index that a lake should have."""
     found = remote.objects.listing("lake")
     models = {name.split("/")[2] for name in found if name.startswith("lake/models/")}
-    runs, _, begun = _manifests(remote, found)
+    runs, _, begun, _ = _manifests(remote, found)
     return {"runs": runs, "models": sorted(models), "begun": begun}
 
 
 def _manifests(remote: Remote, found: dict[str, Entry]) -> Manifests:
     """The manifests of a listing; those that are known by their version are not asked for."""
     known = remote.known()["runs"]
-    all_of_them = Manifests({}, {}, {})
+    all_of_them = Manifests({}, {}, {}, set())
 
     def look(run_id: str) -> None:
         entry = found[manifest_name(run_id)]
@@ -105,6 +118,8 @@ def _manifests(remote: Remote, found: dict[str, Entry]) -> Manifests:
             (all_of_them.runs if is_whole(data) else all_of_them.claims)[run_id] = version
             if request := request_of(data):
                 all_of_them.begun[run_id] = request
+            if data == GRAVE:
+                all_of_them.graves.add(run_id)
 
     each(look, [run_id for run_id, own in by_run(found).items() if manifest_name(run_id) in own])
     return all_of_them

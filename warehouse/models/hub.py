@@ -1,10 +1,12 @@
 """The model hub: asked once whether it is there, so that nobody waits for it file by file."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-PATIENCE = 5  # seconds for the one question
+#: The hub's library knows one place that says whether it is used: one thread at a time changes it.
+_LOCK = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -25,20 +27,22 @@ def reached(*names: str | None) -> Iterator[bool]:
         return
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not _answers(constants.ENDPOINT)
-    try:
-        yield not constants.HF_HUB_OFFLINE
-    finally:
-        constants.HF_HUB_OFFLINE = before
+    with _LOCK:
+        before = constants.HF_HUB_OFFLINE
+        constants.HF_HUB_OFFLINE = before or not _answers(constants.ENDPOINT)
+        try:
+            yield not constants.HF_HUB_OFFLINE
+        finally:
+            constants.HF_HUB_OFFLINE = before
 
 
 def _answers(address: str) -> bool:
     """Whether anything answers there, be it with an error."""
+    from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
-    try:
-        get_session().head(address, timeout=PATIENCE)
+    try:  # as patiently as the library waits for what it knows of a file
+        get_session().head(address, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except Exception:  # no name, no route, no time, a proxy that refuses
         return False
     return True
