@@ -45,8 +45,9 @@ test: $(VENV)/.installed-dev  ## Run the tests (12 to 21 minutes on two cores)
 quick: $(VENV)/.installed-dev  ## Run the tests that take less than 90 seconds together
 	$(PYTEST) -m "not slow"
 
+# One of them takes four minutes: whoever has nothing to do takes tests of the other's, file or not.
 soak: $(VENV)/.installed-dev  ## Run the tests that take long by nature, such as storms of kills
-	$(PYTEST) -m soak
+	$(PYTEST) --dist worksteal -m soak
 
 # Each DuckDB in a folder of its own, which stands before the environment's.
 .compat/%/.installed:
