@@ -91,6 +91,12 @@ def llama() -> tuple[models.Loaded, sites.ModelSites]:
 
 
 @pytest.fixture(scope="session")
+def batched(llama) -> tuple[models.Loaded, sites.ModelSites]:
+    """The same llama, and what is found in it that reads batches."""
+    return llama[0], sites.discover(llama[0].model, sharing=False, batches=True)
+
+
+@pytest.fixture(scope="session")
 def two_runs(tmp_path_factory) -> tuple[Lake, str, str]:
     """A registered lake with two synthetic runs and their model's head; read only, shared by the whole session."""
     lake = Lake(tmp_path_factory.mktemp("two_runs") / "lab")

@@ -66,18 +66,6 @@ def whole(tmp_path_factory, batched, source):
     return read_whole(Lake(tmp_path_factory.mktemp("whole") / "lab"), batched, source)
 
 
-def with_batches(llama):
-    """A model with what is known of its sites, batches included."""
-    from warehouse.models import sites
-
-    return llama[0], sites.discover(llama[0].model, sharing=False, batches=True)
-
-
-@pytest.fixture(scope="module")
-def batched(llama):
-    return with_batches(llama)
-
-
 def test_a_shard_has_the_rows_whose_hash_says_so():
     ids = [f"row {n}" for n in range(100)]
     plan = make_batches([3] * 100, ids, range(100), 4, shard=6, parts=5)

@@ -5,7 +5,7 @@ import json
 import pytest
 from prompts_alone import table
 from test_dataset_resume import content
-from test_shards import COUNT, read_whole, settle, share, with_batches
+from test_shards import COUNT, read_whole, settle, share
 
 from warehouse.capture import dataset_run
 from warehouse.catalog import check, removal
@@ -25,11 +25,6 @@ def settled(monkeypatch):
 @pytest.fixture(scope="module")
 def source():
     return table(150)
-
-
-@pytest.fixture(scope="module")
-def batched(llama):
-    return with_batches(llama)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +124,7 @@ def test_a_machine_that_stops_anywhere_goes_on(
 ):
     owner, name = {
         "upload": (shared.SharedRun, "_upload"),
-        "put": (shared, "_packed"),
+        "put": (store, "packed"),
         "fetch": (shared.SharedRun, "_unpack"),
     }[moment]
     for index in (1, 2, 4):

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from warehouse.catalog import runs
 from warehouse.catalog.catalog import Catalog
+from warehouse.lake import store
 from warehouse.lake.lake import Lake
 from warehouse.vocabulary import BULK
 
@@ -61,9 +62,17 @@ def readable(size: int) -> str:
 def size(lake: Lake, run_id: str, *, activations_only: bool = False) -> int:
     """Bytes that removing a run, or its bulky datasets alone, would free."""
     if run_id in lake.unfinished():
-        return 0 if activations_only else lake.unfinished_size(run_id)
+        return 0 if activations_only else _unfinished_size(lake, run_id)
     sizes = lake.sizes(run_id)
     return sum(size for dataset, size in sizes if not activations_only or dataset in BULK)
+
+
+def _unfinished_size(lake: Lake, run_id: str) -> int:
+    """Bytes of a run that is being written, here and at the URL."""
+    here = [path for path in store.paths(lake.staging / run_id, "**/*") if path.is_file()]
+    is_shared = lake.remote and run_id in lake.remote.known()["begun"]
+    far = lake.remote.of_run(run_id) if lake.remote and is_shared else {}
+    return sum(map(store.size, here)) + sum(entry.size for entry in far.values())
 
 
 def remove(lake: Lake, run_ids: list[str], *, activations_only: bool = False) -> int:

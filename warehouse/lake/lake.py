@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING
 
 from warehouse.errors import AlabError, ConflictError, NotThereError
 from warehouse.lake import manifest, store
-from warehouse.lake.shared import SharedRun
 from warehouse.lake.staging import REQUEST, StagedRun
 
 if TYPE_CHECKING:
@@ -151,9 +150,7 @@ class Lake:
         Raises:
             AlabError: the lake has, or is being given, a run of the id given.
         """
-        self.prepare()
-        if self.remote:
-            self.remote.begin(store.paths(self.root / ".empty", "**/*.parquet"))
+        self._begin()
         stem = run_id or f"{name}_{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         for attempt in range(1, 2 if run_id else 10_000):
             run_id = stem if attempt == 1 else f"{stem}-{attempt}"
@@ -169,6 +166,12 @@ class Lake:
             f"the warehouse already has the run {stem}",
             "Give the new one another: alab import --name",
         )
+
+    def _begin(self) -> None:
+        """Make the lake where there is none."""
+        self.prepare()
+        if self.remote:
+            self.remote.begin()
 
     def sweep(self) -> list[str]:
         """Remove what killed captures left behind; runs still being written are locked and stay.
@@ -210,13 +213,6 @@ class Lake:
                     asked[run_id] = json.loads(path.read_text("utf-8"))
         return asked
 
-    def unfinished_size(self, run_id: str) -> int:
-        """Bytes of a run that is being written, here and at the URL."""
-        here = [p for p in store.paths(self.staging / run_id, "**/*") if p.is_file()]
-        is_shared = self.remote and run_id in self.remote.known()["begun"]
-        far = self.remote.of_run(run_id) if self.remote and is_shared else {}
-        return sum(map(store.size, here)) + sum(entry.size for entry in far.values())
-
     def resume(self, run_id: str) -> StagedRun:
         """Go on with a capture that was stopped.
 
@@ -255,9 +251,7 @@ class Lake:
         Raises:
             AlabError: another process has the part, or publishes or removes the run.
         """
-        self.prepare()
-        if self.remote:
-            self.remote.begin(store.paths(self.root / ".empty", "**/*.parquet"))
+        self._begin()
         try:
             whole = self._staged(run_id, wait=6 * wait)
         except TimeoutError:
@@ -267,11 +261,10 @@ class Lake:
         try:
             if self.dataset("metadata", run_id).exists():
                 return None
-            if self.remote:
-                if not whole.share(request):
-                    self.remote.refresh(run_id)
-                    return None
-            elif whole.request is None:
+            if self.remote and not whole.share(request):
+                self.remote.refresh(run_id)
+                return None
+            if not self.remote and whole.request is None:
                 store.delete(whole.folder)  # of one that died before it had begun the run
                 whole.folder.mkdir()
                 whole.ask(request)
@@ -300,6 +293,8 @@ class Lake:
         folder, count = self.staging / run_id, request["shards"]
         there = {int(path.name) for path in store.paths(folder, "shards/[0-9]*/")}
         if self.remote:
+            from warehouse.lake.shared import SharedRun
+
             there = SharedRun(self.remote, run_id, folder, request["claim"]).there()
         every = ((n + 1, range(n, request["parts"], count)) for n in range(count))
         return [part for part, own in every if not there.issuperset(own)]

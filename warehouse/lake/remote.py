@@ -119,9 +119,7 @@ class Remote:
             before, known = self.known(), self.known()
             yield known
             if known != before:
-                draft = self._root / ".index.json"
-                draft.write_text(json.dumps(known), encoding="utf-8")
-                store.move(draft, self._root / "index.json")
+                store.write(self._root / "index.json", json.dumps(known).encode())
         finally:
             lock.release()
 
@@ -132,11 +130,11 @@ class Remote:
         """A data file, by its path in the table `files`."""
         return ObjectFile(self.objects, f"lake/{path}")
 
-    def begin(self, empty: Iterable[Path]) -> None:
-        """Make a lake where there is none: files without rows, and an index."""
+    def begin(self) -> None:
+        """Make a lake where there is none: the mirror's files without rows, and an index."""
         if self.pull()["version"] is None:
             self.objects.probe()
-            self.upload(self._root, empty)
+            self.upload(self._root, store.paths(self._root, ".empty/**/*.parquet"))
             self.change(lambda index: None)
 
     def share(self, run_id: str, request: dict | None) -> tuple[dict, str] | None:
@@ -201,7 +199,9 @@ class Remote:
         Raises:
             AlabError: what was uploaded was swept meanwhile.
         """
-        version = claim and self.objects.put(manifest_name(run_id), _packed(folder), claim)
+        version = claim and self.objects.put(
+            manifest_name(run_id), store.packed(folder, "*.parquet"), claim
+        )
         if version is None:  # it was published already, or its claim is gone
             if (version := self.refresh(run_id)) is None:
                 raise AlabError(f"{run_id} was deleted, or swept: nobody published it for a day")
@@ -234,7 +234,7 @@ class Remote:
             AlabError: another process has changed the run since it had this version.
         """
         before, after = self.names(run_id), self.names(run_id, folder)
-        new = self.objects.put(manifest_name(run_id), _packed(folder), version)
+        new = self.objects.put(manifest_name(run_id), store.packed(folder, "*.parquet"), version)
         if new is None:
             raise ConflictError(f"another process has changed the run {run_id}", "Try again.")
         self.enlist({run_id: new})
@@ -332,15 +332,6 @@ def request_of(data: bytes) -> dict | None:
     except ValueError:
         return None
     return request if isinstance(request, dict) else None
-
-
-def _packed(folder: Path) -> bytes:
-    """The metadata tables of a folder as one zip; the same tables give the same bytes."""
-    text = io.BytesIO()
-    with zipfile.ZipFile(text, "w") as tables:
-        for path in store.paths(folder, "*.parquet"):
-            tables.writestr(zipfile.ZipInfo(path.name), path.read_bytes())
-    return text.getvalue()
 
 
 def by_run(found: dict[str, Entry]) -> dict[str, dict[str, Entry]]:

@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING
 
 from warehouse.errors import AlabError, ConflictError
 from warehouse.lake import manifest, store
+from warehouse.lake.staging import PARTS
 
 if TYPE_CHECKING:
     from warehouse.lake.remote import Remote
 
-#: More part files of a layer than a shard ever has.
-PARTS = 1000
 #: File of a shard that names its data, which are at the URL.
 FILES = "files.json"
 #: File of a shard that says that it is the one at the URL.
@@ -77,7 +76,7 @@ class SharedRun:
         for path in _data(folder):
             store.delete(path)
         mine = json.loads((folder / FILES).read_bytes())
-        first = self._put(number, _packed(folder))
+        first = self._put(number, store.packed(folder, "**/*"))
         with zipfile.ZipFile(io.BytesIO(first)) as files:
             theirs = json.loads(files.read(FILES))
         if self._remote.claimed_as(self._run_id) != self.claim:
@@ -116,10 +115,7 @@ class SharedRun:
             rows.append(row)
             data.append((path, f"lake/{row['path']}"))
         self._remote.objects.upload(data)
-        draft = folder / f".{FILES}"
-        with store.create(draft) as file:
-            store.append(file, [json.dumps(rows).encode()])
-        store.move(draft, folder / FILES)
+        store.write(folder / FILES, json.dumps(rows).encode())
 
     def _there(self, number: int) -> bytes:
         """The object of a shard that another machine has read."""
@@ -161,14 +157,3 @@ def _data(folder: Path) -> list[Path]:
     """The files of a shard that hold its data."""
     paths = store.paths(folder, "*/run=*/**/*.parquet")
     return [path for path in paths if path.relative_to(folder).parts[0] != "metadata"]
-
-
-def _packed(folder: Path) -> bytes:
-    """What is left of a shard as one zip; the same files give the same bytes."""
-    text = io.BytesIO()
-    with zipfile.ZipFile(text, "w") as files:
-        for path in store.paths(folder, "**/*"):
-            if path.is_file():
-                name = path.relative_to(folder).as_posix()
-                files.writestr(zipfile.ZipInfo(name), path.read_bytes())
-    return text.getvalue()

@@ -11,14 +11,16 @@ from filelock import FileLock
 
 from warehouse.errors import AlabError
 from warehouse.lake import manifest, store
-from warehouse.lake.shared import PARTS, SharedRun
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from warehouse.lake.metadata import MetadataWriter
     from warehouse.lake.remote import Remote
+    from warehouse.lake.shared import SharedRun
 
+#: More part files of a layer than a shard ever has.
+PARTS = 1000
 #: File of a staged run that can be gone on with: sweeps leave it alone.
 REQUEST = "request.json"
 #: File of a staged run that says by which version of its manifest a lake at a URL knows it.
@@ -70,17 +72,16 @@ class StagedRun:
 
     def ask(self, request: dict) -> None:
         """Make the run one that can be gone on with: a kill leaves what was finished of it."""
-        draft = self.folder / f".{REQUEST}"
-        with store.create(draft) as file:
-            store.append(file, [json.dumps(request).encode()])
-        store.move(draft, self.folder / REQUEST)
+        store.write(self.folder / REQUEST, json.dumps(request).encode())
 
     @property
-    def shared(self) -> SharedRun | None:
+    def shared(self) -> "SharedRun | None":
         """What other machines know of its shards; None of a run whose shards are all here."""
         request = self.request if self._remote else None
         if self._remote is None or request is None or "shards" not in request:
             return None
+        from warehouse.lake.shared import SharedRun  # with what it takes, only at a URL
+
         return SharedRun(self._remote, self.run_id, self.folder, request["claim"])
 
     def share(self, request: dict | None) -> bool:
@@ -193,7 +194,7 @@ class StagedRun:
                 f"It is kept on this machine. {error.hint} Then publish it: alab check --fix",
             ) from error
 
-    def _upload_shared(self, remote: "Remote", shared: SharedRun) -> None:
+    def _upload_shared(self, remote: "Remote", shared: "SharedRun") -> None:
         """Publish what is read in shards, whose data are there; who comes second leaves nothing."""
         files = manifest.read(self.path("metadata")).to_pylist()
         named = {row["path"] for row in files if row["dataset"] != "metadata"}

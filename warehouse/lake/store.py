@@ -8,6 +8,7 @@ object store does instead is in `warehouse.lake.objects`, and a lake there in
 `warehouse.lake.remote`.
 """
 
+import io
 import os
 import shutil
 from collections import deque
@@ -44,6 +45,19 @@ def parquet(path: "Path | ObjectFile") -> "ParquetFile":
     return ParquetFile(path if isinstance(path, Path) else path.open())
 
 
+def packed(folder: Path, pattern: str) -> bytes:
+    """Files below a folder as one zip, by relative names; the same files give the same bytes."""
+    import zipfile  # which takes its time, and local lakes have no use for
+
+    text = io.BytesIO()
+    with zipfile.ZipFile(text, "w") as files:
+        for path in paths(folder, pattern):
+            if path.is_file():
+                name = path.relative_to(folder).as_posix()
+                files.writestr(zipfile.ZipInfo(name), path.read_bytes())
+    return text.getvalue()
+
+
 def version(folder: Path) -> int | None:
     """When a folder last changed, in nanoseconds; None where it is gone."""
     try:
@@ -77,6 +91,14 @@ def append(file: BinaryIO, buffers: Iterable[bytes]) -> int:
         if written:
             views[0] = views[0][written:]
     return size
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    draft = path.with_name(f".{path.name}")
+    with create(draft) as file:
+        append(file, [data])
+    move(draft, path)
 
 
 def copy(folder: Path, to: Path) -> None:
