@@ -55,6 +55,21 @@ def from_inside(error: Exception) -> AlabError | None:
     return AlabError(match[1], match[2].strip()) if match else None
 
 
+def _of_a_run(error: Exception) -> AlabError | None:
+    """The one that says that a file of a run is not there, whichever library missed it.
+
+    Who had begun to read when another process deleted the run, or some of its data, meets this.
+    """
+    path = re.search(r"""[^"'\n]*/run=([^/"'\n]+)/[^"'\n]*""", str(error))
+    missed = re.search("no such file|no files found", str(error), re.IGNORECASE)
+    if path is None or not (missed or isinstance(error, FileNotFoundError)):
+        return None
+    return NotThereError(
+        f"there is no {path[0].strip()}",
+        f"{path[1]} or some of its data was deleted meanwhile, or is damaged: alab check",
+    )
+
+
 def explain(error: Exception) -> AlabError | None:
     """An exception as an error for the user: what was asked cannot be done; None for a defect.
 
@@ -64,7 +79,7 @@ def explain(error: Exception) -> AlabError | None:
     """
     if isinstance(error, AlabError):
         return error
-    if told := from_inside(error):
+    if told := from_inside(error) or _of_a_run(error):
         return told
     library = type(error).__module__.lstrip("_").split(".")[0]
     hint = "What of the warehouse is damaged: alab check"

@@ -3,12 +3,13 @@ import subprocess
 import sys
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 from synthetic import Shape, make_run
 
 from warehouse.catalog import catalog, check
 from warehouse.catalog import removal as storage
-from warehouse.errors import AlabError
+from warehouse.errors import AlabError, NotThereError, explain
 
 SMALL = Shape(layers=2, steps=2, messages=2, labels=("joy",))
 
@@ -91,3 +92,24 @@ def test_a_failed_change_leaves_the_catalog_as_it_was(lake, monkeypatch):
 def test_an_empty_name_means_no_run(two_runs):
     with pytest.raises(AlabError, match="there is no run ''"):
         storage.resolve(two_runs[0], [""])
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        open,
+        pq.ParquetFile,
+        pq.read_table,
+        lambda path: duckdb.sql(f"FROM read_parquet('{path}')"),
+        lambda path: duckdb.sql(f"FROM read_parquet('{path.parent}/*.parquet')"),
+    ],
+)
+def test_who_had_begun_to_read_is_told_that_it_was_deleted(lake, read):
+    run_id = make_run(lake, "goes", SMALL)
+    path = lake.files(run_id)[0]
+    storage.remove(lake, [run_id])
+    with pytest.raises((OSError, duckdb.IOException)) as caught:
+        read(path)
+    told = explain(caught.value)
+    assert isinstance(told, NotThereError) and f"run={run_id}/" in told.message
+    assert f"{run_id} or some of its data was deleted meanwhile" in told.hint
