@@ -10,10 +10,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -247,6 +249,12 @@ class Capture(_Strict):
             )
         return self
 
+    @model_serializer(mode="wrap")
+    def _as_it_is_read(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Every field but the flags where sites are named: both are refused."""
+        hidden = FLAGS if self.sites is not None else ()
+        return {key: value for key, value in write(self).items() if key not in hidden}
+
     def keeps(self, name: str) -> bool:
         """Whether a site is kept of every position that is kept."""
         site = site_of(name)
@@ -301,14 +309,15 @@ class Scenario(_Strict):
     @classmethod
     def _usual_of_a_dataset(cls, data: Any) -> Any:
         """A dataset is read only, at each prompt's last token, without attention, by default."""
-        prompt = data.get("prompt") if isinstance(data, dict) else None
-        if not (isinstance(prompt, dict) and prompt.get("dataset") is not None):
+        prompts = _as_list(data.get("prompt")) if isinstance(data, dict) else []
+        if not any(isinstance(one, dict) and one.get("dataset") is not None for one in prompts):
             return data
         usual: dict[str, dict[str, Any]] = {
             "generation": {"max_new_tokens": 0},
             "capture": {"positions": ["last"]},
         }
-        if (capture := data.get("capture") or {}) is not None and "sites" not in capture:
+        capture = data.get("capture") or {}
+        if isinstance(capture, dict) and capture.get("sites") is None:
             usual["capture"]["attention_weights"] = False
         merged = {
             key: more | value if isinstance(value := data.get(key, {}), dict) else value

@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+import yaml
 from captures import make_scenario
 from queues import make_place, scenario
 
@@ -146,15 +147,32 @@ def test_links_are_no_files_of_the_folder(server, place, tmp_path):
     link.unlink()
 
 
-def test_a_run_gives_its_scenario_back():
-    for data in (
-        make_scenario(),
-        parse({"name": "d", "model": {"id": "m"}, "prompt": {"dataset": {"source": "vega:airports", "text": "{{ name }}"}}}),
-    ):  # fmt: skip
-        import yaml
+ROWS = {"name": "d", "model": {"id": "m"}, "prompt": {"dataset": {"source": "vega:airports", "text": "{{ name }}"}}}  # fmt: skip
 
-        again = parse(yaml.safe_load(drafts.of_run(data.model_dump_json())))
-        assert again == data
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("start", [make_scenario().model_dump(mode="json"), ROWS])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"capture": {"sites": ["hidden_out", "logits"]}},
+        {"capture": {"attention_weights": True, "layers": [0]}},
+        {"capture": {"mlp": False}, "generation": {"max_new_tokens": 50}},
+        {"generation": {"max_new_tokens": 0}, "output": {"dir": "x"}},
+    ],
+)
+def test_a_run_gives_its_scenario_back(start, changes, listed):
+    prompt = start["prompt"]
+    asked = start | {"capture": {}, "prompt": [prompt] if listed and prompt == ROWS["prompt"] else prompt}  # fmt: skip
+    scenario = parse(asked | changes)
+    stored = scenario.model_dump_json()
+    assert parse(json.loads(stored)) == scenario
+    assert parse(yaml.safe_load(drafts.of_run(stored))) == scenario
+
+
+def test_what_is_usual_of_a_dataset_is_so_in_a_list_too():
+    assert parse(ROWS | {"prompt": [ROWS["prompt"]]}) == parse(ROWS)
 
 
 @pytest.mark.parametrize(

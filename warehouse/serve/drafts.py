@@ -245,7 +245,13 @@ def examples() -> list[str]:
 def of_run(scenario_json: str) -> str:
     """The scenario of a run as YAML, without what is so by default."""
     scenario = Scenario.model_validate_json(scenario_json)
-    data = scenario.model_dump(mode="json", exclude_defaults=True)
+    whole, data = (scenario.model_dump(mode="json", exclude_defaults=no) for no in (False, True))
+    # What is usual depends on the rest: of a dataset, say, no tokens are generated.
+    usual = parse(data).model_dump(mode="json")
+    for part, values in whole.items():
+        if isinstance(values, dict):
+            unusual = {key: value for key, value in values.items() if usual[part].get(key) != value}
+            data |= {part: data.get(part, {}) | unusual} if unusual else {}
     if len(data["prompt"]) == 1:
         (data["prompt"],) = data["prompt"]
     options: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 100}
