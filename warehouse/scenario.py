@@ -280,7 +280,7 @@ class Reference(_Strict):
     messages: list[Message] = Field(min_length=1)
 
 
-def _as_list(value: object) -> object:
+def _as_list(value: Any) -> list:
     return value if isinstance(value, list) else [value]
 
 

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from warehouse import scenario
 from warehouse.capture import conversation as capture
+from warehouse.capture import scenarios
 from warehouse.capture.plan import make_plan
 from warehouse.catalog import catalog
 from warehouse.errors import AlabError
@@ -277,7 +278,7 @@ def test_prompts_side_by_side(lake, llama):
 def test_one_run_for_each_message(lake, llama, monkeypatch):
     monkeypatch.setattr(models, "load", lambda spec, **options: llama[0])
     asked = make_scenario(prompt={"messages": CHAT, "run_at_each_message": True})
-    ids = list(capture.capture([asked], [lake]))
+    ids = list(scenarios.capture([asked], [lake]))
     assert len(ids) == 4
     assert [i.partition("_")[0] for i in ids] == ["tiny-m00", "tiny-m01", "tiny-m02", "tiny-m03"]
     counts = rows(
@@ -290,7 +291,7 @@ def test_neighbours_share_a_model(lake, llama, monkeypatch):
     loads = []
     monkeypatch.setattr(models, "load", lambda spec, **options: loads.append(spec.id) or llama[0])
     other = make_scenario(model={"id": "other", "dtype": "float32", "device": "cpu"})
-    list(capture.capture([make_scenario(), make_scenario(), other], [lake] * 3))
+    list(scenarios.capture([make_scenario(), make_scenario(), other], [lake] * 3))
     assert loads == ["tiny", "other"]
 
 

@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import warehouse
 from warehouse.capture import conversation as capture
+from warehouse.capture import scenarios
 from warehouse.errors import AlabError
 from warehouse.models import loading as models
 from warehouse.models import sites
@@ -304,9 +305,9 @@ def test_one_run_for_each_message_that_the_template_takes(lake, llama, monkeypat
     monkeypatch.setattr(models, "load", lambda spec, **options: loaded)
     asked = make_scenario(prompt={"messages": [SYSTEM, HI, REPLY], "run_at_each_message": True})
     said = []
-    ids = list(capture.capture([asked], [lake], progress=lambda what, *_: said.append(what)))
+    ids = list(scenarios.capture([asked], [lake], progress=lambda what, *_: said.append(what)))
     assert [i.partition("_")[0] for i in ids] == ["tiny-m01", "tiny-m02"]
     assert any("tiny-m00 is left out: prompt.messages[0] (role system)" in what for what in said)
     alone = make_scenario(prompt={"messages": [SYSTEM], "run_at_each_message": True})
     with pytest.raises(AlabError, match="leaves out its words"):
-        list(capture.capture([alone], [lake]))
+        list(scenarios.capture([alone], [lake]))

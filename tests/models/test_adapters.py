@@ -10,6 +10,7 @@ import torch
 
 from warehouse import scenario
 from warehouse.capture import conversation as capture
+from warehouse.capture import scenarios
 from warehouse.catalog import catalog
 from warehouse.errors import AlabError
 from warehouse.lens import lens
@@ -174,7 +175,7 @@ def test_without_the_package(base, tmp_path, monkeypatch):
 def test_the_lens_loads_the_adapter_that_ran(base, tmp_path, lake, config):
     theirs = lora(base, tmp_path / "a", peft.LoraConfig(task_type="CAUSAL_LM", r=4, **config))
     wanted = captures.make_scenario(model={"id": str(base), "adapter": str(tmp_path / "a")})
-    (run,) = capture.capture([wanted], [lake])
+    (run,) = scenarios.capture([wanted], [lake])
     lens.logit_lens(lake, run)
     ((vector,),) = captures.rows(
         lake, "SELECT vector FROM unembedding_of('latest') WHERE token_id = 9"
@@ -183,7 +184,7 @@ def test_the_lens_loads_the_adapter_that_ran(base, tmp_path, lake, config):
     saved = head.modules_to_save["default"] if hasattr(head, "modules_to_save") else head
     assert vector == saved.weight[9].tolist()
     lora(base, tmp_path / "a", peft.LoraConfig(task_type="CAUSAL_LM", r=4, **config), seed=2)
-    (other,) = capture.capture([wanted], [lake])
+    (other,) = scenarios.capture([wanted], [lake])
     lens.logit_lens(lake, other)
     assert len(lake.models()) == 2
     with pytest.raises(AlabError, match="has other weights"):

@@ -145,7 +145,7 @@ class Warehouse(Merged):
         from warehouse.capture.threads import let_threads_sleep
 
         let_threads_sleep()  # before torch, which the next line imports
-        from warehouse.capture.conversation import capture
+        from warehouse.capture.scenarios import capture
         from warehouse.scenario_files import files_of, read_file
 
         if isinstance(scenario, Path | str):

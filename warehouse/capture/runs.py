@@ -65,7 +65,7 @@ def capture_files(
         refuse_undivided(scenario)
     if pairs:
         # It imports torch: two seconds, after what is wrong was told.
-        from warehouse.capture.conversation import capture
+        from warehouse.capture.scenarios import capture
 
         options: dict[str, Any] = {"force": force, "resume": resume, "watch": watch}
         options |= {"share": share, "finish": finish, "again": not several}

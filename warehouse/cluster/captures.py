@@ -74,7 +74,7 @@ def capture_files(
 def _run(work: _Work) -> list[str]:
     """What a worker does; gives the ids of the runs that it published."""
     let_threads_sleep()  # before torch
-    from warehouse.capture import conversation, shards
+    from warehouse.capture import scenarios, shards
 
     if not (work.lake.remote or work.lake.root.is_dir()):
         raise AlabError(
@@ -82,7 +82,7 @@ def _run(work: _Work) -> list[str]:
             "All workers have to see one directory under one path.",
         )
     if work.share is None:
-        return list(conversation.capture([work.scenario], [work.lake], force=work.force))
+        return list(scenarios.capture([work.scenario], [work.lake], force=work.force))
     index, count = work.share
     if not index:
         return [shards.finish(_prepared(work), work.lake, _silent, count)]
