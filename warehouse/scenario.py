@@ -87,18 +87,14 @@ class Dataset(_Strict):
     query: str | None = Field(
         None, min_length=1, description="DuckDB SQL over the relation source; all of it by default"
     )
-    id: str | None = Field(
-        None, description="column whose values differ; the row's number by default"
-    )
+    id: str | None = Field(None, description="column whose values differ; else the row's number")
     text: Annotated[Text, StringConstraints(min_length=1)] | None = Field(
         None, description="Jinja template of a text that is read as it is, with the row's columns"
     )
     messages: Annotated[list[Message], Field(min_length=1)] | None = Field(
         None, description="a conversation whose contents are Jinja templates"
     )
-    group: str | None = Field(
-        None, description="column of what belongs together: probes never split it"
-    )
+    group: str | None = Field(None, description="column of what belongs together, unsplit by probes")
     on_error: Literal["stop", "skip"] = Field(
         "stop",
         description="what becomes of rows that cannot be read: skip leaves them out and says so",
@@ -147,10 +143,7 @@ class Prompt(_Strict):
         _only_one(self, "messages", "text", "dataset")
         alone = {"run_at_each_message": False, "template": {}, "add_generation_prompt": True}
         idle = [key for key, usual in alone.items() if getattr(self, key) != usual]
-        is_text = self.text is not None or (
-            self.dataset is not None and self.dataset.text is not None
-        )
-        if is_text and idle:
+        if idle and (self.dataset or self).text is not None:
             raise ValueError(
                 f"{idle[0]} is about messages; a text is read as it is, without a template"
             )
@@ -312,7 +305,7 @@ class Scenario(_Strict):
         prompts = _as_list(data.get("prompt")) if isinstance(data, dict) else []
         if not any(isinstance(one, dict) and one.get("dataset") is not None for one in prompts):
             return data
-        usual: dict[str, dict[str, Any]] = {
+        usual: dict[str, dict] = {
             "generation": {"max_new_tokens": 0},
             "capture": {"positions": ["last"]},
         }
