@@ -94,7 +94,7 @@ class Dataset(_Strict):
     messages: Annotated[list[Message], Field(min_length=1)] | None = Field(
         None, description="a conversation whose contents are Jinja templates"
     )
-    group: str | None = Field(None, description="column of what belongs together, unsplit by probes")
+    group: str | None = Field(None, description="column of what belongs together, whole in probes")
     on_error: Literal["stop", "skip"] = Field(
         "stop",
         description="what becomes of rows that cannot be read: skip leaves them out and says so",
