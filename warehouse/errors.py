@@ -50,16 +50,12 @@ def first_line(error: Exception) -> str:
 
 
 def from_inside(error: Exception) -> AlabError | None:
-    """The one that DuckDB tells of, where reading a lake at a URL ended with it."""
-    match = re.search(r"^(?:[\w.]+\.)?AlabError: (.*)\n?(.*)", str(error), re.MULTILINE)
-    return AlabError(match[1], match[2].strip()) if match else None
+    """The one that a library's error is about: reading a lake at a URL, or a file that is gone.
 
-
-def _of_a_run(error: Exception) -> AlabError | None:
-    """The one that says that a file of a run is not there, whichever library missed it.
-
-    Who had begun to read when another process deleted the run, or some of its data, meets this.
+    Who had begun to read when another process deleted a run, or some of its data, meets the latter.
     """
+    if match := re.search(r"^(?:[\w.]+\.)?AlabError: (.*)\n?(.*)", str(error), re.MULTILINE):
+        return AlabError(match[1], match[2].strip())
     path = re.search(r"""[^"'\n]*/run=([^/"'\n]+)/[^"'\n]*""", str(error))
     missed = re.search("no such file|no files found", str(error), re.IGNORECASE)
     if path is None or not (missed or isinstance(error, FileNotFoundError)):
@@ -79,7 +75,7 @@ def explain(error: Exception) -> AlabError | None:
     """
     if isinstance(error, AlabError):
         return error
-    if told := from_inside(error) or _of_a_run(error):
+    if told := from_inside(error):
         return told
     library = type(error).__module__.lstrip("_").split(".")[0]
     hint = "What of the warehouse is damaged: alab check"

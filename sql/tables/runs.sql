@@ -6,6 +6,7 @@ CREATE TABLE IF NOT EXISTS runs (
   revision VARCHAR,             -- commit of the hub that was loaded; NULL for other models
   adapter VARCHAR,              -- adapter that was loaded on top, as the scenario names it; NULL without one
   weights_hash VARCHAR,         -- fingerprint of the weights that ran, adapter included; NULL in runs of older alabs and of other tools
+  dataset_hash VARCHAR,         -- SHA-256 of the dataset that was read: the request, its files' bytes, the rows; else NULL
   arch VARCHAR,                 -- model class, such as LlamaForCausalLM
   num_layers INTEGER,           -- decoder blocks in the model
   hidden_size INTEGER,          -- width of the residual stream

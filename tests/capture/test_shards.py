@@ -20,6 +20,7 @@ from warehouse.catalog import check, removal
 from warehouse.cli.commands import main
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
+from warehouse.scenario import parse
 
 REQUEST = {"positions": ["last", "word", "mean"], "sites": ["hidden_out", "q"]}
 COUNT = 5
@@ -128,7 +129,7 @@ def test_finished_twice(lake, batched, source, whole):
     run_id = share(lake, batched, source, None)
     assert share(lake, batched, source, None, said=said) == run_id
     share(lake, batched, source, 3, said=said)
-    assert said == [f"{run_id} is published already", f"shard 3/5 of {run_id} is published"]
+    assert said == [f"{run_id} is published already", f"{run_id} is published already"]
     assert lake.run_ids() == [run_id] and lake.unfinished() == {}
 
 
@@ -295,11 +296,37 @@ def test_scenarios_of_a_folder(tmp_path, lake, llama, monkeypatch):
     assert "has no shards" in run("--finish").stderr
 
 
-def test_scenarios_of_a_folder_at_each_message(lake, llama):
+def test_scenarios_of_a_folder_at_each_message(lake, llama, monkeypatch):
     one = make_scenario(name="each")
-    assert shards.published(one, lake) is None
+    assert shards.published(one, llama[0], lake) is None
     from captures import run
 
     run_id = run(lake, llama, name="each")
-    assert shards.published(one, lake) == run_id
-    assert shards.published(make_scenario(name="each", generation={"seed": 3}), lake) is None
+    assert shards.published(one, llama[0], lake) == run_id
+    other = make_scenario(name="each", generation={"seed": 3})
+    assert shards.published(other, llama[0], lake) is None
+    monkeypatch.setitem(llama[0].__dict__, "weights_hash", "f" * 32)
+    assert shards.published(one, llama[0], lake) is None
+
+
+def test_a_dataset_of_a_folder_is_read_again_where_its_rows_changed(lake, batched, tmp_path):
+    file = tmp_path / "rows.csv"
+    one = parse({"name": "rows", "model": {"id": "tiny"}, "prompt": {"dataset": {"source": str(file), "text": "{{ a }}"}}})  # fmt: skip
+    file.write_text("a,b\nhello,1\nthere,2\n")
+    run_id = capture_dataset(one, *batched, lake)
+    assert shards.published(one, batched[0], lake) == run_id
+    file.write_text("a,b\nhello,1\nthere,3\n")
+    assert shards.published(one, batched[0], lake) is None
+
+
+def test_shards_of_another_number_are_not_read_where_the_run_is_there(lake, batched, source, whole):
+    for index in range(1, COUNT + 1):
+        share(lake, batched, source, index)
+    run_id = share(lake, batched, source, None)
+    said = []
+    tell = lambda what, *_: said.append(what)  # noqa: E731
+    for which in ((1, 2), None):
+        options = {"source": source, "progress": tell}
+        capture_share(make(**REQUEST), *batched, lake, which, **options)
+    assert said == [f"{run_id} is published already"] * 2
+    assert lake.run_ids() == [run_id] and lake.unfinished() == {}

@@ -217,6 +217,7 @@ def test_a_worker_that_does_not_see_the_warehouse(scenario, lake, monkeypatch):
     [
         (["--ray", "--shard", "1/2"], "exclude one another"),
         (["--shard", "3/2"], "is no shard"),
+        (["--shard", ""], "is no shard"),  # a variable of a shell that is not set
         (["--ray", "--shards", "0"], "0 is not in the range"),
         (["--ray", "auto", "--workers", "2"], "has its workers"),
         (["--ray", "auto"], "cannot use the Ray at auto"),

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,6 +192,44 @@ def test_the_index_is_built_from_nothing(url, s3):
     s3.client.delete_object(Bucket=url.split("/")[2], Key="lab/lake/index.json")
     check.repair(lake)
     assert lake.run_ids() == sorted(ids) and sound(lake) == []
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage{", b"[]", b'{"runs": 1', b"\xff\xfe"])
+def test_a_damaged_index_is_made_anew_by_a_listing(url, s3, monkeypatch, data):
+    ids = sorted(make_run(Lake(url), name, TINY) for name in ("one", "two"))
+    s3.client.put_object(Bucket=url.split("/")[2], Key="lab/lake/index.json", Body=data)
+    there = lake_of(url, "there", monkeypatch)
+    assert there.run_ids() == ids
+    (problem,) = check.check(there)
+    assert (problem.kind, problem.where) == ("damaged", "lake/index.json")
+    check.repair(there)
+    assert there.run_ids() == ids and sound(there) == []
+
+
+@pytest.mark.parametrize("data", [None, b"", b"garbage{", b"[]"])
+def test_a_damaged_mirror_is_made_anew(url, monkeypatch, data):
+    lake = Lake(url)
+    gone, kept = (make_run(lake, name, TINY) for name in ("gone", "kept"))
+    rows = asked(lake, "select run_id, step from steps")
+    index = lake.root / "index.json"
+    index.unlink() if data is None else index.write_bytes(data)
+    assert lake.run_ids() == sorted([gone, kept]) and sound(lake) == []
+    assert asked(lake, "select run_id, step from steps") == rows
+    removal.remove(lake_of(url, "there", monkeypatch), [gone])
+    if data is not None:  # it does not know any more which runs it had
+        index.write_bytes(data)
+    assert lake.run_ids() == [kept]
+
+
+def test_what_was_swept_from_a_cache_comes_back(url):
+    lake = Lake(url)
+    ids = sorted(make_run(lake, name, TINY) for name in ("one", "two"))
+    rows = asked(lake, "select run_id, step from steps")
+    shutil.rmtree(lake.dataset("metadata", ids[0]))
+    assert lake.run_ids() == ids and sound(lake) == []
+    (lake.dataset("metadata", ids[1]) / "steps.parquet").write_bytes(b"PAR1")
+    assert sound(lake) == []
+    assert asked(lake, "select run_id, step from steps") == rows
 
 
 def test_damage_is_found(url, s3, tmp_path):

@@ -31,7 +31,7 @@ class DatasetPrompts:
         lengths: tokens of each row's prompt; 0 where it is not read.
         selectors: names of the selectors that keep positions.
         means: whether means over the tokens are kept.
-        tokens, pairs, snapshots: as `plan.Prompts` has them, of what is kept.
+        tokens, pairs, snapshots, dataset_hash: as `plan.Prompts` has them, of what is kept.
 
     Args:
         dataset: the dataset.
@@ -46,6 +46,7 @@ class DatasetPrompts:
 
     def __init__(self, dataset: Dataset, scenario: Scenario, loaded: Loaded, warnings: list[dict]):
         self.dataset, self._loaded, self._scenario = dataset, loaded, scenario
+        self.dataset_hash = dataset.digest
         prompt = scenario.prompt[0]
         self._request = dataset.request
         self._chat = Chat(

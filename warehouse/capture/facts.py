@@ -93,6 +93,7 @@ def _run_row(plan: Plan, began: datetime) -> dict[str, Any]:
         "revision": loaded.revision,
         "adapter": loaded.adapter,
         "weights_hash": loaded.weights_hash,
+        "dataset_hash": plan.prompts.dataset_hash,
         "arch": type(loaded.model).__name__,
         "num_layers": len(sites.layers),
         "hidden_size": sites.hidden_size,

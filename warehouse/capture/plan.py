@@ -50,6 +50,7 @@ class Prompts:
         tokens: that their passes will read.
         pairs: of a token and an earlier one, which attention weighs.
         snapshots: that will be taken.
+        dataset_hash: None; of a dataset its digest.
 
     Args:
         scenario: the request.
@@ -59,6 +60,8 @@ class Prompts:
     Raises:
         AlabError: with exit code 2; one does not fit the model.
     """
+
+    dataset_hash: str | None = None
 
     def __init__(self, scenario: Scenario, loaded: Loaded, warnings: list[dict]):
         self._scenario, self._loaded = scenario, loaded

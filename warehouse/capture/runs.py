@@ -46,7 +46,7 @@ def capture_files(
         AlabError: a scenario is invalid or cannot be run; nothing of it is kept, earlier ones are.
     """
     let_threads_sleep()
-    share = parse_share(shard) if shard else None
+    share = None if shard is None else parse_share(shard)
     files = files_of(paths)
     scenarios = [read_file(path) for path in files]
     for path, scenario in zip(files, scenarios, strict=True):

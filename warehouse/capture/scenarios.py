@@ -70,7 +70,7 @@ def capture(
         for scenario, lake in some:
             for single in _singles(scenario, loaded, report):
                 options: dict[str, Any] = {"force": force, "progress": report, "source": source}
-                if not again and (found := published(single, lake)):
+                if not again and (found := published(single, loaded, lake)):
                     report(f"{single.name} is there already: {found}", 0, 0)
                     continue
                 if share or finish:

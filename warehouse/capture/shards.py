@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from warehouse.capture.batches import Share, refuse_undivided
+from warehouse.capture.dataset import Dataset
 from warehouse.capture.dataset_run import (
     Prepared,
     _publish,
@@ -30,13 +31,14 @@ from warehouse.models.ports import ModelSites
 from warehouse.scenario import Scenario
 
 
-def published(scenario: Scenario, lake: Lake) -> str | None:
-    """The run that a scenario is in a lake already; None where it is none."""
-    asked = scenario.model_dump_json()
+def published(scenario: Scenario, loaded: Loaded, lake: Lake) -> str | None:
+    """The run that a scenario is in a lake already, of the same weights and data; None before."""
+    rows = None if scenario.dataset is None else Dataset(scenario.dataset).digest
+    asked = [scenario.model_dump_json(), loaded.weights_hash, rows]
     for run_id in lake.run_ids():
         if run_id.startswith(f"{scenario.name}_"):
-            rows = lake.metadata(run_id, "runs").to_pylist()
-            if rows[0]["scenario_json"] == asked:
+            run = lake.metadata(run_id, "runs").to_pylist()[0]
+            if [run["scenario_json"], run["weights_hash"], run.get("dataset_hash")] == asked:
                 return run_id
     return None
 
@@ -81,18 +83,20 @@ def read_shard(prepared: Prepared, lake: Lake, share: Share, progress: Progress)
     plan, prompts, asked = prepared
     index, count = share
     run_id = f"{_stem(asked)}{count}"
+    if done := _done(lake, asked):
+        progress(f"{done} is published already", 0, 0)
+        return
     begun = {k: run for k, run in _begun(lake, asked) if run["shards"] == count}
     for other, run in begun.items():
         refuse_changes(other, run, asked, "Give the scenario another name")
-    if run_id not in begun and run_id not in lake.run_ids():
+    if run_id not in begun:
         asked = asked | {"trees": trees_of(plan, prompts, asked)}
     asked = asked | {"shards": count}
     asked["parts"] = len(batches_of(plan, prompts, asked).shards)
     name = f"shard {index}/{count} of {run_id}"
     staged = lake.join(run_id, asked, index)
     if staged is None:
-        _check_weights(lake, run_id, asked)
-        progress(f"{name} is published", 0, 0)
+        progress(f"{_done(lake, asked) or run_id} is published already", 0, 0)
         return
     with keeping(staged, lake, "the same command"):
         asked = staged.request or asked
@@ -102,7 +106,7 @@ def read_shard(prepared: Prepared, lake: Lake, share: Share, progress: Progress)
             _Shards(plan, prompts, batches_of(plan, prompts, asked), staged, progress).read(mine)
         staged.release()
     if run_id in lake.run_ids():
-        progress(f"{name} is published", 0, 0)
+        progress(f"{run_id} is published already", 0, 0)
         return
     missing = lake.missing(run_id, asked)
     rest = f"missing yet: {_listed(missing)}" if missing else "all are there: --finish publishes"
@@ -114,12 +118,9 @@ def finish(prepared: Prepared, lake: Lake, progress: Progress, count: int | None
     plan, prompts, asked = prepared
     name, begun = asked["scenario"]["name"], _begun(lake, asked)
     begun = [one for one in begun if count in (None, one[1]["shards"])]
-    stem = f"{_stem(asked)}{count or ''}"
-    done = [k for k in lake.run_ids() if k.startswith(stem) and (not count or k == stem)]
-    if done and not begun:
-        _check_weights(lake, done[-1], asked)
-        progress(f"{done[-1]} is published already", 0, 0)
-        return done[-1]
+    if not begun and (done := _done(lake, asked)):
+        progress(f"{done} is published already", 0, 0)
+        return done
     if not begun:
         raise AlabError(f"there are no shards of {name}", "Read them: alab capture --shard 1/8 …")
     if len(begun) > 1:
@@ -162,13 +163,20 @@ def _stem(asked: dict) -> str:
     return f"{asked['scenario']['name']}_{hashlib.sha256(request.encode()).hexdigest()[:12]}-of-"
 
 
-def _check_weights(lake: Lake, run_id: str, asked: dict) -> None:
-    """Refuse to take a published run for one of other weights."""
-    if lake.metadata(run_id, "runs")["weights_hash"].to_pylist() != [asked["weights"]]:
-        raise AlabError(
-            f"the model's weights are not those of {run_id}, which is published",
-            "Give the scenario another name.",
-        )
+def _done(lake: Lake, asked: dict) -> str | None:
+    """The run that shards of the same request, however many, were published as; None before.
+
+    Raises:
+        AlabError: it is of other weights.
+    """
+    done = [run_id for run_id in lake.run_ids() if run_id.startswith(_stem(asked))]
+    for run_id in done:
+        if lake.metadata(run_id, "runs")["weights_hash"].to_pylist() != [asked["weights"]]:
+            raise AlabError(
+                f"the model's weights are not those of {run_id}, which is published",
+                "Give the scenario another name.",
+            )
+    return done[-1] if done else None
 
 
 def _listed(shards: list[int]) -> str:

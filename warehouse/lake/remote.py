@@ -72,29 +72,43 @@ class Remote:
         self._root = self.home / "lake"
 
     def known(self) -> dict:
-        """The index as it was last seen, whose runs are those that are mirrored."""
+        """The index as it was last seen; of a mirror without one, or a damaged one, nothing."""
         index: dict = {"version": None, "runs": {}, "models": [], "begun": {}}
         with suppress(FileNotFoundError):
-            index |= json.loads((self._root / "index.json").read_bytes())
+            index |= index_in((self._root / "index.json").read_bytes()) or {}
         return index
 
     def pull(self) -> dict:
         """Bring the mirror up to date: one request where nothing changed, else one more a run."""
         with self._mirror() as known:
+            old = known["runs"]
+            there = {path.name: path for path in store.paths(self._root / "metadata", "run=*")}
             data, version = self.objects.get(INDEX, known["version"]) or (b"", None)
             if version is None or version != known["version"]:
-                index = {"begun": {}} | json.loads(data or b'{"runs": {}, "models": []}')
-                new, old = index["runs"], known["runs"]
-                for run_id in old.keys() - new.keys():
-                    store.delete(self._metadata(run_id))
-                each(self._fetch, [run_id for run_id in new if old.get(run_id) != new[run_id]])
-                known |= index | {"version": version}
+                index = self._index(data) if version else {"runs": {}, "models": []}
+                known |= {"begun": {}} | index | {"version": version}
+            new = known["runs"]
+            for name in there.keys() - {f"run={run_id}" for run_id in new}:
+                store.delete(there[name])
+            stale = [k for k in new if old.get(k) != new[k] or f"run={k}" not in there]
+            each(self._fetch, stale)
             return known
+
+    def _index(self, data: bytes) -> dict:
+        """What an index says; in place of none, or a damaged one, what the lake holds."""
+        from warehouse.lake import survey  # which is built on this
+
+        return index_in(data) or survey.index_of(self)
 
     def refresh(self, run_id: str) -> str | None:
         """Mirror a run as it is now, and give its version; None where it is gone."""
         with self._mirror():
             return self._fetch(run_id)
+
+    def mend(self, run_id: str) -> None:
+        """Mirror a run again where its mirror is damaged."""
+        if manifest.sound(self._metadata(run_id)) is None:
+            self.refresh(run_id)
 
     def _fetch(self, run_id: str) -> str | None:
         data, version = self.objects.get(manifest_name(run_id)) or (GRAVE, None)
@@ -299,11 +313,9 @@ class Remote:
 
     def change(self, change: Callable[[dict], None]) -> None:
         """Change the index, again and again while others change it too."""
-        from warehouse.lake import survey  # which is built on this
-
         for attempt in range(TRIES):
             data, version = self.objects.get(INDEX) or (b"", None)
-            index = json.loads(data) if data else survey.index_of(self)
+            index = self._index(data)
             change(index)
             new = json.dumps(index, sort_keys=True).encode()
             if new == data or self.objects.put(INDEX, new, version):
@@ -318,6 +330,14 @@ class Remote:
 def manifest_name(run_id: str) -> str:
     """Name of the object that says which state a run is in."""
     return f"lake/metadata/run={run_id}/manifest"
+
+
+def index_in(data: bytes) -> dict | None:
+    """The index that bytes hold; None of those that are damaged."""
+    with suppress(ValueError):
+        if isinstance(index := json.loads(data), dict) and {"runs", "models"} <= index.keys():
+            return index
+    return None
 
 
 def is_whole(data: bytes) -> bool:

@@ -7,9 +7,11 @@ from typing import NamedTuple
 from warehouse.lake.objects import Entry, each
 from warehouse.lake.remote import (
     GRAVE,
+    INDEX,
     Leftover,
     Remote,
     by_run,
+    index_in,
     is_whole,
     manifest_name,
     request_of,
@@ -51,6 +53,8 @@ def survey(remote: Remote) -> Survey:
     """List the lake."""
     index, found = remote.pull(), remote.objects.listing("lake")
     known = index["runs"]
+    for run_id in known:  # what is damaged here is not told of the lake
+        remote.mend(run_id)
     remote.objects.sizes = {name: entry.size for name, entry in found.items()}
     runs, claims, begun, graves = _manifests(remote, found)
     expected = known.keys() | index["begun"].keys() - begun.keys()
@@ -76,6 +80,9 @@ def problems(remote: Remote) -> Iterator[tuple[str, str, str]]:
     """Kind, place and words of what is wrong."""
     wrong, lost, left = survey(remote)
     fix = "alab check --fix mends it"
+    data, _ = remote.objects.get(INDEX) or (b"", None)
+    if index_in(data) is None:
+        yield "damaged", INDEX, f"the lake's index is {'no index' if data else 'not there'}; {fix}"
     for run_id, version in sorted(wrong.items()):
         what = "lacks this run, or has an older one" if version else "has it, and it is gone"
         yield "unregistered", run_id, f"the lake's index {what}; {fix}"
@@ -87,6 +94,7 @@ def problems(remote: Remote) -> Iterator[tuple[str, str, str]]:
 
 def repair(remote: Remote) -> None:
     """Mend the index by a listing, and delete what belongs to no run."""
+    remote.change(lambda index: None)  # makes one where there is none
     wrong, lost, _ = survey(remote)
     if wrong:
         remote.enlist(wrong)

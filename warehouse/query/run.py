@@ -105,7 +105,11 @@ def asking(lake: Lake) -> Iterator[Callable[[str, Mapping[str, Any]], "pa.Table"
             finally:
                 relation = None  # here, as in `save`
 
-        yield lambda sql, params: call(rows, sql, params)
+        def told(sql: str, params: Mapping[str, Any]) -> "pa.Table":
+            with hints.explained(lake, db, call):
+                return call(rows, sql, params)
+
+        yield told
 
 
 def save(lake: Lake, sql: str, path: Path, params: Mapping[str, Any] | None = None) -> list[str]:

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -103,7 +104,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is for the server
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
-    with answers:
+    with suppress(BrokenPipeError), answers:  # nobody waits any more: the server was killed
         serve(sys.stdin.buffer, answers, Worker(Path(sys.argv[1])).answer)
 
 
