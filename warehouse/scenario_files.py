@@ -1,6 +1,6 @@
 """Scenario files: those that arguments mean, read and refused with the file's name and line."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,11 @@ def beside(path: Path, scenario: Scenario) -> Scenario:
     dataset = dataset.model_copy(update={"source": str(source)})
     prompt = scenario.prompt[0].model_copy(update={"dataset": dataset})
     return scenario.model_copy(update={"prompt": [prompt]})
+
+
+def are_several(paths: Sequence[Path | str]) -> bool:
+    """Whether arguments mean more than one scenario: several, or what a directory holds."""
+    return len(paths) > 1 or Path(paths[0]).is_dir()
 
 
 def files_of(paths: Iterable[Path | str]) -> list[Path]:

@@ -212,6 +212,35 @@ def test_a_worker_that_does_not_see_the_warehouse(scenario, lake, monkeypatch):
         list(captures.capture_files([scenario], lake.warehouse, forgetful, shards=2))
 
 
+def test_a_folder_given_once_more_is_not_read_twice(scenario, lake, tmp_path):
+    model = {"id": str(scenario.parent / "model"), "dtype": "float32", "device": "cpu"}
+    for name in ("one", "two"):
+        asked = {"name": name, "model": model, "prompt": {"text": f"{name} mill"}}
+        asked["generation"] = {"max_new_tokens": 1}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(asked))
+
+    def read(*paths):
+        return list(captures.capture_files(paths, lake.warehouse, alone, shards=2))
+
+    first = read(tmp_path)
+    assert len(first) == 2 and read(tmp_path) == first == sorted(lake.run_ids())
+    assert len(read(tmp_path / "one.yaml")) == 1  # one that is named is asked for again
+    assert len(lake.run_ids()) == 3
+
+
+def test_who_interrupts_is_told_what_is_kept(scenario, lake):
+    def interrupted(function, items):
+        yield from alone(function, items[:1])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        list(captures.capture_files([scenario], lake.warehouse, interrupted, shards=SHARDS))
+    assert caught.value.__notes__ == ["what was finished is kept: give the same command once more"]
+    ((run_id, _),) = lake.unfinished().items()
+    assert lake.missing(run_id, lake.unfinished()[run_id]) == list(range(2, SHARDS + 1))
+    assert check.check(lake) == []
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

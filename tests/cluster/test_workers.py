@@ -11,7 +11,7 @@ from importlib import import_module
 import pytest
 import ray
 
-from warehouse.cluster import workers
+from warehouse.cluster import queries, workers
 from warehouse.errors import AlabError
 
 
@@ -57,6 +57,14 @@ def test_a_function_for_each_item(cluster, address):
         assert list(workers.in_order(each(double, list(range(50))))) == [2 * n for n in range(50)]
         assert list(each(double, [])) == []
     assert ray.is_initialized()
+
+
+def test_a_query_of_each_run(cluster, two_runs):
+    lake, *runs = two_runs
+    with workers.workers("local") as each:
+        table = queries.ask_each(lake, "FROM intra_run_summary($run)", [], each)
+    alone = queries.ask_each(lake, "FROM intra_run_summary($run)", [], workers.alone)
+    assert table.equals(alone) and set(table["run_id"].to_pylist()) == set(runs)
 
 
 def test_a_worker_that_is_killed(cluster, tmp_path):

@@ -8,7 +8,7 @@ from warehouse.capture.batches import is_in, parse_share, refuse_undivided
 from warehouse.capture.threads import let_threads_sleep
 from warehouse.lake.lake import Lake
 from warehouse.models.loading import check
-from warehouse.scenario_files import files_of, read_file
+from warehouse.scenario_files import are_several, files_of, read_file
 
 
 def capture_files(
@@ -55,7 +55,7 @@ def capture_files(
             other = "alab export --format npz gives the json+npz layout"
             progress(f"output.format: alab writes Parquet; {other}", 0, 0)
     pairs = [(one, Lake(warehouse or one.output.dir or "lab")) for one in scenarios]
-    several = share is not None and (len(files) > 1 or Path(paths[0]).is_dir())
+    several = share is not None and are_several(paths)
     if share and several:
         pairs = [pair for pair in pairs if is_in(pair[0], share)]
         if progress and not pairs:

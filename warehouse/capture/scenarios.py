@@ -46,13 +46,13 @@ def capture(
         resume: go on with the newest captures of these datasets that were stopped.
         share: read this shard of these datasets alone.
         finish: publish the datasets whose shards are all there.
-        again: run also what is a run of its lake already.
+        again: run also what is a run of its lake already; else that run's id is given.
         progress: told of each forward pass.
         tell: told each reply and where it ended, after its run's id was given, and what to do next.
         watch: told when a run begins, and each token of a reply.
 
     Yields:
-        Ids of the new runs, each as soon as it is published.
+        Ids of the runs, each as soon as it is published.
 
     Raises:
         AlabError: a scenario cannot be run; nothing of it is kept, earlier ones are.
@@ -72,6 +72,7 @@ def capture(
                 options: dict[str, Any] = {"force": force, "progress": report, "source": source}
                 if not again and (found := published(single, loaded, lake)):
                     report(f"{single.name} is there already: {found}", 0, 0)
+                    yield found
                     continue
                 if share or finish:
                     shared = capture_share(single, loaded, sites, lake, share, **options)

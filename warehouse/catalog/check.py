@@ -154,8 +154,8 @@ def _check_file(lake: Lake, row: dict, deep: bool) -> Iterator[Problem]:
 def _check_catalog(lake: Lake) -> Iterator[Problem]:
     """Compare every table of the catalog with one that is built from the lake now."""
     where = lake.catalog.name
-    if not lake.catalog.exists() and lake.remote:
-        return  # it is no more than what this machine keeps of the lake
+    if not lake.catalog.exists() and (lake.remote or not lake.run_ids()):
+        return  # at a URL it is no more than what this machine keeps of the lake
     if not lake.catalog.exists():
         yield Problem("catalog", where, "there is none; it comes back with the next command")
         return

@@ -70,9 +70,10 @@ def put(table: "pa.Table", *, fmt: str | None = None, output: Path | None = None
             parquet.write_table(table, draft, compression="zstd")
         return
     usual = "table" if output is None and sys.stdout.isatty() else "csv"
-    rows = (tuple(row.values()) for batch in table.to_batches() for row in batch.to_pylist())
     with _stream(output) as stream:
-        FORMATS[fmt or (suffix if suffix in FORMATS else usual)](table.column_names, rows, stream)
+        FORMATS[fmt or (suffix if suffix in FORMATS else usual)](
+            table.column_names, query.rows_of(table), stream
+        )
 
 
 def write(columns: list[str], rows: list[tuple], *, fmt: str | None = None) -> None:

@@ -10,7 +10,7 @@ from warehouse.cluster.workers import Each
 from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.scenario import Scenario
-from warehouse.scenario_files import files_of, read_file
+from warehouse.scenario_files import are_several, files_of, read_file
 
 Progress = Callable[[str, int, int], None]
 #: What a worker keeps of the one dataset that it reads.
@@ -18,11 +18,12 @@ _KEPT: dict[str, Any] = {}
 
 
 class _Work(NamedTuple):
-    """A scenario, or one shard of it; shard 0 publishes the others."""
+    """A scenario, or one shard of it; shard 0 publishes the others. `again` is as of `capture`."""
 
     scenario: Scenario
     lake: Lake
     force: bool
+    again: bool
     share: Share | None = None
 
 
@@ -46,7 +47,8 @@ def capture_files(
         progress: told of scenarios and shards.
 
     Yields:
-        Ids of the new runs, each as soon as it is published.
+        Ids of the runs, each as soon as it is published; of several scenarios also of those that
+        were runs already.
 
     Raises:
         AlabError: as `warehouse.capture.runs.capture_files`, or a worker has no such model or does
@@ -58,17 +60,21 @@ def capture_files(
     for scenario in map(read_file, files_of(paths)):
         lake = Lake(warehouse or scenario.output.dir or "lab")
         lake.prepare()
-        work.append(_Work(scenario, lake, force))
+        work.append(_Work(scenario, lake, force, again=not are_several(paths)))
     divided = [one for one in work if one.scenario.is_read_only]
     for one in divided:
         refuse_undivided(one.scenario)
     parts = [one._replace(share=(n, shards)) for one in divided for n in range(1, shards + 1)]
     parts += [one for one in work if one not in divided]
-    for done, (_, ids) in enumerate(each(_run, parts)):
-        progress("shards", done + 1, len(parts))
-        yield from ids
-    for _, ids in each(_run, [one._replace(share=(0, shards)) for one in divided]):
-        yield from ids
+    try:
+        for done, (_, ids) in enumerate(each(_run, parts)):
+            progress("shards", done + 1, len(parts))
+            yield from ids
+        for _, ids in each(_run, [one._replace(share=(0, shards)) for one in divided]):
+            yield from ids
+    except BaseException as error:
+        error.add_note("what was finished is kept: give the same command once more")
+        raise
 
 
 def _run(work: _Work) -> list[str]:
@@ -82,7 +88,8 @@ def _run(work: _Work) -> list[str]:
             "All workers have to see one directory under one path.",
         )
     if work.share is None:
-        return list(scenarios.capture([work.scenario], [work.lake], force=work.force))
+        options: dict[str, Any] = {"force": work.force, "again": work.again}
+        return list(scenarios.capture([work.scenario], [work.lake], **options))
     index, count = work.share
     if not index:
         return [shards.finish(_prepared(work), work.lake, _silent, count)]

@@ -77,7 +77,7 @@ def _rows(ask: Callable, sql: str, run: str) -> pa.Table:
     except Exception as error:
         told = explain(error) or error
         raise AlabError(f"of the run {run}: {told}") from error
-    if "run_id" in rows.column_names:
+    if "run_id" in map(str.lower, rows.column_names):
         return rows
     return rows.add_column(0, "run_id", pa.repeat(run, len(rows)))
 

@@ -112,6 +112,19 @@ def asking(lake: Lake) -> Iterator[Callable[[str, Mapping[str, Any]], "pa.Table"
         yield told
 
 
+def rows_of(table: "pa.Table") -> Iterator[tuple]:
+    """The rows of a table that `asking` gave, with the values that `ask` gives."""
+    import pyarrow as pa
+
+    huge = pa.decimal128(38, 0)  # what a HUGEINT, such as a sum, becomes in Arrow
+    columns = [f"#{n}{'::HUGEINT' * (f.type == huge)}" for n, f in enumerate(table.schema, 1)]
+    with duckdb.connect() as db:
+        db.execute("SET TimeZone = 'UTC'")
+        for batch in table.to_batches(max_chunksize=1 << 14):
+            some = db.from_arrow(pa.Table.from_batches([batch]))
+            yield from some.project(", ".join(columns)).fetchall()
+
+
 def save(lake: Lake, sql: str, path: Path, params: Mapping[str, Any] | None = None) -> list[str]:
     """Run a query as `ask` does, and have DuckDB write its rows to a Parquet file.
 
