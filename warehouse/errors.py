@@ -78,6 +78,8 @@ def explain(error: Exception) -> AlabError | None:
     if told := from_inside(error):
         return told
     library = type(error).__module__.lstrip("_").split(".")[0]
+    if isinstance(error, MemoryError):
+        return AlabError("there is not enough memory for this", "Ask for less at once.")
     hint = "What of the warehouse is damaged: alab check"
     if isinstance(error, OSError) and error.errno:
         what = error.strerror or str(error)

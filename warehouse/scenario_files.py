@@ -1,6 +1,7 @@
 """Scenario files: those that arguments mean, read and refused with the file's name and line."""
 
 from collections.abc import Iterable, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,25 @@ import yaml
 from warehouse.errors import AlabError
 from warehouse.scenario import Scenario, parse
 
+#: Values that a text may have when its aliases are followed; of a longer one twice those without.
+VALUES = 100_000
+
 
 class Loader(yaml.SafeLoader):
     """YAML without objects of Python.
 
-    It refuses a key that is given twice, of which YAML would keep the last without a word.
+    It refuses a key that is given twice, of which YAML would keep the last without a word, and
+    aliases that stand for so much that whoever walks through the values never comes back.
     """
+
+    def get_single_data(self) -> Any:
+        """As YAML's, of aliases within reason."""
+        node = self.get_single_node()
+        known: dict[int, float] = {}
+        if node is not None and _count(node, known, set()) > max(VALUES, 2 * len(known)):
+            problem = "its aliases stand for too much"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return None if node is None else self.construct_document(node)
 
     # The stubs say that an anchor is a dict; it is the name after `&`.
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -27,6 +41,23 @@ class Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             keys.add((key.tag, key.value))
         return node
+
+
+def _count(node: yaml.Node, known: dict[int, float], above: set[int]) -> float:
+    """Values of a node, aliases followed; endless where it holds itself."""
+    if id(node) in above:
+        return inf
+    if id(node) not in known:
+        within: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            within = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            within = node.value
+        known[id(node)] = 1
+        above.add(id(node))
+        known[id(node)] += sum(_count(part, known, above) for part in within)
+        above.remove(id(node))
+    return known[id(node)]
 
 
 def read_file(path: Path | str) -> Scenario:

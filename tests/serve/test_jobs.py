@@ -101,14 +101,24 @@ def test_of_a_dataset_what_is_done_is_kept_and_gone_on_with_or_discarded(jobs, p
     jobs.cancel(id_)
     job = settle(jobs, id_)
     assert job.state == "cancelled" and jobs.kept(job) == job.end["begun"]
-    again = jobs.add(text, "rows", resume=True)
+    again = jobs.go_on(job, text)
+    # What somebody goes on with is neither gone on with twice nor discarded.
+    for change in (lambda: jobs.go_on(job, text), lambda: jobs.discard(id_)):
+        with pytest.raises(ConflictError, match="waits or runs already"):
+            change()
     until(jobs, lambda: reads(jobs, again))
     jobs.cancel(again)
     assert settle(jobs, again).state == "cancelled"
     assert jobs.get(again).end["begun"] == job.end["begun"]
+    newer = jobs._lake.stage("rows")
+    newer.ask({"scenario": {"name": "rows"}, "began": "9999-01-01T00:00:00"})
+    newer.release()
+    with pytest.raises(ConflictError, match=f"{newer.run_id} was stopped later"):
+        jobs.go_on(job, text)
+    jobs._lake.resume(newer.run_id).discard()
     assert jobs.discard(again) == job.end["begun"]
     assert staged(jobs) == [] and jobs.kept(job) == []
-    with pytest.raises(AlabError, match="nothing to discard"):
+    with pytest.raises(AlabError, match="left nothing to go on with"):
         jobs.discard(again)
 
 

@@ -8,6 +8,7 @@ import yaml
 
 from warehouse.assets import asset_dir
 from warehouse.errors import AlabError
+from warehouse.scenario_files import load
 from warehouse.serve.yaml_edit import edit, line_of, tree
 
 SHIPPED = sorted(asset_dir("scenarios").glob("*.yaml"))
@@ -159,3 +160,23 @@ def test_lines():
     assert line_of(root, ["name"]) == 2 and line_of(root, ["prompt", "messages", 1, "role"]) == 10
     assert line_of(root, ["capture", "sites", 1]) == 20 and line_of(root, ["generation", "x"]) == 11
     assert line_of(root, ["nothing"]) == 2 and line_of(None, ["x"]) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [*a]\n",
+        "&a\nname: *a\n",
+        "".join(f"a{n}: &a{n} [{f'*a{n - 1}, *a{n - 1}' if n else 1}]\n" for n in range(60)),
+    ],
+)
+def test_aliases_that_stand_for_too_much_are_refused_before_anybody_walks_through_them(text):
+    with pytest.raises(AlabError, match="its aliases stand for too much"):
+        edit(text, [{"path": ["name"], "value": "x"}])
+    with pytest.raises(AlabError, match="its aliases stand for too much"):
+        load(text, "the scenario")
+
+
+def test_paths_are_no_deeper_than_scenarios():
+    with pytest.raises(AlabError, match="an edit has a path"):
+        edit("a: 1\n", [{"path": ["a"] * 3000, "value": 1}])

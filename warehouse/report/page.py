@@ -82,6 +82,8 @@ def column(values: pa.ChunkedArray) -> np.ndarray | list | dict:
             coded = coded.combine_chunks()
         codes = coded.indices.fill_null(-1).to_numpy()
         return {"values": list(map(visible, coded.dictionary.to_pylist())), "codes": codes}
+    if pa.types.is_decimal(values.type):  # a sum of whole numbers comes as one
+        return column(values.cast(pa.float64() if values.type.scale else pa.int64()))
     if pa.types.is_integer(values.type) and not values.null_count:
         return values.to_numpy()
     return values.to_pylist()

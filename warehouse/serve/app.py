@@ -38,8 +38,8 @@ async def data(server: Server, request: Request) -> Response:
     name, _, suffix = request.path_params["name"].partition(".")
     form = form_of(suffix)
     values = values_of(request.query_params)
-    work = server.workers.ask("data", name=name, values=values, form=form)
-    return in_form(await unless_gone(request, work), name, suffix)
+    rows = await server.workers.ask("data", name=name, values=values, form=form)
+    return in_form(rows, name, suffix)
 
 
 async def static(server: Server, request: Request) -> Response:
@@ -80,8 +80,9 @@ def make_app(server: Server) -> Starlette:
 
     def route(path: str, handler: Handler, methods: list[str]) -> Route:
         async def answer(request: Request) -> Response:
+            work = handler(server, request)
             try:
-                return await handler(server, request)
+                return await (unless_gone(request, work) if methods == ["GET"] else work)
             except Exception as error:
                 if (known := explain(error)) is None:
                     raise

@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from yaml.nodes import MappingNode, Node, SequenceNode
 
 from warehouse.assets import asset_dir
 from warehouse.errors import AlabError, ConflictError, NotThereError
@@ -19,8 +18,8 @@ from warehouse.scenario_files import beside, load
 from warehouse.serve.server import Server
 from warehouse.serve.yaml_edit import edit, line_of, tree
 
-#: Characters of a scenario, and values that it has when its aliases are followed, at the most.
-LENGTH, VALUES = 200_000, 100_000
+#: Characters of a scenario, at the most.
+LENGTH = 200_000
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _SUFFIXES = (".yaml", ".yml")
 
@@ -67,8 +66,6 @@ def check(server: Server, text: str) -> Draft:
     except AlabError as error:
         line = re.search(r", line (\d+)", error.message)
         return Draft(text, None, [Mistake(int(line[1]) if line else 1, error.message)])
-    if _values(root, {}, ()) > VALUES:
-        return Draft(text, None, [Mistake(1, "its aliases stand for too much")])
     if not isinstance(data, dict):
         mistake = Mistake(1, "this is no scenario yet: name, model and prompt are needed")
         return Draft(text, {} if data is None else None, [mistake])
@@ -83,20 +80,6 @@ def check(server: Server, text: str) -> Draft:
         for place, error in refusals(server, scenario)
     ]
     return Draft(text, data, mistakes, scenario)
-
-
-def _values(node: Node | None, known: dict[int, int], above: tuple[int, ...]) -> int:
-    """Values of a node, aliases followed; beyond every limit where it holds itself."""
-    if node is None or id(node) in above:
-        return VALUES + 1 if node else 0
-    if id(node) not in known:
-        within: list[Node] = []
-        if isinstance(node, MappingNode):
-            within = [part for pair in node.value for part in pair]
-        elif isinstance(node, SequenceNode):
-            within = node.value
-        known[id(node)] = 1 + sum(_values(part, known, (*above, id(node))) for part in within)
-    return known[id(node)]
 
 
 def refusals(server: Server, scenario: Scenario) -> list[tuple[list[str | int], AlabError]]:

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from warehouse.errors import AlabError, ConflictError
+from warehouse.errors import AlabError
 from warehouse.serve import drafts
 from warehouse.serve.joblog import JobLog
 from warehouse.serve.jobs import Job
@@ -155,14 +155,10 @@ async def cancel(server: Server, request: Request) -> Response:
 async def resume(server: Server, request: Request) -> Response:
     """Go on with the capture of a dataset that a job left, as another job."""
     job = await _job(server, request)
-    if not await asyncio.to_thread(server.jobs.kept, job):
-        raise ConflictError(f"the capture of {job.name} left nothing to go on with")
     path = server.jobs.path(job, "scenario.yaml")
     text = await asyncio.to_thread(path.read_text, encoding="utf-8")
-    text, scenario = await asyncio.to_thread(drafts.launchable, server, text)
-    id_ = await asyncio.to_thread(
-        server.jobs.add, text, scenario.name, resume=True, online=server.allowed.online
-    )
+    text, _ = await asyncio.to_thread(drafts.launchable, server, text)
+    id_ = await asyncio.to_thread(server.jobs.go_on, job, text, online=server.allowed.online)
     return JSONResponse({"id": id_, "address": f"/jobs/{id_}"}, 201)
 
 

@@ -133,19 +133,56 @@ class Jobs:
         begun = set(job.end.get("begun", ())) if not job.is_active else set()
         return sorted(begun & set(self._lake.unfinished())) if begun else []
 
-    def add(self, text: str, name: str, *, resume: bool = False, online: bool = False) -> str:
+    def _left(self, job: Job) -> list[str]:
+        """The same, where nobody goes on with it already.
+
+        Raises:
+            ConflictError: there is nothing, or another job goes on with captures of this name.
+        """
+        if not (kept := self.kept(job)):
+            raise ConflictError(f"the capture of {job.name} left nothing to go on with")
+        for other in self.all():
+            if other.is_active and other.resume and other.name == job.name:
+                raise ConflictError(
+                    f"a capture that goes on with {job.name} waits or runs already",
+                    f"See /jobs/{other.id}.",
+                )
+        return kept
+
+    def add(self, text: str, name: str, *, online: bool = False) -> str:
         """Put a capture at the end of the queue.
 
         Args:
             text: its scenario, which was checked; a dataset's source in it does not depend on where
                 the text lies.
             name: the scenario's name.
-            resume: go on with the newest capture of it that was stopped.
             online: whether it may use the network.
 
         Returns:
             The id of the job.
         """
+        return self._add(text, name, resume=False, online=online)
+
+    def go_on(self, job: Job, text: str, *, online: bool = False) -> str:
+        """Put a capture at the end of the queue that goes on with what a job left; as `add`.
+
+        Raises:
+            ConflictError: it left nothing, a later one of its name did too, or it is gone on with
+                already.
+        """
+        with self._transaction():
+            kept, there = self._left(job), self._lake.unfinished()
+            names = {k: run["scenario"]["name"] for k, run in there.items() if "shards" not in run}
+            same = [run_id for run_id, name in names.items() if name == job.name]
+            newest = max(same, key=lambda run_id: there[run_id]["began"])
+            if newest not in kept:
+                raise ConflictError(
+                    f"{newest} was stopped later, and would be gone on with",
+                    "Go on with that one, or discard it, first.",
+                )
+            return self._add(text, job.name, resume=True, online=online)
+
+    def _add(self, text: str, name: str, *, resume: bool, online: bool) -> str:
         now = datetime.now(UTC)
         id_ = f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
         draft = self.folder / f".{id_}"
@@ -183,11 +220,10 @@ class Jobs:
         Raises:
             ConflictError: there is nothing, or another process is at it.
         """
-        job = self.get(id_)
-        if not (kept := self.kept(job)):
-            raise ConflictError(f"the capture of {job.name} left nothing to discard")
-        for run_id in kept:
-            self._lake.resume(run_id).discard()
+        with self._transaction():
+            kept = self._left(self.get(id_))
+            for run_id in kept:
+                self._lake.resume(run_id).discard()
         return kept
 
     def step(self) -> None:
@@ -242,7 +278,7 @@ class Jobs:
         """Note how a job ended whose process is no more."""
         log = JobLog(self.path(job, "log.jsonl")).read_all()
         state = "done" if log.exit_code == 0 else "cancelled" if job.is_cancelled else "failed"
-        if log.exit_code is None:
+        if log.exit_code is None and state == "failed":
             log.error = log.error or "the process was ended from outside"
         if log.exit_code != 0 and self._lake.root.is_dir():
             self._lake.sweep()  # what a killed one left

@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -123,7 +123,10 @@ class Server:
         return JSONResponse({"error": message, "hint": hint}, status)
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, bytes]) -> bytes:
+Answer = TypeVar("Answer")
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
     """What some work gives; it is stopped soon after nobody waits for it any more.
 
     Raises:
@@ -140,4 +143,4 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, bytes]) -> byt
 
 
 #: What answers an address.
-Handler = Callable[[Server, Request], Awaitable[Response]]
+Handler = Callable[[Server, Request], Coroutine[Any, Any, Response]]

@@ -6,15 +6,16 @@ say, and gives bytes.
 
 import io
 import json
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 import orjson
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from warehouse.assets import asset_dir
@@ -23,7 +24,7 @@ from warehouse.errors import AlabError
 from warehouse.lake.lake import Lake
 from warehouse.query import formats, hints, readonly
 from warehouse.query.formats import cell, plain
-from warehouse.query.run import NoRowsError
+from warehouse.query.run import NoRowsError, rows_of
 from warehouse.report import page
 from warehouse.report.tables import Tables
 from warehouse.report.write import collect
@@ -32,6 +33,12 @@ from warehouse.serve.refs import whole
 
 #: Rows of a figure's table, at the most: more cannot be drawn.
 ROWS = 200_000
+#: Characters of a value that a table shows, and bytes of an answer to a user's query.
+CELL, LARGEST = 10_000, 64 << 20
+#: Types that Arrow or Parquet has no word for.
+_UNKNOWN = re.compile(
+    r"\b(BIT|BIGNUM|VARINT|VARIANT|INTERVAL|UNION|GEOMETRY|TIME WITH TIME ZONE|STRUCT\(\))"
+)
 #: Folders of queries that a page may name, the first that has it.
 _QUERIES = ("serve/queries", "queries")
 #: What a report's script reads beside the tables; a server's page has the charts and their words.
@@ -46,7 +53,13 @@ class Desk:
     db: duckdb.DuckDBPyConnection
 
     def ask(self, sql: str, values: dict[str, Any], limit: int = ROWS) -> pa.Table:
-        """The first rows of a query.
+        """The first rows of a query of ours; as `answer`."""
+        with self.answer(sql, values) as relation:
+            return relation.limit(limit).to_arrow_table()
+
+    @contextmanager
+    def answer(self, sql: str, values: dict[str, Any]) -> Iterator[duckdb.DuckDBPyRelation]:
+        """What a query gives, as long as it is open.
 
         Raises:
             AlabError: the query fails, or gives no rows; one or two lines say why.
@@ -55,7 +68,7 @@ class Desk:
             relation: duckdb.DuckDBPyRelation | None = self.db.sql(sql, params=values or None)
             if relation is None:
                 raise NoRowsError
-            return relation.limit(limit).to_arrow_table()
+            yield relation
 
 
 def query_text(name: str) -> str:
@@ -114,13 +127,35 @@ def query(desk: Desk, sql: str, params: dict[str, Any], limit: int, form: str) -
         form: as of `data`, or `cells`: names, types and rows, whether there are more, and hints.
     """
     readonly.refuse(sql)
-    table = desk.ask(sql, params, limit + 1)
-    if form != "cells" and table.num_rows > limit:
-        hint = "All of them, on the command line: alab sql -o FILE"
-        raise AlabError(f"a file from here has at most {limit:,} rows, and these are more", hint)
-    notes = hints.about(desk.db, sql, empty=not table.num_rows)
-    about = {"cut": table.num_rows > limit, "limit": limit, "hints": notes}
-    return FORMS[form](table.slice(0, limit), about)
+    elsewhere = "All of it, on the command line: alab sql -o FILE"
+    with desk.answer(sql, params) as relation:
+        names, types = relation.columns, [str(one) for one in relation.types]
+        if form == "parquet":
+            table = relation.project(_for_arrow(types)).limit(limit + 1).to_arrow_table()
+            count, body = table.num_rows, _as_parquet(table.rename_columns(names), {})
+        else:
+            rows = relation.limit(limit + 1).fetchall()
+            count = len(rows)
+            if form == "cells":
+                notes = hints.about(desk.db, sql, empty=not rows)
+                about = {"cut": count > limit, "limit": limit, "hints": notes}
+                body = _as_cells(names, types, rows[:limit], about)
+            else:
+                body = _as_text(form, names, rows)
+    if form != "cells" and count > limit:
+        what = f"a file from here has at most {limit:,} rows, and these are more"
+        raise AlabError(what, elsewhere)
+    if len(body) > LARGEST:
+        what = f"these rows take {len(body) >> 20} MB; from here at most {LARGEST >> 20}"
+        raise AlabError(what, elsewhere)
+    return body
+
+
+def _for_arrow(types: list[str]) -> str:
+    """Columns as they are; as text those of types that Arrow and Parquet have no word for."""
+    return ", ".join(
+        f"#{n}{'::VARCHAR' * bool(_UNKNOWN.search(kind))}" for n, kind in enumerate(types, 1)
+    )
 
 
 def card(desk: Desk, run: str) -> bytes:
@@ -144,40 +179,39 @@ def _as_columns(table: pa.Table, about: dict[str, Any]) -> bytes:
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _as_cells(table: pa.Table, about: dict[str, Any]) -> bytes:
-    """Names, types and rows as lists, for a table; of a long list the first values as text."""
-    cells = [
-        [cell(value, None) if isinstance(value, list | dict) else plain(value) for value in row]
-        for row in _rows(table)
-    ]
-    types = [str(field.type) for field in table.schema]
-    return json.dumps(
-        {"names": table.column_names, "types": types, "cells": cells, **about}
-    ).encode()
+def _as_cells(
+    names: list[str], types: list[str], rows: list[tuple], about: dict[str, Any]
+) -> bytes:
+    """Names, types and rows as lists, for a table."""
+    cells = [list(map(_shown, row)) for row in rows]
+    return json.dumps({"names": names, "types": types, "cells": cells, **about}).encode()
+
+
+def _shown(value: Any) -> Any:
+    """A value as a cell shows it: text where JavaScript has no such number, or where it is long."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and abs(value) > 1 << 53:
+        return str(value)
+    shown = cell(value, None) if isinstance(value, list | dict) else plain(value)
+    if isinstance(shown, str) and len(shown) > CELL:
+        return f"{shown[:CELL]}… ({len(shown):,} characters)"
+    return shown
 
 
 def _as_json(table: pa.Table, _: dict[str, Any]) -> bytes:
-    """As `alab sql` writes it."""
-    stream = io.StringIO()
-    formats.FORMATS["json"](table.column_names, _rows(table), stream)
-    return stream.getvalue().encode()
-
-
-def _rows(table: pa.Table) -> Iterator[tuple]:
-    return zip(*(column.to_pylist() for column in table.columns), strict=True)
+    return _as_text("json", table.column_names, rows_of(table))
 
 
 def _as_csv(table: pa.Table, _: dict[str, Any]) -> bytes:
-    sink = pa.BufferOutputStream()
-    flat = [
-        _text(column) if pa.types.is_nested(column.type) else column for column in table.columns
-    ]
-    pa_csv.write_csv(pa.table(flat, names=table.column_names), sink)
-    return sink.getvalue().to_pybytes()
+    return _as_text("csv", table.column_names, rows_of(table))
 
 
-def _text(column: pa.ChunkedArray) -> pa.Array:
-    return pa.array([json.dumps(plain(value)) for value in column.to_pylist()], pa.string())
+def _as_text(form: str, names: list[str], rows: Iterable[tuple]) -> bytes:
+    """As `alab sql` writes it."""
+    stream = io.StringIO()
+    formats.FORMATS[form](names, rows, stream)
+    return stream.getvalue().encode()
 
 
 def _as_parquet(table: pa.Table, _: dict[str, Any]) -> bytes:
@@ -218,7 +252,6 @@ def dataset_preview(desk: Desk, dataset: dict[str, Any], count: int) -> bytes:
 #: How rows are written, by the suffix of the address.
 FORMS: dict[str, Callable[[pa.Table, dict[str, Any]], bytes]] = {
     "columns": _as_columns,
-    "cells": _as_cells,
     "json": _as_json,
     "csv": _as_csv,
     "parquet": _as_parquet,

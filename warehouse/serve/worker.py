@@ -27,6 +27,8 @@ from warehouse.serve.tasks import Desk
 TASKS = tasks.TASKS | tensor_tasks.TASKS | dataset_tasks.TASKS
 #: Memory that DuckDB takes before it spills; threads of one query.
 MEMORY, THREADS = "1GB", 2
+#: Bytes of memory that a worker may have, whoever in it asks: then it says so, or ends.
+MOST = 3 << 30
 
 
 class Worker:
@@ -102,6 +104,10 @@ def serve(source: BinaryIO, target: BinaryIO, answer: Callable[[dict[str, Any]],
 def main() -> None:
     """Serve over the standard streams."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is for the server
+    with suppress(ImportError, ValueError, OSError):  # a system without, or with a lower one
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (MOST, MOST))
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
     with suppress(BrokenPipeError), answers:  # nobody waits any more: the server was killed

@@ -5,8 +5,9 @@ import json
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from warehouse.lake.lake import Lake
 
 #: Seconds that a request may take.
 SECONDS = 30.0
+#: Tasks that take long.
+LONG = ("report", "card")
 #: Seconds after which the lake is looked at again for runs that came or went.
 FRESH = 1.0
 
@@ -34,6 +37,8 @@ class Copies:
         self._number = 0
         self._looked = float("-inf")
         self._lock = asyncio.Lock()
+        #: A thread goes on when nobody waits for it any more, and another may come.
+        self._renewing = threading.Lock()
 
     async def newest(self) -> Path:
         """A copy that has the runs that the lake has.
@@ -56,13 +61,14 @@ class Copies:
         return self._folder / f"catalog-{self._number}.duckdb"
 
     def _renew(self) -> None:
-        versions = self._lake.versions()
-        if versions != self._versions:
-            older = self._path()
-            self._number += 1
-            Catalog(self._lake).copy(self._path())
-            self._versions = versions
-            older.unlink(missing_ok=True)  # whoever has it open still reads it
+        with self._renewing:
+            versions = self._lake.versions()
+            if versions != self._versions:
+                older = self._path()
+                self._number += 1
+                Catalog(self._lake).copy(self._path())
+                self._versions = versions
+                older.unlink(missing_ok=True)  # whoever has it open still reads it
 
 
 class Worker:
@@ -157,14 +163,19 @@ class Workers:
         for worker in self._all[:-1]:
             self._free.put_nowait(worker)
         self._alone = asyncio.Lock()
+        self._long = asyncio.Lock()
 
     async def ask(self, do: str, **arguments: Any) -> bytes:
-        """What a task gives, from the next worker that is free; as `Worker.ask`."""
-        worker = await self._free.get()
-        try:
-            return await worker.ask(do, **arguments)
-        finally:
-            self._free.put_nowait(worker)
+        """What a task gives, from the next worker that is free; as `Worker.ask`.
+
+        Of those that take long there is one at a time: the other pages go on meanwhile.
+        """
+        async with self._long if do in LONG else nullcontext():
+            worker = await self._free.get()
+            try:
+                return await worker.ask(do, **arguments)
+            finally:
+                self._free.put_nowait(worker)
 
     async def query(self, sql: str, **arguments: Any) -> bytes:
         """What a user's own query gives, one at a time; as `Worker.ask`."""

@@ -19,6 +19,8 @@ from warehouse.scenario_files import Loader, load
 
 #: Keys and numbers from the whole to a value in it.
 Path = Sequence[str | int]
+#: Parts of a path, at the most: a scenario is no deeper.
+DEEPEST = 20
 #: Text that can stand in lines of its own after `|-`.
 _LITERAL = re.compile(r"[^\s\x00-\x1f\x7f-\xa0\u2028\u2029\ufeff](.*[^\s])?", re.DOTALL)
 
@@ -62,7 +64,11 @@ def tree(text: str) -> Node | None:
 
 
 def _checked(path: object) -> Path:
-    if isinstance(path, list) and path and all(type(part) in (str, int) for part in path):
+    if (
+        isinstance(path, list)
+        and 0 < len(path) <= DEEPEST
+        and all(type(part) in (str, int) for part in path)
+    ):
         return path
     raise AlabError("an edit has a path: a list of keys and numbers", "", 2)
 
