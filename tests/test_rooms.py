@@ -10,9 +10,9 @@ HOUSE = Path(__file__).parents[1] / "warehouse"
 #: Each line may import what stands in the lines above it; within a room everything may meet.
 FLOORS = (
     ("errors", "vocabulary", "assets", "advice"),
-    ("extras", "mistakes", "atomic"),
+    ("extras", "mistakes", "atomic", "arrow"),
     ("scenario", "lake"),
-    ("scenario_files",),
+    ("scenario_files", "prefixes"),
     ("models", "catalog"),
     ("capture", "query", "report", "exchange", "probes"),
     ("lens", "serve", "cluster"),

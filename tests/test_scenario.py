@@ -13,6 +13,7 @@ from warehouse import mistakes, scenario
 from warehouse.assets import asset_dir
 from warehouse.capture.dataset import Dataset
 from warehouse.errors import AlabError
+from warehouse.prefixes import at_each_message
 from warehouse.scenario_files import files_of, read_file
 
 BASE = {
@@ -57,10 +58,10 @@ def test_a_list_of_prompts_and_one_run_per_message():
             ]
         }
     )
-    runs = s.at_each_message()
+    runs = at_each_message(s)
     assert [r.name for r in runs] == ["a", "a-p01m00", "a-p01m01", "a-p01m02"]
     assert [len(r.prompt[0].messages) for r in runs] == [1, 1, 2, 3]
-    assert [r.name for r in scenario.parse(BASE).at_each_message()] == ["a"]
+    assert [r.name for r in at_each_message(scenario.parse(BASE))] == ["a"]
 
 
 @pytest.mark.parametrize(("change", "expected"), [
@@ -134,7 +135,7 @@ def test_texts_and_options_of_the_template():
     }
     s = scenario.parse(BASE | {"prompt": [{"text": "Once"}, own | {"run_at_each_message": True}]})
     assert s.prompt[0].turns == [{"role": "text", "content": "Once"}]
-    text, *runs = s.at_each_message()
+    text, *runs = at_each_message(s)
     assert (text.name, text.prompt[0].text, [r.name for r in runs]) == (
         "a",
         "Once",

@@ -22,7 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from warehouse.errors import AlabError
 from warehouse.mistakes import tell, yaml_text
-from warehouse.vocabulary import SITE_NAMES, TABLE, site_of
+from warehouse.vocabulary import SITE_NAMES, STATE_SITES, TABLE, site_of
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=100)]
@@ -30,6 +30,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
 
 #: The keys of `capture` that keep sites.
 FLAGS = frozenset(site.flag for site in TABLE)
+#: Those of them that keep no site which has means.
+MEANLESS = FLAGS - {site.flag for site in TABLE if site.in_states}
 
 
 class _Strict(BaseModel):
@@ -309,9 +311,12 @@ class Scenario(_Strict):
             "generation": {"max_new_tokens": 0},
             "capture": {"positions": ["last"]},
         }
-        capture = data.get("capture") or {}
+        capture, generation = (data.get(key) or {} for key in ("capture", "generation"))
         if isinstance(capture, dict) and capture.get("sites") is None:
-            usual["capture"]["attention_weights"] = False
+            reads = isinstance(generation, dict) and not generation.get("max_new_tokens")
+            only_means = reads and capture.get("positions") == ["mean"]
+            off = MEANLESS if only_means else {"attention_weights"}
+            usual["capture"] |= dict.fromkeys(off, False)
         merged = {
             key: more | value if isinstance(value := data.get(key, {}), dict) else value
             for key, more in usual.items()
@@ -327,6 +332,12 @@ class Scenario(_Strict):
             )
         if self.capture.positions is not None and not datasets:
             raise ValueError("capture.positions is about a dataset; of a conversation all are kept")
+        if self.is_read_only and self.capture.positions == ["mean"]:
+            named = self.capture.sites
+            if named is None:
+                named = [flag for flag in sorted(MEANLESS) if getattr(self.capture, flag)]
+            if lost := [name for name in named if name not in STATE_SITES]:
+                raise ValueError(f"{lost[0]} has no mean; add a position to keep, or leave it out")
         return self
 
     @property
@@ -349,25 +360,6 @@ class Scenario(_Strict):
                     "with the same messages"
                 )
         return self
-
-    def at_each_message(self) -> "list[Scenario]":
-        """The scenarios to run: one for each prefix of a prompt that asks for it, else this one."""
-        plain = [prompt for prompt in self.prompt if not prompt.run_at_each_message]
-        rest = [self.model_copy(update={"prompt": plain})] if plain else []
-        return rest + [
-            self._prefix(i, k)
-            for i, prompt in enumerate(self.prompt)
-            if prompt.run_at_each_message
-            for k in range(len(prompt.messages or []))
-        ]
-
-    def _prefix(self, i: int, k: int) -> "Scenario":
-        """The scenario of one prompt, up to message k and named after it."""
-        prompt = self.prompt[i]
-        messages = (prompt.messages or [])[: k + 1]
-        short = prompt.model_copy(update={"messages": messages, "run_at_each_message": False})
-        name = f"{self.name}-{'' if len(self.prompt) == 1 else f'p{i:02d}'}m{k:02d}"
-        return self.model_copy(update={"name": name, "prompt": [short]})
 
 
 def _only_one(part: BaseModel, *keys: str) -> None:

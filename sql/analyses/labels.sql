@@ -6,9 +6,9 @@
 -- @column prompt_id 0-based row of the dataset; the other columns are those of the dataset
 -- @example from labels_of('latest') limit 5
 CREATE OR REPLACE MACRO labels_of(run_id) AS TABLE
-SELECT _dataset_row.*
+SELECT "a row of the dataset".*
 FROM read_parquet(_files_of('labels', run_id, '/*.parquet'), hive_partitioning = false, union_by_name = true)
-  AS _dataset_row
+  AS "a row of the dataset"
 WHERE _in_place();
 
 -- The dataset's rows as JSON, in which a column can be named by an argument.
@@ -19,8 +19,8 @@ WHERE _in_place();
 -- @example select fields from _label_fields('latest')
 CREATE OR REPLACE MACRO _label_fields(run_id) AS TABLE
 -- A dataset may have a column of any name but two; that of the relation is none that anybody gives.
-SELECT _dataset_row.run_id, _dataset_row.prompt_id, to_json(_dataset_row)::VARCHAR AS fields
-FROM labels_of(run_id) AS _dataset_row;
+SELECT "a row of the dataset".run_id, "a row of the dataset".prompt_id, to_json("a row of the dataset")::VARCHAR AS fields
+FROM labels_of(run_id) AS "a row of the dataset";
 
 -- One column of the dataset, as text: the label of each row.
 --

@@ -16,7 +16,7 @@ SELECT t.run_id, t.prompt_id,
        unnest(CASE selector WHEN 'last' THEN [t.n_prompt_tokens - 1]
                             WHEN 'all' THEN range(t.n_prompt_tokens)::INTEGER[] END) AS position
 FROM prompts AS t JOIN (SELECT unnest(_run_ids(run_id)) AS asked) ON t.run_id = asked
-WHERE selector IN ('last', 'all') AND t.n_prompt_tokens > 0
+WHERE selector IN ('last', 'all') AND t.n_prompt_tokens > 0 AND t.row_id IS NULL
   AND NOT EXISTS (SELECT 1 FROM positions AS p WHERE p.run_id = t.run_id);
 
 -- One site of some runs at the positions that a selector keeps, in all layers.

@@ -16,7 +16,7 @@ import tiny
 import yaml
 
 import warehouse
-from warehouse.catalog import check
+from warehouse.catalog import check, removal
 from warehouse.cluster import captures
 from warehouse.cluster.workers import alone
 from warehouse.errors import AlabError
@@ -226,6 +226,26 @@ def test_a_folder_given_once_more_is_not_read_twice(scenario, lake, tmp_path):
     assert len(first) == 2 and read(tmp_path) == first == sorted(lake.run_ids())
     assert len(read(tmp_path / "one.yaml")) == 1  # one that is named is asked for again
     assert len(lake.run_ids()) == 3
+
+
+def test_a_worker_that_follows_one_that_died_does_not_do_again_what_that_did(
+    scenario, lake, tmp_path
+):
+    model = {"id": str(scenario.parent / "model"), "dtype": "float32", "device": "cpu"}
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    asked = {"name": "each", "model": model, "generation": {"max_new_tokens": 1}}
+    asked["prompt"] = {"run_at_each_message": True, "messages": turns}
+    (tmp_path / "each.yaml").write_text(yaml.safe_dump(asked))
+
+    def dying(function, items):
+        for place, item in enumerate(items):
+            first = function(item)
+            removal.remove(lake, first[1:])  # it died before the last was there
+            yield place, function(item)
+            assert function(item)[0] == first[0]
+
+    ids = list(captures.capture_files([tmp_path / "each.yaml"], lake.warehouse, dying, shards=2))
+    assert len(ids) == 2 and lake.run_ids() == sorted(ids)
 
 
 def test_who_interrupts_is_told_what_is_kept(scenario, lake):

@@ -17,7 +17,7 @@ from warehouse.capture.hooks import LayerTensors
 from warehouse.capture.pieces import Piece
 from warehouse.capture.plan import PlannedPrompt, Snapshot, chat_of, check_room, make_plan, preview
 from warehouse.capture.prompt_rows import prompt_rows
-from warehouse.capture.references import grouped, sequences
+from warehouse.capture.references import read_references
 from warehouse.capture.session import Progress, Session, Watch, kind, session
 from warehouse.capture.states import Key
 from warehouse.capture.writer import leave_a_core
@@ -103,7 +103,7 @@ class _Conversations:
         for prompt_id in self.plan.prompts.readable:
             self._prompt(prompt_id)
             self._done += self._many
-        self._references()
+        read_references(self.run, self.reader, partial(self._tick, "references"))
         self._progress("writing", self._total, self._total)
 
     def _tick(self, what: str, count: int = 1) -> None:
@@ -166,7 +166,7 @@ class _Conversations:
         # The longest first: what the next needs of the cache is mostly there.
         unread = {key(s): s.ids for s in reversed(snapshots) if key(s) not in places}
         self._tick("snapshots", len(snapshots) - len(unread))
-        self._read_states(unread, "snapshots")
+        self._read_snapshots(unread)
         return snapshots
 
     def _is_alike_alone(self, key: Key, ids: list[int]) -> bool:
@@ -175,7 +175,7 @@ class _Conversations:
         alone = (prompt_id, state, -1, None)
         states = self.run.states
         self.reader.rewind(0)
-        self._read_states({alone: ids}, "snapshots")
+        self._read_snapshots({alone: ids})
         same = bool(alike(states.vectors(key), states.vectors(alone)).all())
         states.forget(alone)
         return same
@@ -278,28 +278,8 @@ class _Conversations:
         pieces = [Piece(prompt_id, 0, kind(0), first, count) for _, first, count in batch.spans]
         return pieces, batch, means_of(self.plan)
 
-    def _read_states(self, sequences: dict[Key, list[int]], what: str) -> None:
-        """Read sequences for their last tokens' states alone."""
-        keys = list(sequences)
-        for tree in self.reader.as_trees(list(sequences.values())):
-            # From the end: a model may compute only the last tokens in its later layers.
-            places = {keys[name]: end - len(tree.tokens) for name, end in tree.ends.items()}
-
-            def sink(tensors: LayerTensors, places: dict[Key, int] = places) -> None:
-                self.run.states.add(places, tensors.layer, tensors.sites)
-
-            with self.run.recorder.recording(sink):
-                self.reader.read_tree(tree)
-            self._tick(what, len(places))
-
-    def _references(self) -> None:
-        references = grouped(self.plan.references)
-        self._read_states(sequences(references), "references")
-        for reference in references:
-            reference.average(self.run.states)
-            self.run.add("reference_states", [reference.row()])
-            self.run.add("state_tokens", reference.token_rows())
-        self.run.states.flush()
+    def _read_snapshots(self, sequences: dict[Key, list[int]]) -> None:
+        self.run.read_states(self.reader, sequences, partial(self._tick, "snapshots"))
 
 
 def _key(prompt_id: int, snapshot: Snapshot) -> Key:

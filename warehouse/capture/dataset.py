@@ -20,6 +20,7 @@ from jinja2 import meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from warehouse import scenario
+from warehouse.arrow import for_arrow
 from warehouse.errors import AlabError, first_line
 from warehouse.extras import needing
 
@@ -36,6 +37,8 @@ _READERS = {
 }
 #: What DuckDB takes for more than a character in the name of a file.
 _GLOB = re.compile(r"[*?\[]")
+#: What is to be done about values that Python has not.
+_CAST = "Cast it to text in the query: select … ::VARCHAR as …"
 #: Marks around what a field is filled in as: characters that Unicode leaves to private use.
 _OPEN, _CLOSE = 0xE000, 0xE800
 
@@ -101,12 +104,17 @@ class Dataset:
         """What rows read, in their order; all of them where none are named."""
         chosen = self.labels.select(sorted(self.fields))
         for prompt_id in range(len(self)) if rows is None else rows:
-            values = {name: chosen[name][prompt_id].as_py() for name in chosen.column_names}
-            yield self._templates.fill(prompt_id, self.ids[prompt_id], values)
+            row_id = self.ids[prompt_id]
+            try:
+                values = {name: chosen[name][prompt_id].as_py() for name in chosen.column_names}
+            except (OverflowError, ValueError) as error:  # such as the year 12026
+                yield Filled(prompt_id, row_id, error=f"a field has no value: {first_line(error)}")
+            else:
+                yield self._templates.fill(prompt_id, row_id, values)
 
     @cached_property
     def _templates(self) -> "_Templates":
-        return _Templates(self.request)
+        return _Templates(self.request, self.labels.column_names)
 
     def _ids(self) -> list[str]:
         if self.request.id is None:
@@ -119,7 +127,10 @@ class Dataset:
             raise _refused(
                 f"id: {self.request.id} is NULL in row {row}", "Leave such rows out in the query."
             )
-        ids = [str(value) for value in column.to_pylist()]
+        try:
+            ids = [str(value) for value in column.to_pylist()]
+        except (OverflowError, ValueError) as error:
+            raise _refused(f"id: {self.request.id}: {first_line(error)}", _CAST) from error
         if len(set(ids)) < len(ids):
             first: dict[str, int] = {}
             row, twice = next(
@@ -135,10 +146,12 @@ class Dataset:
 class _Templates:
     """The templates of a dataset, as they are and with marks around what a field becomes."""
 
-    def __init__(self, request: "scenario.Dataset"):
+    def __init__(self, request: "scenario.Dataset", columns: list[str]):
         self._environment = ImmutableSandboxedEnvironment(
             undefined=jinja2.StrictUndefined, keep_trailing_newline=True
         )
+        for name in columns:  # `range` is the column where there is one, not what Jinja calls so
+            self._environment.globals.pop(name, None)
         texts = (
             [request.text]
             if request.text is not None
@@ -218,14 +231,15 @@ class _Templates:
 def _rows(request: "scenario.Dataset", table: Any, digest: Any) -> pa.Table:
     """The rows of a dataset, by one thread: their order is the same every time."""
     with duckdb.connect(config={"threads": 1}) as db:
-        source = _source(db, request, table, digest)
-        source.create("source")
-        del source  # it may hold a caller's table
+        try:
+            _source(db, request, table, digest).create("source")
+        except (OSError, duckdb.Error) as error:
+            raise _refused(f"source: cannot read {request.source}: {_why(error)}") from error
         db.execute("SET enable_external_access = false")
         db.execute("SET lock_configuration = true")
         try:
             answer = db.sql(request.query) if request.query else db.table("source")
-            rows = answer.to_arrow_table() if answer is not None else None
+            rows = for_arrow(answer).to_arrow_table() if answer is not None else None
         except duckdb.Error as error:
             raise _refused(
                 f"query: {first_line(error)}", "It is DuckDB SQL over the relation source."
@@ -259,6 +273,8 @@ def _take_down(rows: pa.Table, digest: Any) -> None:
     for column in rows.columns:
         if pa.types.is_timestamp(column.type):
             column = column.cast(pa.int64())  # Python's have no nanoseconds
+        elif pa.types.is_date32(column.type):
+            column = column.cast(pa.int32())  # Python's end with the year 9999
         for start in range(0, len(column), 1 << 12):
             digest.update(str(column.slice(start, 1 << 12).to_pylist()).encode())
 
@@ -282,13 +298,21 @@ def _source(
             f"source: {request.source} is of no kind that is read, or of several",
             f"Kinds: {', '.join(_READERS)}",
         )
-    try:
-        for path in paths:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return getattr(db, reader)([_GLOB.sub(r"[\g<0>]", str(path)) for path in paths])
-    except (OSError, duckdb.Error) as error:
-        raise _refused(f"source: cannot read {request.source}: {first_line(error)}") from error
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    names = [_GLOB.sub(r"[\g<0>]", str(path)) for path in paths]
+    # Columns by their names, and types by every row: by place and by the first rows are usual.
+    every = {} if reader == "read_parquet" else {"sample_size": -1}
+    relation: duckdb.DuckDBPyRelation = getattr(db, reader)(names, union_by_name=True, **every)
+    return relation
+
+
+def _why(error: Exception) -> str:
+    """What an exception says in a line; of a file of text also where in it, and what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    some = [line for line in lines[:4] if not line.startswith(("Original Line", "Possible"))]
+    return ": ".join(some[:2]) if lines and "Line:" in lines[0] else first_line(error)
 
 
 def _files(source: str | None) -> list[Path]:

@@ -1,5 +1,6 @@
 """The prompts of a dataset: which rows can be read, their tokens, what selectors keep."""
 
+import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -93,6 +94,13 @@ class DatasetPrompts:
     def __len__(self) -> int:
         return len(self._ids)
 
+    def digest(self) -> str:
+        """Digest of every prompt's tokens and of the places that selectors keep."""
+        digest = hashlib.sha256()
+        for prompt_id in self.readable:
+            digest.update(array("q", [*self.ids(prompt_id), -1, *self.places(prompt_id), -2]))
+        return digest.hexdigest()
+
     def ids(self, prompt_id: int) -> list[int]:
         """Tokens of a prompt."""
         ids = self._ids[prompt_id]
@@ -146,7 +154,13 @@ class DatasetPrompts:
 
     def _check_selectors(self) -> None:
         known = [*SELECTORS, MEAN, *sorted(self.dataset.fields)]
-        for name in self.selectors:
+        for name in self._scenario.capture.positions or ():
+            if name in (*SELECTORS, MEAN) and name in self.dataset.fields:
+                raise AlabError(
+                    f"capture.positions: {name} is a selector, and a field of the template too",
+                    f"Rename the field in the query: select {name} as …",
+                    2,
+                )
             if name not in known:
                 raise AlabError(
                     f"capture.positions: there is no selector {name!r}",

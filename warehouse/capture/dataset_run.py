@@ -26,6 +26,8 @@ from warehouse.capture.pieces import Piece
 from warehouse.capture.plan import Plan, check_room, make_plan
 from warehouse.capture.prompt_rows import read_rows
 from warehouse.capture.proof import Proof
+from warehouse.capture.references import read_references
+from warehouse.capture.request import changed, refuse_changes, request_of
 from warehouse.capture.rounding import Stats
 from warehouse.capture.session import Progress, Session, Watch
 from warehouse.capture.trees import choose_trees, cut_trees
@@ -46,13 +48,6 @@ from warehouse.vocabulary import STATE_SITES
 
 #: Prompts of a batch, at the most, and tokens that a pass reads together; more on a GPU.
 SIZES = {"cpu": (64, 1 << 10), "cuda": (512, 1 << 15)}
-#: What a capture that goes on needs to find as it was.
-UNCHANGED = {
-    "scenario": "the scenario",
-    "dataset": "the dataset",
-    "weights": "the model's weights",
-    "torch": "the version of torch",
-}
 #: Bytes of recorded rows of a batch that may be held until they are shown to be right.
 HELD_BYTES = 1 << 28
 #: What is captured, its prompts, and what was asked for, as a run that is begun keeps it.
@@ -132,11 +127,8 @@ def prepare(
     return (
         plan,
         prompts,
-        {
-            "scenario": scenario.model_dump(mode="json"),
-            "dataset": prompts.dataset.digest,
-            "weights": loaded.weights_hash,
-            "torch": torch.__version__,
+        request_of(plan, prompts)
+        | {
             "size": _batch_size(plan, prompts),
             "prompts": len(prompts.readable),
             "began": datetime.now(UTC).replace(tzinfo=None).isoformat(),
@@ -213,19 +205,10 @@ def _stage(lake: Lake, asked: dict, resume: bool) -> StagedRun:
     if not stopped:
         hint = "Those there are: alab runs --unfinished"
         raise AlabError(f"there is no capture of {name} to go on with", hint)
-    run_id = max(stopped, key=lambda run_id: stopped[run_id]["began"])
+    same = [run_id for run_id, run in stopped.items() if changed(run, asked) is None]
+    run_id = max(same or stopped, key=lambda run_id: stopped[run_id]["began"])
     refuse_changes(run_id, stopped[run_id], asked, "Begin anew, without --resume")
     return lake.resume(run_id)
-
-
-def refuse_changes(run_id: str, begun: dict, asked: dict, instead: str) -> None:
-    """Refuse to go on with a run where what was asked for is not what it was begun with."""
-    for key, what in UNCHANGED.items():
-        if begun[key] != asked[key]:
-            raise AlabError(
-                f"{what} changed since {run_id} was begun",
-                f"{instead}; what there is of it goes with: alab rm {run_id}",
-            )
 
 
 def _batch_size(plan: Plan, prompts: DatasetPrompts) -> int:
@@ -264,7 +247,7 @@ class _Shards:
             shard = Shard(self.staged, number)
             if not shard.is_there:
                 shard.begin()
-                self._read_shard(shard, batches, known)
+                self._read_shard(shard, batches, known, references=number == 0)
             else:
                 self._tick(sum(len(batch.prompts) for batch in batches))
             known |= Stats.from_json(shard.record()).shapes
@@ -274,7 +257,12 @@ class _Shards:
         self._progress("prompts", self._done, self._total)
 
     def _read_shard(
-        self, shard: Shard, batches: Sequence[PlannedBatch], known: dict[tuple[int, int], bool]
+        self,
+        shard: Shard,
+        batches: Sequence[PlannedBatch],
+        known: dict[tuple[int, int], bool],
+        *,
+        references: bool,
     ) -> None:
         metadata = MetadataWriter(shard, catalog.metadata_schemas())
         run = Session(self.plan, shard, metadata)
@@ -284,6 +272,10 @@ class _Shards:
                 for batch in batches:
                     self._read_batch(run, batch, proof)
                     self._tick(len(batch.prompts))
+                if references:
+                    sites = self.plan.sites
+                    reader = Reader(self.reader.model, trees=sites.trees, rewinds=sites.rewinds)
+                    read_references(run, reader)
                 run.states.close()
             run.recorder.note(run.tensors.stats)
             run.tensors.stats.batch, run.tensors.stats.shapes = proof.errors, proof.shapes
@@ -361,7 +353,11 @@ class _Shards:
             batch.prompts, self.prompts.rendered(batch.prompts), strict=True
         ):
             if rendered.ids != self.prompts.ids(prompt):
-                raise AlabError(f"prompt.dataset: row {prompt} reads otherwise than before", "")
+                row_id = self.prompts.dataset.ids[prompt]
+                raise AlabError(
+                    f"prompt.dataset: row {row_id!r} reads otherwise than before",
+                    "A template gives the same each time: draw by chance in the query.",
+                )
             rows = read_rows(prompt, messages, rendered, self.prompts.dataset.ids[prompt])
             rows |= self.prompts.rows(prompt, at | {"way": way})
             for table, some in rows.items():

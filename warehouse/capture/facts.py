@@ -156,7 +156,10 @@ def _site_rows(plan: Plan, stats: Stats, unsound: dict[int, str]) -> list[dict]:
         if options.keeps("attention"):
             add(n, "attention", layer.attention, None, layer.reasons.get("attention"))
     if options.keeps("embeddings"):
-        add(None, "embeddings", sites.embedding, sites.embedding_width)
+        only_means = plan.scenario.is_read_only and options.positions == ["mean"]
+        none = "capture.positions is off for it: it names means, and this has none"
+        reason = none if only_means else None
+        add(None, "embeddings", sites.embedding, sites.embedding_width, reason)
     if options.keeps("logits"):
         add(None, "logits", "the model's output", sites.vocabulary)
     return rows

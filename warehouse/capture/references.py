@@ -1,12 +1,17 @@
 """The references of a scenario: labels, each with the short conversations that are its examples."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from warehouse.capture import state_tokens
 from warehouse.capture.states import Key, StateFile
 from warehouse.models.chat import Rendered
+from warehouse.models.reader import Reader
+
+if TYPE_CHECKING:
+    from warehouse.capture.session import Session
 
 
 @dataclass
@@ -70,6 +75,25 @@ class Reference:
         }
         places = dict.fromkeys(("n_tokens", "position"))  # each has its own
         return [*rows, common | places | {"state": "reference", "state_index": self.index}]
+
+
+def read_references(
+    run: "Session", reader: Reader, tick: Callable[[int], None] = lambda _: None
+) -> None:
+    """Read the examples of a plan's references into a session, and write their rows.
+
+    Args:
+        run: the session; no prompt is being read.
+        reader: what reads them.
+        tick: told how many were read.
+    """
+    references = grouped(run.plan.references)
+    run.read_states(reader, sequences(references), tick)
+    for reference in references:
+        reference.average(run.states)
+        run.add("reference_states", [reference.row()])
+        run.add("state_tokens", reference.token_rows())
+    run.states.flush()
 
 
 def grouped(examples: Sequence[tuple[str, list[dict], Rendered]]) -> list[Reference]:

@@ -1,6 +1,7 @@
 """Scenario files, checked as far as can be without a model, and then captured."""
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,6 @@ def capture_files(
         from warehouse.capture.scenarios import capture
 
         options: dict[str, Any] = {"force": force, "resume": resume, "watch": watch}
-        options |= {"share": share, "finish": finish, "again": not several}
+        options |= {"share": share, "finish": finish, "since": datetime.min if several else None}
         options |= {"progress": progress, "tell": tell}
         yield from capture([one for one, _ in pairs], [lake for _, lake in pairs], **options)

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 
@@ -17,6 +18,7 @@ from warehouse.lake.lake import Lake
 from warehouse.models import loading
 from warehouse.models.loading import Loaded
 from warehouse.models.sites import discover
+from warehouse.prefixes import at_each_message
 from warehouse.scenario import Scenario
 
 
@@ -29,7 +31,7 @@ def capture(
     resume: bool = False,
     share: Share | None = None,
     finish: bool = False,
-    again: bool = True,
+    since: datetime | None = None,
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
     watch: Watch = lambda *_, **__: None,
@@ -46,7 +48,7 @@ def capture(
         resume: go on with the newest captures of these datasets that were stopped.
         share: read this shard of these datasets alone.
         finish: publish the datasets whose shards are all there.
-        again: run also what is a run of its lake already; else that run's id is given.
+        since: a scenario is not run again that is a run since then; that run's id is given.
         progress: told of each forward pass.
         tell: told each reply and where it ended, after its run's id was given, and what to do next.
         watch: told when a run begins, and each token of a reply.
@@ -70,7 +72,7 @@ def capture(
         for scenario, lake in some:
             for single in _singles(scenario, loaded, report):
                 options: dict[str, Any] = {"force": force, "progress": report, "source": source}
-                if not again and (found := published(single, loaded, lake)):
+                if since and (found := published(single, loaded, lake, since)):
                     report(f"{single.name} is there already: {found}", 0, 0)
                     yield found
                     continue
@@ -98,7 +100,7 @@ def capture(
 
 def _singles(scenario: Scenario, loaded: Loaded, report: Progress) -> Iterator[Scenario]:
     """The runs of a scenario; of those at each message, the ones that the template takes."""
-    runs = scenario.at_each_message()
+    runs = at_each_message(scenario)
     reasons = [None if run.name == scenario.name else refusal(run, loaded) for run in runs]
     for run, reason in zip(runs, reasons, strict=True):
         if reason is None or all(reasons):  # which then says so itself

@@ -29,6 +29,7 @@ from warehouse.lake.metadata import MetadataWriter
 from warehouse.lake.staging import Shard, StagedRun
 from warehouse.models.chat import Chat
 from warehouse.models.offload import device_of
+from warehouse.models.reader import Reader
 
 #: Told of progress: (what is happening, passes done, passes in all); of many prompts, prompts
 #: instead of passes.
@@ -149,6 +150,28 @@ class Session:
         else:
             places = prefill or {(prompt_id, "initial", 0, None): -1}
             self.states.add(places, tensors.layer, tensors.sites)
+
+    def read_states(
+        self, reader: Reader, sequences: dict[Key, list[int]], tick: Callable[[int], None]
+    ) -> None:
+        """Read sequences for their last tokens' states alone.
+
+        Args:
+            reader: what reads them; its cache may hold a beginning that they share.
+            sequences: the tokens of each.
+            tick: told how many were read.
+        """
+        keys = list(sequences)
+        for tree in reader.as_trees(list(sequences.values())):
+            # From the end: a model may compute only the last tokens in its later layers.
+            places = {keys[name]: end - len(tree.tokens) for name, end in tree.ends.items()}
+
+            def sink(tensors: LayerTensors, places: dict[Key, int] = places) -> None:
+                self.states.add(places, tensors.layer, tensors.sites)
+
+            with self.recorder.recording(sink):
+                reader.read_tree(tree)
+            tick(len(places))
 
     def step_row(
         self, prompt_id: int, step: int, seq_len: int, logits: Tensor | None

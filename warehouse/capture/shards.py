@@ -19,9 +19,9 @@ from warehouse.capture.dataset_run import (
     batches_of,
     keeping,
     prepare,
-    refuse_changes,
     trees_of,
 )
+from warehouse.capture.request import refuse_changes
 from warehouse.capture.session import Progress
 from warehouse.catalog import catalog
 from warehouse.errors import AlabError, ConflictError
@@ -31,14 +31,17 @@ from warehouse.models.ports import ModelSites
 from warehouse.scenario import Scenario
 
 
-def published(scenario: Scenario, loaded: Loaded, lake: Lake) -> str | None:
-    """The run that a scenario is in a lake already, of the same weights and data; None before."""
+def published(
+    scenario: Scenario, loaded: Loaded, lake: Lake, since: datetime = datetime.min
+) -> str | None:
+    """The run that a scenario is in a lake since then, of the same weights and data, or None."""
     rows = None if scenario.dataset is None else Dataset(scenario.dataset).digest
     asked = [scenario.model_dump_json(), loaded.weights_hash, rows]
     for run_id in lake.run_ids():
         if run_id.startswith(f"{scenario.name}_"):
             run = lake.metadata(run_id, "runs").to_pylist()[0]
-            if [run["scenario_json"], run["weights_hash"], run.get("dataset_hash")] == asked:
+            same = [run["scenario_json"], run["weights_hash"], run.get("dataset_hash")] == asked
+            if same and run["created_at"] >= since:
                 return run_id
     return None
 

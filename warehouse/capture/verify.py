@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from warehouse.assets import query
 from warehouse.capture.batches import shard_of
 from warehouse.capture.hooks import LayerTensors, Recorder
 from warehouse.capture.session import Progress
@@ -39,7 +40,7 @@ def verify(lake: Lake, progress: Progress = lambda *_: None) -> list[Problem]:
     problems: list[Problem] = []
     for run_id in lake.run_ids():
         with open_run(lake, run_id) as run:
-            if ("labels", None) in run.files and ("activations", run.layers()[0]) in run.files:
+            if ("labels", None) in run.files:
                 problems += _verify_run(run, progress)
     return problems
 
@@ -59,23 +60,34 @@ def _verify_run(run: Run, progress: Progress) -> list[Problem]:
     for position in run.rows("positions"):
         places.get(position["prompt_id"], set()).add(position["position"])
     limit = _limit(row["store_dtype"], run)
-    sources = {layer: Source(run.files["activations", layer]) for layer in layers}
+    kept = [layer for layer in layers if ("activations", layer) in run.files]
+    sources = {layer: Source(run.files["activations", layer]) for layer in kept}
     names = {site for source in sources.values() for site in source.columns} & set(SITES)
+    means = _means(run, sample)
+    averaged = {(layer, site) for _, layer, site in means}
+    names |= {site for _, site in averaged}
     reader = Reader(model)
     worst: dict[int, float] = {}
-    with torch.inference_mode(), Recorder(model, sites, sites=names, layers=layers) as recorder:
+    hooked = sorted({*kept, *(layer for layer, _ in averaged)})
+    with torch.inference_mode(), Recorder(model, sites, sites=names, layers=hooked) as recorder:
         for number, prompt in enumerate(sample):
             given: list[LayerTensors] = []
             batch = Batch([tokens[prompt]], [sorted(places[prompt])])
-            with recorder.recording(given.append, batch):
+            with recorder.recording(given.append, batch, frozenset(averaged)):
                 reader.read_batch(batch)
             for layer in given:
-                stored = sources[layer.layer]
                 errors = [
-                    _apart(stored, site, prompt, layer.sites[site])
-                    for site in stored.columns
-                    if site in layer.sites
+                    _apart(means[prompt, layer.layer, site], now)
+                    for site, now in layer.means.items()
+                    if (prompt, layer.layer, site) in means
                 ]
+                if places[prompt] and layer.layer in sources:
+                    stored = sources[layer.layer]
+                    errors += [
+                        _apart(_stored(stored, site, prompt), layer.sites[site])
+                        for site in stored.columns
+                        if site in layer.sites
+                    ]
                 worst[prompt] = max([worst.get(prompt, 0.0), *errors])
             progress(f"reading prompts of {run.run_id} again", number + 1, len(sample))
     return [
@@ -95,13 +107,24 @@ def _limit(store_dtype: str, run: Run) -> float:
     return 2 * torch.finfo(getattr(torch, store_dtype)).eps + 4 * batch + 1e-5
 
 
-def _apart(source: Source, site: str, prompt: int, rows: Tensor) -> float:
-    """The largest ‖stored − now‖ / ‖now‖ of a prompt's vectors at a site."""
+def _means(run: Run, prompts: list[int]) -> dict[tuple[int, int, str], np.ndarray]:
+    """The stored means over tokens of some prompts, by prompt, layer and site."""
+    rows = run.db.execute(query("means"), {"run": run.run_id, "prompts": prompts}).fetchall()
+    return {tuple(at): np.asarray(vector, np.float32) for *at, vector in rows}
+
+
+def _stored(source: Source, site: str, prompt: int) -> np.ndarray:
+    """A prompt's stored vectors at a site, one after the other; none where it has none."""
     if (prompt, 0) not in source.span:
-        return float("inf")
+        return np.empty(0, np.float32)
     parts = [part.flatten().to_numpy() for _, part in source.read(site, {(prompt, 0)})]
-    now = rows.float().cpu().numpy()
-    stored = np.concatenate(parts).reshape(-1, now.shape[1])
+    return np.concatenate(parts)
+
+
+def _apart(values: np.ndarray, rows: Tensor) -> float:
+    """The largest ‖stored − now‖ / ‖now‖ of vectors; infinite where there are more or fewer."""
+    now = np.atleast_2d(rows.float().cpu().numpy())
+    stored = values.reshape(-1, now.shape[1])
     if stored.shape != now.shape:
         return float("inf")
     size = np.maximum(np.linalg.norm(now, axis=1), 1e-30)

@@ -113,7 +113,13 @@ class Histogram:
     counts: np.ndarray
 
     def __add__(self, other: "Histogram") -> "Histogram":
-        """That of both sets of numbers."""
+        """That of both sets of numbers.
+
+        Raises:
+            ValueError: the edges are not the same.
+        """
+        if not np.array_equal(self.edges, other.edges):
+            raise ValueError("histograms of other edges cannot be added")
         return Histogram(self.edges, self.counts + other.counts)
 
 
@@ -140,7 +146,12 @@ def merged(
         runs: ids, unique prefixes, patterns with `*`, or `latest`.
         each: the workers.
         asked: site, layer and selector; what stands beside; edges.
+
+    Raises:
+        AlabError: no run is named, which elsewhere means all.
     """
+    if not runs:
+        raise AlabError("no run is named", "All of them: '*'.", 2)
     with connect(lake) as db:
         ids = find_runs(db, [runs] if isinstance(runs, str) else runs)
     return reduce(add, in_order(each(what, [_Asked(lake, run, *asked) for run in ids])))

@@ -1,6 +1,7 @@
 """Captures on many workers: a dataset shard by shard, every other scenario whole."""
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +19,12 @@ _KEPT: dict[str, Any] = {}
 
 
 class _Work(NamedTuple):
-    """A scenario, or one shard of it; shard 0 publishes the others. `again` is as of `capture`."""
+    """A scenario, or one shard of it; shard 0 publishes the others. `since` is as of `capture`."""
 
     scenario: Scenario
     lake: Lake
     force: bool
-    again: bool
+    since: datetime
     share: Share | None = None
 
 
@@ -56,11 +57,13 @@ def capture_files(
     """
     if shards < 1:
         raise AlabError(f"--shards: there is no dataset of {shards} shards", "Name 1 or more.", 2)
+    # A worker that dies is followed by another, which does not do again what was done.
+    since = datetime.min if are_several(paths) else datetime.now(UTC).replace(tzinfo=None)
     work = []
     for scenario in map(read_file, files_of(paths)):
         lake = Lake(warehouse or scenario.output.dir or "lab")
         lake.prepare()
-        work.append(_Work(scenario, lake, force, again=not are_several(paths)))
+        work.append(_Work(scenario, lake, force, since))
     divided = [one for one in work if one.scenario.is_read_only]
     for one in divided:
         refuse_undivided(one.scenario)
@@ -88,7 +91,7 @@ def _run(work: _Work) -> list[str]:
             "All workers have to see one directory under one path.",
         )
     if work.share is None:
-        options: dict[str, Any] = {"force": work.force, "again": work.again}
+        options: dict[str, Any] = {"force": work.force, "since": work.since}
         return list(scenarios.capture([work.scenario], [work.lake], **options))
     index, count = work.share
     if not index:

@@ -107,12 +107,15 @@ class Vectors:
     def labels(self) -> pa.Table:
         """What each row is of: prompt_id, position, and the columns of the dataset.
 
-        A dataset's own column `position` keeps its name, and ours is `token_position` then.
+        A dataset's own column `position` keeps its name, and ours is `token_position` then (and so
+        on, where it has that too).
         """
         rows = self._dataset_rows()
         columns = {"prompt_id": pa.array(self.prompts, pa.int32())}
         if self.positions is not None:
-            name = "token_position" if "position" in rows.column_names else "position"
+            name = "position"
+            while name in rows.column_names:
+                name = f"token_{name}"
             columns[name] = pa.array(self.positions, pa.int32())
         at = rows.column("prompt_id").to_numpy()
         order = np.argsort(at, kind="stable")

@@ -90,7 +90,7 @@ class Batch:
             return weights[0]
         rows = torch.arange(len(weights) * self.width) if self.rows is None else self.rows
         rows = self._on(weights.device, rows)
-        keys = max(first + count for _, first, count in self.spans)
+        keys = max((first + count for _, first, count in self.spans), default=0)
         return weights[rows // self.width, :, rows % self.width, :keys].transpose(0, 1)
 
     def _on(self, device: torch.device, rows: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from warehouse.capture.amounts import Amounts
+from warehouse.prefixes import at_each_message
 from warehouse.scenario import Scenario
 from warehouse.vocabulary import SITES
 
@@ -21,7 +22,7 @@ def amounts(scenario: Scenario, rows: dict[str, Any] | None) -> Amounts:
         assert rows is not None  # who asks has read it
         return _of_dataset(scenario, rows)
     new, tokens, pairs, states = scenario.generation.max_new_tokens, 0, 0, 0
-    for run in scenario.at_each_message():
+    for run in at_each_message(scenario):
         for prompt in run.prompt:
             length = _tokens([turn["content"] for turn in prompt.turns]) + max(new - 1, 0)
             tokens += length
@@ -85,6 +86,6 @@ def seconds_of(
     if rows is not None and not new:
         each, count = speed["prompt"], rows["rows"]
     else:
-        prompts = sum(len(run.prompt) for run in scenario.at_each_message())
+        prompts = sum(len(run.prompt) for run in at_each_message(scenario))
         each, count = speed["pass"], (rows["rows"] if rows else prompts) * max(new, 1)
     return None if each is None else each * count

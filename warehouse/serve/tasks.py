@@ -18,6 +18,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from warehouse.arrow import UNWRITTEN, for_arrow
 from warehouse.assets import asset_dir
 from warehouse.catalog.runs import find_run, find_runs
 from warehouse.errors import AlabError
@@ -35,10 +36,6 @@ from warehouse.serve.refs import whole
 ROWS = 200_000
 #: Characters of a value that a table shows, and bytes of an answer to a user's query.
 CELL, LARGEST = 10_000, 64 << 20
-#: Types that Arrow or Parquet has no word for.
-_UNKNOWN = re.compile(
-    r"\b(BIT|BIGNUM|VARINT|VARIANT|INTERVAL|UNION|GEOMETRY|TIME WITH TIME ZONE|STRUCT\(\))"
-)
 #: Folders of queries that a page may name, the first that has it.
 _QUERIES = ("serve/queries", "queries")
 #: What a report's script reads beside the tables; a server's page has the charts and their words.
@@ -131,8 +128,8 @@ def query(desk: Desk, sql: str, params: dict[str, Any], limit: int, form: str) -
     with desk.answer(sql, params) as relation:
         names, types = relation.columns, [str(one) for one in relation.types]
         if form == "parquet":
-            table = relation.project(_for_arrow(types)).limit(limit + 1).to_arrow_table()
-            count, body = table.num_rows, _as_parquet(table.rename_columns(names), {})
+            table = for_arrow(relation, UNWRITTEN).limit(limit + 1).to_arrow_table()
+            count, body = table.num_rows, _as_parquet(table, {})
         else:
             rows = relation.limit(limit + 1).fetchall()
             count = len(rows)
@@ -149,13 +146,6 @@ def query(desk: Desk, sql: str, params: dict[str, Any], limit: int, form: str) -
         what = f"these rows take {len(body) >> 20} MB; from here at most {LARGEST >> 20}"
         raise AlabError(what, elsewhere)
     return body
-
-
-def _for_arrow(types: list[str]) -> str:
-    """Columns as they are; as text those of types that Arrow and Parquet have no word for."""
-    return ", ".join(
-        f"#{n}{'::VARCHAR' * bool(_UNKNOWN.search(kind))}" for n, kind in enumerate(types, 1)
-    )
 
 
 def card(desk: Desk, run: str) -> bytes:
