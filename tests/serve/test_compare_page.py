@@ -298,6 +298,7 @@ MANY = page(
     f"latest:other:reference:{HOSTILE}",
 )
 OTHERS = page("latest:talk", "latest:narrow")
+STRANGERS = page("latest:set:row:row 4", "latest:narrow:0:final", alignment="message")
 ROWS = page(*(f"latest:set:row:row {n}" for n in range(4, 54)))
 
 
@@ -314,7 +315,7 @@ def drawn(visit: Visit) -> dict[str, int]:
 @in_browser
 @pytest.mark.parametrize(("path", "width", "dark"), [
     ("/compare", WIDTHS[0], False), (PAIR, WIDTHS[0], True), (PAIR, WIDTHS[1], False), (MANY, WIDTHS[0], False),
-    (MANY, WIDTHS[1], True), (OTHERS, WIDTHS[1], False), (ROWS, WIDTHS[1], False),
+    (MANY, WIDTHS[1], True), (OTHERS, WIDTHS[1], False), (STRANGERS, WIDTHS[1], False), (ROWS, WIDTHS[1], False),
 ])  # fmt: skip
 def test_the_page_is_whole(browser, service, path, width, dark):
     visit = Visit(browser, service, width=width, dark=dark).open(path)
