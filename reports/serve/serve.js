@@ -15,7 +15,7 @@ function follow(control, value) {
   const {value: own, options} = control;
   const others = control.type === 'radio' ? [...document.getElementsByName(control.name)] : [];
   if (others.some((one) => one.value === value)) control.checked = own === value;
-  else if (!others.length) control.value = value;
+  else if (!others.length && !('only' in control.dataset)) control.value = value;
   if (control.value === value || options?.length === 0 || (others.length && !control.checked)) return;
   if (!control.value) control.value = own;
   remember(control.dataset.set, control.value);

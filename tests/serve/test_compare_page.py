@@ -253,7 +253,16 @@ def test_a_dollar_of_a_text_is_no_choice():
 
 @pytest.mark.parametrize(
     "ref",
-    ["nobody", "latest:talk:0:before", "latest:talk:0:snapshot:99", "", "::", "latest:set:row:zz"],
+    [
+        "nobody",
+        "latest:talk:0:before",
+        "latest:talk:0:snapshot:99",
+        "",
+        "::",
+        "latest:set:row:zz",
+        f"latest:talk:0:token:{10**20}",
+        f"latest:talk:{10**20}:final",
+    ],
 )
 def test_what_is_not_there_is_told(service, ref):
     import httpx
@@ -266,6 +275,7 @@ def test_what_is_not_there_is_told(service, ref):
             headers={"accept": "application/json"},
         )
     assert answer.status_code in (400, 404) and answer.json()["error"]
+    assert "-1" not in answer.json()["error"]
 
 
 def test_unknown_runs_are_an_error_of_data(desk):

@@ -96,6 +96,17 @@ def test_pages_are_whole(browser, service, width, dark):
     visit.page.close()
 
 
+@browsed
+@pytest.mark.browser
+@pytest.mark.parametrize("part", ["residual", "neuron", "tensor", "references", "lens"])
+def test_what_a_control_has_not_is_not_asked_for(visit, part):
+    visit.open(f"/run/latest:lensed/{part}?site=bogus&layer=99")
+    site, layer = (visit.page.locator(f'[data-set="{name}"]') for name in ("site", "layer"))
+    assert f"site={site.input_value()}" in visit.page.url and "bogus" not in visit.page.url
+    assert not layer.count() or f"layer={layer.input_value()}" in visit.page.url
+    assert not visit.draw().get("failed") and visit.problems == []
+
+
 def names_shown(client, **asked) -> list[str]:
     text = client.get("/", params=asked).text
     return [
