@@ -69,7 +69,8 @@ addEventListener('keydown', (event) => {
 
 // --- what changes something ---------------------------------------------------------------------------------
 
+/** What a request is that carries JSON. */
+const posted = (json) => ({method: 'POST', headers: {'Content-Type': 'application/json'}, body: json});
+
 /** Send an object to the server. */
-const send = (address, body, options = {}) => ask(address, {
-  method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify(body), ...options,
-});
+const send = (address, body) => ask(address, posted(JSON.stringify(body)));
