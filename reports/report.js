@@ -23,13 +23,16 @@ function table(name) {
 /** Something that went wrong in words for the reader. */
 class Told extends Error {}
 
-/** What the server answers, as JSON; what it refuses is told. */
-async function ask(address, options = {}) {
+/** What the server answers; what it refuses is told. */
+async function answered(address, options = {}) {
   const answer = await fetch(address, options);
-  const body = await answer.json();
-  if (!answer.ok) throw new Told([body.error, body.hint].filter(Boolean).join(' '));
-  return body;
+  if (answer.ok) return answer;
+  const {error, hint} = await answer.json();
+  throw new Told([error, hint].filter(Boolean).join(' '));
 }
+
+/** The same, as JSON. */
+const ask = async (address, options) => (await answered(address, options)).json();
 
 /** A table of the server, with the query behind it. */
 async function fetched(address, options) {

@@ -86,4 +86,7 @@ def unpack(html: str) -> dict[str, dict]:
 
 
 def written(lake: Lake, *runs: str) -> str:
-    return write_report(lake, runs)[0].read_text(encoding="utf-8")
+    """The report of some runs, or of all; no figure of it is without its table."""
+    html = write_report(lake, runs)[0].read_text(encoding="utf-8")
+    assert set(re.findall(r'data-table="([^"]+)"', html)) <= set(unpack(html))
+    return html

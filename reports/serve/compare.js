@@ -79,6 +79,7 @@ custom.compare_table = {
 custom.compare_said = {
   uses: [],
   draw(figure, [row]) {
+    if (!row) return;
     const by = {prefix: 'of the common beginning of both', message: 'of the common beginning and end of each message', last: 'the last of each, whatever they are'};
     figure.querySelector('.plot').replaceChildren(element('p', {
       textContent: `${row.aligned} pairs of tokens, ${by[choices.alignment] ?? ''}; A has ${row.tokens_a} tokens, B ${row.tokens_b}.`
@@ -120,6 +121,10 @@ custom.compare_heat = {
   uses: ['range'],
   draw(figure, rows) {
     const plot = figure.querySelector('.plot');
+    if (!rows.length) {
+      plot.replaceChildren();  // a picture has a size
+      return;
+    }
     const dims = [...new Set(rows.map((row) => row.dim))].sort((a, b) => a - b);
     const lines = [...new Map(rows.map((row) => [row.row, row.name])).entries()].sort(([a], [b]) => a - b);
     const places = new Map(lines.map(([row], at) => [row, at]));
@@ -128,13 +133,13 @@ custom.compare_heat = {
     for (const row of rows) cells[places.get(row.row) * dims.length + columns.get(row.dim)] = row;
     const grid = {rows: lines, columns: dims.length, cells, scale: choices.range === 'all' ? 'scale_all' : 'scale_row'};
     const colour = comparedColours();
-    const said = element('output', {className: 'quiet small', textContent: rows.length ? this.scaleOf(grid, rows) : ''});
+    const said = element('output', {className: 'quiet small', textContent: this.scaleOf(grid, rows)});
     const sides = [['a', 'A'], ['b', 'B'], ['difference', 'A − B']].map(([side, name]) => {
       const canvas = comparedPicture(grid, name, colour, side);
       this.follow(canvas, grid, said);
       return element('div', {className: 'heat'}, element('b', {textContent: name}), canvas);
     });
-    plot.replaceChildren(...rows.length ? [...sides, said] : []);
+    plot.replaceChildren(...sides, said);
   },
   scaleOf({scale}, rows) {
     const step = rows[0].dims > 1 ? `a column is ${rows[0].dims} dimensions` : 'a column is one dimension';

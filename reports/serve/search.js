@@ -25,6 +25,7 @@ const searchForm = document.getElementById('search');
 if (searchForm) {
   const said = new URLSearchParams(location.search);
   const q = said.get('q') ?? '';
+  const [layer, site, source] = ['layer', 'site', 'source'].map((name) => searchForm.elements[name]?.value);
   const run = ['run', (row) => row.run_id];
   const place = ['prompt · position', (row) => `${row.prompt_id} · ${row.position}`];
   const cosine = ['cosine', (row) => row.cosine?.toFixed(4) ?? '–'];
@@ -33,7 +34,7 @@ if (searchForm) {
     search_messages: [[excerpt, ['role', (row) => `${row.role} ${row.message_index}${row.is_generated ? ', generated' : ''}`], run], {find: q}],
     search_prompts: [[excerpt, ['row', (row) => row.row_id ?? row.prompt_id], run], {find: q}],
     search_tokens: [[['token', (row) => tokenText(row.token)], ['around it', (row) => row.excerpt], place, run], {}],
-    near_prompts: [[excerpt, ['row', (row) => row.row_id ?? row.prompt_id], cosine, run], {layer: said.get('layer'), site: said.get('site')}],
+    near_prompts: [[excerpt, ['row', (row) => row.row_id ?? row.prompt_id], cosine, run], {layer, site}],
   };
   for (const [name, [columns, more]] of Object.entries(lists)) {
     custom[name] = {uses: [], draw(figure, rows) { foundTable(figure, rows, columns, more); }};
@@ -59,12 +60,10 @@ if (searchForm) {
     show(...[['search_messages', 'Messages', 'Messages that contain it, whatever the case.'], ['search_prompts', 'Rows of datasets', 'Their text or id contains it.'],
       ['search_tokens', 'Tokens', 'Single tokens that contain it.']].map(([name, title, how]) => figureOf(name, at(name, {q}), title, how)));
   }
-  const {layer = '', site = ''} = Object.fromEntries(said);
-  const source = said.get('source') ?? searchForm.elements.source?.value;
   const values = {layer, site};
   let ways = null;
-  if (kind === 'vector' && said.has('run')) {
-    Object.assign(values, {run: said.get('run'), prompt: said.get('prompt') ?? 0, position: said.get('position')});
+  if (kind === 'vector' && searchForm.elements.run) {
+    for (const name of ['run', 'prompt', 'position']) values[name] = searchForm.elements[name].value;
     ways = ['token_nearest', 'search_near_prompts'];
   } else if (kind === 'vector' && said.get('vector')) {
     values.vector = said.get('vector');

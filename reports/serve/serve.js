@@ -10,13 +10,23 @@ function remember(name, value) {
   history.replaceState(null, '', here);
 }
 
+/** Give a control what the address says; what it cannot be it is not, and then the address says what it is. */
+function follow(control, value) {
+  const {value: own, options} = control;
+  const others = control.type === 'radio' ? [...document.getElementsByName(control.name)] : [];
+  if (others.some((one) => one.value === value)) control.checked = own === value;
+  else if (!others.length && !('only' in control.dataset)) control.value = value;
+  if (control.value === value || options?.length === 0 || (others.length && !control.checked)) return;
+  if (!control.value) control.value = own;
+  remember(control.dataset.set, control.value);
+}
+
 /** Give controls the values that the address says. */
 function recall() {
   const said = new URLSearchParams(location.search);
   for (const control of document.querySelectorAll('[data-set]')) {
     const name = control.dataset.set;
-    if (control.type === 'radio') control.checked = said.has(name) ? control.value === said.get(name) : control.checked;
-    else if (said.has(name)) control.value = said.get(name);
+    if (said.has(name)) follow(control, said.get(name));
     if (control.type === 'radio' && !control.checked) continue;
     const numeric = control.type === 'range' || 'number' in control.dataset;
     const card = control.closest('[data-card]');
@@ -59,7 +69,8 @@ addEventListener('keydown', (event) => {
 
 // --- what changes something ---------------------------------------------------------------------------------
 
+/** What a request is that carries JSON. */
+const posted = (json) => ({method: 'POST', headers: {'Content-Type': 'application/json'}, body: json});
+
 /** Send an object to the server. */
-const send = (address, body, options = {}) => ask(address, {
-  method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify(body), ...options,
-});
+const send = (address, body) => ask(address, posted(JSON.stringify(body)));

@@ -16,28 +16,47 @@ if (document.getElementById('query')) {
     return [...new Set([...bare.matchAll(/\$([A-Za-z_]\w*)/g)].map(([, name]) => name))];
   };
 
-  /** What is written in a field as a value: a number, a list or an object in JSON, else the text itself. */
-  const valueOf = (text) => {
-    if (!/^\s*(?:-?\d|\[|\{|true$|false$|null$)/.test(text)) return text;
+  /** What is written in a field, in JSON: a number (with all its digits), a list or an object as it is, else a text. */
+  const jsonOf = (text) => {
     try {
-      return JSON.parse(text);
-    } catch {
-      return text;
-    }
+      if (/^\s*(?:-?\d|\[|\{|true$|false$|null$)/.test(text) && JSON.parse(text) !== undefined) return text;
+    } catch {}  // a date begins with a digit too
+    return JSON.stringify(text);
   };
 
-  function offerParameters() {
-    const there = new Map([...by('params').querySelectorAll('input')].map((one) => [one.name, one.value]));
+  const fields = () => [...by('params').querySelectorAll('input')];
+
+  /** A field for each parameter, with the value that is given, that it had, or that the address says. */
+  function offerParameters(given = []) {
+    const there = new Map([...fields().map((one) => [one.name, one.value]), ...given]);
     const names = parametersOf(field.value);
-    if (names.join() === [...there.keys()].join()) return;
-    by('params').replaceChildren(...names.map((name) => element('label', {}, element('span', {textContent: `$${name}`}), ' ',
-      element('input', {name, value: there.get(name) ?? new URLSearchParams(location.search).get(`$${name}`) ?? '', autocomplete: 'off'}))));
+    const said = new URLSearchParams(location.search);
+    const value = (name) => there.get(name) ?? said.get(`$${name}`) ?? '';
+    if (names.join() === fields().map((one) => one.name).join()) for (const one of fields()) one.value = value(one.name);
+    else by('params').replaceChildren(...names.map((name) => element('label', {}, element('span', {textContent: `$${name}`}), ' ',
+      element('input', {name, value: value(name), autocomplete: 'off'}))));
   }
 
-  const request = () => ({
-    sql: field.value,
-    params: Object.fromEntries([...by('params').querySelectorAll('input')].map((one) => [one.name, valueOf(one.value)])),
-  });
+  /** What the editor holds: the query, its parameters as they are written, and both as the server takes them. */
+  function request() {
+    const sql = field.value;
+    const values = fields().map((one) => [one.name, one.value]);
+    const params = values.map(([name, text]) => `${JSON.stringify(name)}: ${jsonOf(text)}`);
+    return {sql, values, body: `{"sql": ${JSON.stringify(sql)}, "params": {${params.join(', ')}}}`};
+  }
+
+  /** Put what is asked into the address, unless it is too long for one. */
+  function rememberAsked({sql, values, body}) {
+    const fits = body.length < 6000;
+    for (const name of [...new URLSearchParams(location.search).keys()]) if (name.startsWith('$')) remember(name, null);
+    remember('q', fits ? sql : null);
+    for (const [name, text] of fits ? values : []) remember(`$${name}`, text);
+  }
+
+  function tell(problem) {
+    by('problem').hidden = !problem;
+    by('problem').textContent = problem;
+  }
 
   async function run(event) {
     event?.preventDefault();
@@ -45,20 +64,21 @@ if (document.getElementById('query')) {
     running?.abort();
     const own = running = new AbortController();
     const asked = request();
-    remember('q', field.value.length < 6000 ? field.value : null);
+    rememberAsked(asked);
     by('stop').disabled = false;
-    by('problem').hidden = true;
+    tell('');
     by('said').textContent = 'running …';
     const began = performance.now();
     try {
-      answer = await send('/api/sql', asked, {signal: own.signal});
+      answer = {...await ask('/api/sql', {...posted(asked.body), signal: own.signal}), asked};
       showAnswer(performance.now() - began);
-      note(asked.sql);
+      note(asked);
     } catch (error) {
       if (own !== running) return;
+      answer = null;
+      by('answer').hidden = true;  // rows of an older query would be taken for those of this one
       by('said').textContent = error.name === 'AbortError' ? 'stopped' : '';
-      by('problem').hidden = error.name === 'AbortError';
-      by('problem').textContent = error.message;
+      tell(error.name === 'AbortError' ? '' : error.message);
     } finally {
       if (own === running) by('stop').disabled = true;
     }
@@ -68,7 +88,7 @@ if (document.getElementById('query')) {
 
   // --- rows -------------------------------------------------------------------------------------------------
 
-  const isNumber = (type) => /^(u?int|float|double|decimal|halffloat)/.test(type);
+  const isNumber = (type) => /^(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|BIGNUM|FLOAT|DOUBLE|DECIMAL\(.*\))$/.test(type);
 
   function showAnswer(took) {
     const {names, types, cells, cut, limit, hints} = answer;
@@ -87,15 +107,15 @@ if (document.getElementById('query')) {
 
   for (const button of document.querySelectorAll('[data-file]')) {
     button.addEventListener('click', async () => {
-      const got = await fetch(`/api/sql.${button.dataset.file}`, {
-        method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify(request())});
-      if (!got.ok) {
-        by('said').textContent = (await got.json()).error;
-        return;
+      try {
+        const got = await answered(`/api/sql.${button.dataset.file}`, posted(answer.asked.body));
+        const link = element('a', {href: URL.createObjectURL(await got.blob()), download: `rows.${button.dataset.file}`});
+        link.click();
+        setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+        tell('');
+      } catch (error) {
+        tell(error.message);
       }
-      const link = element('a', {href: URL.createObjectURL(await got.blob()), download: `rows.${button.dataset.file}`});
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
     });
   }
 
@@ -120,16 +140,34 @@ if (document.getElementById('query')) {
     drawChart();
   }
 
+  /** A number of a cell as a chart has it; large ones, NaN and infinity come as text. */
+  const finite = (value) => (value === null || !Number.isFinite(Number(value)) ? null : Number(value));
+
+  /** Why there is nothing to draw; empty where there is. */
+  function undrawable(numbers) {
+    const {names, cells} = answer;
+    if (!cells.length) return 'There are no rows to draw.';
+    if (by('up').value === '') return 'No column has numbers to draw.';
+    if (cells.some((row) => numbers.every((at) => finite(row[at]) !== null))) return '';
+    return `There are no numbers to draw in ${[...new Set(numbers.map((at) => names[at]))].join(' and ')}.`;
+  }
+
   async function drawRows() {
     const mark = by('mark').value;
-    by('chart').hidden = !mark || by('up').value === '';
-    if (by('chart').hidden) return;
     const [x, y, c] = ['across', 'up', 'by'].map((id) => by(id).value);
     const {names, types, cells} = answer;
-    const spec = structuredClone(report.charts[`result_${mark}${mark !== "bars" && isNumber(types[x]) ? "" : "_of_names"}`]);
+    const isNumeric = mark !== 'bars' && isNumber(types[x]);
+    by('undrawn').textContent = mark && undrawable(isNumeric ? [x, y] : [y]);
+    by('chart').hidden = !mark || by('undrawn').textContent !== '';
+    if (by('chart').hidden) return;
+    const spec = structuredClone(report.charts[`result_${mark}${isNumeric ? '' : '_of_names'}`]);
     const values = {title: `${names[y]} over ${names[x]}`, reading: c === '' ? '' : `colour: ${names[c]}`};
     for (const one of spec.params) one.value = values[one.name];
-    spec.data = {values: cells.map((row) => ({x: row[x], y: row[y], c: c === '' ? '' : String(row[c])}))};
+    if (c === '') {
+      spec.encoding.color.legend = null;
+      spec.encoding.tooltip.pop();
+    }
+    spec.data = {values: cells.map((row) => ({x: isNumeric ? finite(row[x]) : row[x], y: finite(row[y]), c: c === '' ? '' : String(row[c])}))};
     const plot = by('chart').querySelector('.plot');
     await alab.embed(plot, spec, {actions: false, renderer: 'canvas', ast: true, config: config(plot.clientWidth), tooltip: {theme: theme()}});
   }
@@ -230,13 +268,15 @@ if (document.getElementById('query')) {
 
   // --- saved, and asked before ------------------------------------------------------------------------------
 
-  const link = (sql) => {
-    const made = element('a', {href: `/sql?q=${encodeURIComponent(sql)}`, textContent: sql.replace(/\s+/g, ' '), title: sql});
+  const link = (sql, values = []) => {
+    const text = [sql.replace(/\s+/g, ' '), ...values.map(([name, one]) => `$${name} = ${one}`)].join(' · ');
+    const address = new URLSearchParams([['q', sql], ...values.map(([name, one]) => [`$${name}`, one])]);
+    const made = element('a', {href: `/sql?${address}`, textContent: text, title: sql});
     made.addEventListener('click', (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
       event.preventDefault();
       field.value = sql;
-      offerParameters();
+      offerParameters(values);
       field.focus();
     });
     return made;
@@ -271,9 +311,14 @@ if (document.getElementById('query')) {
       return [];
     }
   };
-  const showHistory = () => by('history').replaceChildren(...past().map((sql) => element('li', {}, link(sql))));
-  function note(sql) {
-    localStorage.setItem('alab-queries', JSON.stringify([sql, ...past().filter((one) => one !== sql)].slice(0, 50)));
+  // A query is kept as its text, or with the values of its parameters: [text, [[name, value], …]].
+  const showHistory = () => by('history').replaceChildren(...past().map((one) => element('li', {}, link(...[one].flat()))));
+  function note({sql, values}) {
+    const own = values.length ? [sql, values] : sql;
+    const others = past().filter((one) => JSON.stringify(one) !== JSON.stringify(own));
+    try {
+      localStorage.setItem('alab-queries', JSON.stringify([own, ...others].slice(0, 50)));
+    } catch {}  // a browser may keep nothing: the answer is there all the same
     showHistory();
   }
 

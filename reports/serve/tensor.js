@@ -2,12 +2,7 @@
 
 /** A rectangle of a tensor, as float32. */
 async function floats(address) {
-  const answer = await fetch(address);
-  if (!answer.ok) {
-    const {error, hint} = await answer.json();
-    throw new Told([error, hint].filter(Boolean).join(' '));
-  }
-  return new Float32Array(await answer.arrayBuffer());
+  return new Float32Array(await (await answered(address)).arrayBuffer());
 }
 
 /** The address of a tile of what a figure's table says the facts of; `form` is empty for float32. */

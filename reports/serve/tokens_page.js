@@ -27,10 +27,6 @@ async function tokensPage(figure) {
   const controls = document.getElementById('token-controls');
   const {run, prompt} = figure.dataset;
   const page = {run, prompt, locked: null, address: (name, values) => `/data/${name}?${new URLSearchParams({run, prompt, ...values})}`};
-  for (const one of controls.querySelectorAll('select[data-set]')) {  // an address may say what there is not
-    if (!one.value && one.options.length) one.selectedIndex = 0;
-    choices[one.dataset.set] = one.value;
-  }
   const first = colourAddress(page.address, null);
   if (first) table(first).catch(() => {});  // on its way beside the words; whoever draws it tells what is wrong
   page.tokens = select(await table(figure.dataset.table), {});

@@ -207,6 +207,7 @@ EVERYTHING = {
         (Shape(activations=False, lens=True), set()),
         (Shape(steps=1, lens=True), set()),
         (Shape(sites=("hidden_in", "hidden_out", "attn_out"), lens=True), set()),
+        (Shape(messages=1, lens=True), set()),
     ],
     ids=[
         "everything",
@@ -217,6 +218,7 @@ EVERYTHING = {
         "no activations",
         "one step",
         "a site less",
+        "no user",
     ],
 )
 def test_a_run_with_less_has_a_page_with_less(lake, shape, missing):

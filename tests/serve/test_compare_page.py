@@ -253,7 +253,16 @@ def test_a_dollar_of_a_text_is_no_choice():
 
 @pytest.mark.parametrize(
     "ref",
-    ["nobody", "latest:talk:0:before", "latest:talk:0:snapshot:99", "", "::", "latest:set:row:zz"],
+    [
+        "nobody",
+        "latest:talk:0:before",
+        "latest:talk:0:snapshot:99",
+        "",
+        "::",
+        "latest:set:row:zz",
+        f"latest:talk:0:token:{10**20}",
+        f"latest:talk:{10**20}:final",
+    ],
 )
 def test_what_is_not_there_is_told(service, ref):
     import httpx
@@ -266,6 +275,7 @@ def test_what_is_not_there_is_told(service, ref):
             headers={"accept": "application/json"},
         )
     assert answer.status_code in (400, 404) and answer.json()["error"]
+    assert "-1" not in answer.json()["error"]
 
 
 def test_unknown_runs_are_an_error_of_data(desk):
@@ -298,6 +308,7 @@ MANY = page(
     f"latest:other:reference:{HOSTILE}",
 )
 OTHERS = page("latest:talk", "latest:narrow")
+STRANGERS = page("latest:set:row:row 4", "latest:narrow:0:final", alignment="message")
 ROWS = page(*(f"latest:set:row:row {n}" for n in range(4, 54)))
 
 
@@ -314,7 +325,7 @@ def drawn(visit: Visit) -> dict[str, int]:
 @in_browser
 @pytest.mark.parametrize(("path", "width", "dark"), [
     ("/compare", WIDTHS[0], False), (PAIR, WIDTHS[0], True), (PAIR, WIDTHS[1], False), (MANY, WIDTHS[0], False),
-    (MANY, WIDTHS[1], True), (OTHERS, WIDTHS[1], False), (ROWS, WIDTHS[1], False),
+    (MANY, WIDTHS[1], True), (OTHERS, WIDTHS[1], False), (STRANGERS, WIDTHS[1], False), (ROWS, WIDTHS[1], False),
 ])  # fmt: skip
 def test_the_page_is_whole(browser, service, path, width, dark):
     visit = Visit(browser, service, width=width, dark=dark).open(path)

@@ -224,6 +224,7 @@ def test_more_rows_than_are_shown_are_cut_and_that_is_said(asker):
     answer = json.loads(asker.post("/api/sql", {"sql": "FROM range(5000)"}).body)
     assert (len(answer["cells"]), answer["cut"], answer["limit"]) == (1000, True, 1000)
     whole = asker.post("/api/sql.csv", {"sql": "FROM range(5000)"})
+    assert b"There are: json, csv, parquet" in asker.post("/api/sql.xml", {"sql": "SELECT 1"}).body
     assert whole.body.decode().split() == ["range", *map(str, range(5000))]
 
 

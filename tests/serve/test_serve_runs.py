@@ -10,11 +10,13 @@ import pytest
 import yaml
 from browser import chromium, executable
 from pages_in_browser import LOOKS, Visit, served
+from report_pages import edit
 from synthetic import Shape, make_run
 from synthetic_dataset import make_dataset
 
-from warehouse.catalog import catalog
+from warehouse.catalog import catalog, removal
 from warehouse.lake.lake import Lake
+from warehouse.serve import tasks
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 LABELS = ("joy", HOSTILE, "calm\u202efear")
@@ -96,6 +98,17 @@ def test_pages_are_whole(browser, service, width, dark):
     visit.page.close()
 
 
+@browsed
+@pytest.mark.browser
+@pytest.mark.parametrize("part", ["residual", "neuron", "tensor", "references", "lens"])
+def test_what_a_control_has_not_is_not_asked_for(visit, part):
+    visit.open(f"/run/latest:lensed/{part}?site=bogus&layer=99")
+    site, layer = (visit.page.locator(f'[data-set="{name}"]') for name in ("site", "layer"))
+    assert f"site={site.input_value()}" in visit.page.url and "bogus" not in visit.page.url
+    assert not layer.count() or f"layer={layer.input_value()}" in visit.page.url
+    assert not visit.draw().get("failed") and visit.problems == []
+
+
 def names_shown(client, **asked) -> list[str]:
     text = client.get("/", params=asked).text
     return [
@@ -122,6 +135,28 @@ def names_shown(client, **asked) -> list[str]:
 ])  # fmt: skip
 def test_runs_are_found_and_sorted(client, asked, names):
     assert names_shown(client, **asked) == names
+
+
+def test_pages_of_what_was_not_kept_are_not_offered(tmp_path):
+    lake = Lake(tmp_path / "lab")
+    means = make_dataset(lake, "means", rows=20, sites=("hidden_out", "attn_out")).run_id
+    removal.remove(lake, [means], activations_only=True)
+    bare = Shape(activations=False, attention=False, outputs=False)
+    states, unread = (make_run(lake, name, bare) for name in ("states", "unread"))
+    steps = lake.dataset("metadata", unread) / "steps.parquet"
+    pq.write_table(pq.read_table(steps, partitioning=None).slice(0, 0), steps)
+    edit(lake, unread, "steps")
+    catalog.sync(lake)
+    with catalog.connect(lake) as db:
+        desk = tasks.Desk(lake, db)
+        has = {
+            run: json.loads(tasks.data(desk, "run", {"run": run}, "json"))[0]["has"]
+            for run in (means, states, unread)
+        }
+    assert [run for run in has if "residual" in has[run]] == [states]
+    with served(lake) as service, asking(service) as client:
+        page = client.get(f"/run/{states}/tokens").text
+        assert 'value="surprise"' in page and 'value="norm"' not in page
 
 
 def test_bad_numbers_are_told(client):

@@ -87,6 +87,7 @@ def settle(visit) -> None:
         "/run/latest:set/tokens?prompt=2&colour=label",
         "/search?q=hello",
         "/search?run=latest:talk&prompt=0&position=3&layer=1&site=hidden_out",
+        "/search?run=latest:talk&position=3&site=bogus",
     ],
 )
 def test_a_page_is_whole(browser, service, path, width, dark):
@@ -255,6 +256,10 @@ def test_a_pasted_vector_finds_what_is_nearest(visit):
         visit.page.locator("#search button[type=submit]").click()
     settle(visit)
     visit.draw()
+    assert visit.page.locator("#near tbody tr").count() == 20
+    visit.open("/search?kind=vector&vector=[1,0,0,0,0,0,0,0,0,0,0,0]")
+    visit.draw()
+    assert "hidden_out, layer 1" in text(visit, "#near figcaption")
     assert visit.page.locator("#near tbody tr").count() == 20
     visit.open("/search?kind=vector&layer=1&site=hidden_out&vector=[1,x]")
     visit.page.wait_for_timeout(200)

@@ -38,6 +38,8 @@ def letter(place: int) -> str:
 def words(row: dict) -> str:
     """Which state of its run a row of `compare_refs` is about."""
     kind, number = row["kind"], row["number"]
+    if -1 in (number, row["prompt"]):  # further than numbers go: as it was written
+        return row["ref"].removeprefix(f"{row['run_id']}:")
     if kind == "row":
         return f"row {row['row_id']}" + (
             "" if row["selector"] == "last" else f", {row['selector']}"

@@ -16,8 +16,9 @@ async def search(server: Server, request: Request) -> Response:
     """The fields to search with; the script asks for what they find."""
     values = values_of(request.query_params)
     (offer,) = await server.rows("search_page")
-    is_near = {"run", "position", "layer", "site"} <= values.keys()
+    is_near = {"run", "position"} <= values.keys()
     kind = "vector" if is_near else values.get("kind", "text")
+    sites = (values.get("site"), "hidden_out", *offer["sites"])
     names = ("run", "prompt", "position") if is_near else ("q", "vector")
     asked: dict[str, Any] = {name: values[name] for name in names if name in values}
     return server.pages.render(
@@ -32,7 +33,7 @@ async def search(server: Server, request: Request) -> Response:
         layer=values.get(
             "layer", offer["layers"][len(offer["layers"]) // 2] if offer["layers"] else 0
         ),
-        site=values.get("site", "hidden_out"),
+        site=next((site for site in sites if site in offer["sites"]), ""),
         is_near=is_near,
     )
 

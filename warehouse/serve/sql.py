@@ -36,7 +36,8 @@ async def run_query(server: Server, request: Request) -> Response:
     """The first rows of the query in the body, unless the browser goes away meanwhile."""
     form = request.path_params.get("form", "cells")
     if form != "cells" and form not in MEDIA:
-        raise NotThereError(f"there is no form {form!r} of rows", f"There are: {', '.join(MEDIA)}")
+        there = ", ".join(filter(None, MEDIA))
+        raise NotThereError(f"there is no form {form!r} of rows", f"There are: {there}")
     body = await json_object(request)
     sql, params = body_text(body, "sql"), body.get("params", {})
     if not isinstance(params, dict):

@@ -31,7 +31,7 @@ async def tokens(server: Server, request: Request) -> Response:
         prompt=prompt,
         offer=offer,
         listed=LISTED,
-        colours=colourings(offer),
+        colours=colourings(offer if "activations" in run["has"] else offer | {"sites": []}),
         page_class="tokens-page",
         data={"sites": [one["site"] for one in offer["sites"]], "labels": offer["labels"]},
     )
