@@ -203,6 +203,9 @@ def sets(tmp_path_factory):
     ("from label_norms('$talk', 'mood')", "$talk is no dataset run, it has no columns"),
     ("from label_values('$talk', 'mood')", "$talk is no dataset run, it has no columns"),
     ("from vectors_of('$set', 9, 'hidden_out')", "there is no layer 9 in $set; the layers are: 0-2"),
+    ("from label_direction('$set', 'mood', 'Joy', 'fear')", "no column of the dataset has the label 'Joy'; Did you mean 'joy'?"),
+    ("from label_direction('$set', 'mood', 'joy', 'zzz')", "no column of the dataset has the label 'zzz'; See: label_columns(RUN)"),
+    ("from label_values('$set', 'mood') where label = 'zzz'", "no column of the dataset has the label 'zzz'"),
 ])  # fmt: skip
 def test_a_name_of_a_dataset_that_nothing_has(sets, sql, hint):
     result, made, talk = sets(sql)

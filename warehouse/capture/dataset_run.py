@@ -61,7 +61,7 @@ def capture_dataset(
     lake: Lake,
     *,
     source: Any = None,
-    resume: bool = False,
+    resume: bool | None = False,
     force: bool = False,
     progress: Progress = lambda *_: None,
     watch: Watch = lambda *_, **__: None,
@@ -74,7 +74,8 @@ def capture_dataset(
         sites: where its sites are, and whether it reads batches rightly.
         lake: where the run goes.
         source: the source, where it is a caller's table.
-        resume: go on with the newest capture of the scenario that was stopped.
+        resume: go on with the newest capture of the scenario that was stopped; None where there is
+            one, and of this very request.
         force: run although the disk looks too small.
         progress: told of prompts.
         watch: told when the run begins.
@@ -92,9 +93,12 @@ def capture_dataset(
             "Capture it without --resume.",
         )
     plan, prompts, asked = prepare(scenario, loaded, sites, lake, source=source, force=force)
-    if not resume:
+    if stopped := None if resume is False else _stopped(lake, asked, same=resume is None):
+        staged = lake.resume(stopped)
+    else:
         asked["trees"] = trees_of(plan, prompts, asked)
-    staged = _stage(lake, asked, resume)
+        staged = lake.stage(scenario.name)
+        staged.ask(asked)
     watch("begun", run=staged.run_id)
     with keeping(staged, lake, "--resume"):
         asked = staged.request or asked
@@ -190,25 +194,27 @@ def means_of(plan: Plan) -> frozenset[tuple[int, str]]:
     return frozenset(own)
 
 
-def _stage(lake: Lake, asked: dict, resume: bool) -> StagedRun:
-    """A new run, or the newest of the same request that was stopped."""
+def _stopped(lake: Lake, asked: dict, *, same: bool) -> str | None:
+    """The newest run of the same request that was stopped.
+
+    Raises:
+        AlabError: there is none, and one has to be there: not with `same`.
+    """
     name = asked["scenario"]["name"]
-    if not resume:
-        staged = lake.stage(name)
-        staged.ask(asked)
-        return staged
     stopped = {
         run_id: request
         for run_id, request in lake.unfinished().items()
         if request["scenario"]["name"] == name and "shards" not in request
     }
+    unchanged = [run_id for run_id, run in stopped.items() if changed(run, asked) is None]
+    if same and not unchanged:
+        return None
     if not stopped:
         hint = "Those there are: alab runs --unfinished"
         raise AlabError(f"there is no capture of {name} to go on with", hint)
-    same = [run_id for run_id, run in stopped.items() if changed(run, asked) is None]
-    run_id = max(same or stopped, key=lambda run_id: stopped[run_id]["began"])
+    run_id = max(unchanged or stopped, key=lambda run_id: stopped[run_id]["began"])
     refuse_changes(run_id, stopped[run_id], asked, "Begin anew, without --resume")
-    return lake.resume(run_id)
+    return run_id
 
 
 def _batch_size(plan: Plan, prompts: DatasetPrompts) -> int:

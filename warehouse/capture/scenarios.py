@@ -82,7 +82,7 @@ def capture(
                         continue  # others are missing, or nobody has published them yet
                     run_id = shared
                 elif resume or single.is_read_only:
-                    options |= {"resume": resume, "watch": watch}
+                    options |= {"resume": resume or (None if since else False), "watch": watch}
                     run_id = capture_dataset(single, loaded, sites, lake, **options)
                 else:
                     run_id = capture_one(single, loaded, sites, lake, watch=watch, **options)

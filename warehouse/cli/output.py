@@ -36,7 +36,7 @@ def show(
     Raises:
         AlabError: the query does not run, or writes, or the output cannot be written.
     """
-    suffix = output.suffix.removeprefix(".") if output else ""
+    suffix = output.suffix.lower().removeprefix(".") if output else ""
     usual = "table" if output is None and sys.stdout.isatty() else "csv"
     fmt = fmt or (suffix if suffix in (*FORMATS, "parquet") else usual)
     if fmt == "parquet" and output is None and sys.stdout.isatty():
@@ -62,7 +62,7 @@ def put(table: "pa.Table", *, fmt: str | None = None, output: Path | None = None
     Raises:
         AlabError: the file cannot be written.
     """
-    suffix = output.suffix.removeprefix(".") if output else ""
+    suffix = output.suffix.lower().removeprefix(".") if output else ""
     if output and fmt is None and suffix == "parquet":
         from pyarrow import parquet
 

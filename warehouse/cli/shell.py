@@ -28,10 +28,20 @@ class _Place(click.Path):
         return value if "://" in str(value) else super().convert(value, param, ctx)
 
 
+class _Local(click.Path):
+    """A file or directory of this machine."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """A URL would become the name of a folder here."""
+        if "://" in str(value):
+            self.fail(f"{str(value)!r} is a URL; only a warehouse can be at one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 #: Types of options.
-PATH = click.Path(path_type=Path)
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
+PATH = _Local(path_type=Path)
+FILE = _Local(path_type=Path, dir_okay=False)
+FOLDER = _Local(path_type=Path, file_okay=False)
 TEXT = click.Choice(["table", "csv", "json", "jsonl", "md"])
 #: Options of `alab` itself, which every command takes too.
 WAREHOUSE: dict[str, Any] = {

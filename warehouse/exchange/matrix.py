@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from warehouse.catalog import runs
 from warehouse.catalog.runs import Run, names, numbers
-from warehouse.errors import AlabError, first_line
+from warehouse.errors import AlabError, NotThereError, first_line
 from warehouse.lake import store
 from warehouse.lake.lake import Lake
 from warehouse.lake.vectors import VectorFile
@@ -40,7 +40,7 @@ _KEPT = (
 _PLACES = "SELECT prompt_id, position FROM _positions_of(?, ?) ORDER BY prompt_id, position"
 _SELECTORS = """
 SELECT DISTINCT selector FROM positions WHERE run_id = $run
-UNION SELECT unnest(['all', 'last']) WHERE NOT EXISTS (FROM positions WHERE run_id = $run)
+UNION SELECT unnest(['all', 'last']) WHERE NOT _has('labels', $run)
 UNION SELECT 'mean' FROM states_of($run) WHERE state = 'mean'
 ORDER BY 1
 """
@@ -180,14 +180,17 @@ def find_vectors(
     """
     found = Run(lake, runs.find_run(db, run), db)
     read = _means if selector == MEAN else _selected
-    vectors = read(found, site, layer, selector)
-    if not len(vectors):
-        known = [row[0] for row in db.execute(_SELECTORS, {"run": found.run_id}).fetchall()]
-        there = f"There are: {', '.join(known) or 'none'}"
-        if selector in known:
-            raise AlabError(f"{selector!r} keeps nothing of {site} in layer {layer}", there)
-        raise AlabError(f"there is no selector {selector!r} in this run", there)
-    return vectors
+    try:
+        vectors, error = read(found, site, layer, selector), None
+    except AlabError as missing:
+        vectors, error = None, missing
+    if vectors is not None and len(vectors):
+        return vectors
+    known = [row[0] for row in db.execute(_SELECTORS, {"run": found.run_id}).fetchall()]
+    there = f"There are: {', '.join(known) or 'none'}"
+    if selector not in known:
+        raise NotThereError(f"there is no selector {selector!r} in this run", there)
+    raise error or AlabError(f"{selector!r} keeps nothing of {site} in layer {layer}", there)
 
 
 def _selected(run: Run, site: str, layer: int, selector: str) -> Vectors:

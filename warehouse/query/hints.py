@@ -115,8 +115,9 @@ def about(db: duckdb.DuckDBPyConnection, sql: str, empty: bool) -> list[str]:
                 meant.append(run_id)
             else:
                 hints.append(_about_run(db, value, is_column, runs))
+    given = {"few": bool(meant), "empty": empty}
     for kind, value, _ in names:
-        hints += _about_name(db, kind, value, meant or runs, bool(meant)) if kind != "run" else []
+        hints += _about_name(db, kind, value, meant or runs, **given) if kind != "run" else []
     return list(dict.fromkeys(hints))
 
 
@@ -138,12 +139,19 @@ def _about_run(db: duckdb.DuckDBPyConnection, name: str, is_column: bool, runs: 
 
 
 def _about_name(
-    db: duckdb.DuckDBPyConnection, kind: str, value: str | float, runs: list[str], few: bool
+    db: duckdb.DuckDBPyConnection,
+    kind: str,
+    value: str | float,
+    runs: list[str],
+    *,
+    few: bool,
+    empty: bool,
 ) -> list[str]:
     """Nothing where some run has the name, else a hint."""
     if kind in ("label", "label_column"):
         if few and db.execute(query("datasets"), {"runs": runs}).fetchall():
-            return []  # of a column that is not there the query itself says so
+            # Of a column that is not there the query itself says so.
+            return _about_label(db, str(value), runs) if kind == "label" and empty else []
         if kind == "label_column":
             return [f"{runs[0]} is no dataset run, it has no columns"] if few else []
     known = _known(db, kind, runs)
@@ -157,6 +165,16 @@ def _about_name(
         return []  # compared with something else of that name
     meant = _did_you_mean(value, known).replace("D", "d", 1) if isinstance(value, str) else ""
     return [f"there is no {kind} {value!r}{where}; {meant}the {kind}s are: {_listed(known)}"]
+
+
+def _about_label(db: duckdb.DuckDBPyConnection, value: str, runs: list[str]) -> list[str]:
+    """Nothing where some column of a dataset has the label, else a hint with labels like it."""
+    rows = db.execute(query("labels"), {"runs": runs}).fetchall()
+    known = list(dict.fromkeys(label for (label,) in rows))
+    if value in known:
+        return []
+    meant = _did_you_mean(value, known)
+    return [f"no column of the dataset has the label {value!r}; {meant}See: label_columns(RUN)"]
 
 
 def _known(db: duckdb.DuckDBPyConnection, kind: str, runs: list[str]) -> list:
@@ -218,9 +236,15 @@ def names_in(sql: str) -> Iterator[tuple[str, str | float, bool]]:
 
 @functools.cache
 def _arguments() -> dict[str, list[str]]:
-    """Names of the arguments of each analysis and macro."""
+    """Names of the arguments of each analysis and macro; `a` and `b` beside a column are labels."""
     macros = [item for item in sqldoc.library() if item.kind in ("analysis", "macro")]
-    return {item.name: item.arguments for item in macros}
+    return {
+        item.name: [
+            f"label_{name}" if name in "ab" and "label_column" in item.arguments else name
+            for name in item.arguments
+        ]
+        for item in macros
+    }
 
 
 def _in_call(
