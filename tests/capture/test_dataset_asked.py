@@ -104,7 +104,7 @@ def test_means_alone(lake, batched, source):
     )
     assert {site for (site,) in kept.fetchall()} == {"hidden_in", "hidden_out", "attn_out", "mlp_down_out"}  # fmt: skip
     assert lab.matrix(run_id, "hidden_out", 1, "mean")[0].shape == (20, 32)
-    with pytest.raises(AlabError, match="no selector 'last'.*\nThere are: mean$"):
+    with pytest.raises(AlabError, match=r"no selector 'last'.*\nThere are: mean$"):
         lab.matrix(run_id, "hidden_out", 1)
     assert json.loads(make(positions=["mean"]).model_dump_json())["capture"]["qkv"] is False
 

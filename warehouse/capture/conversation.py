@@ -54,7 +54,7 @@ def capture_one(
         the next `alab` command registers it.
     """
     if scenario.dataset is not None:
-        plan, _ = dataset_plan(scenario, loaded, sites, source)
+        plan, _ = dataset_plan(scenario, loaded, sites, source, progress)
     else:
         plan = make_plan(scenario, loaded, sites)
     if not force:

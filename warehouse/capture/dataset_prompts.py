@@ -2,7 +2,7 @@
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +19,8 @@ from warehouse.scenario import Scenario
 
 #: Selectors that need no field: the last token, every token, the last token of each message.
 SELECTORS = ("last", "all", "message_ends")
+#: Rows after which is told how far it is.
+TOLD = 1000
 #: The selector whose vectors are means over tokens, and stand among the states.
 MEAN = "mean"
 
@@ -39,13 +41,21 @@ class DatasetPrompts:
         scenario: the request.
         loaded: the model.
         warnings: gets rows of the table `warnings` about rows that are left out.
+        progress: told of rows whose tokens are made, which takes a minute a million.
 
     Raises:
         AlabError: with exit code 2; a row cannot be read and is not to be skipped, or there is no
             such selector.
     """
 
-    def __init__(self, dataset: Dataset, scenario: Scenario, loaded: Loaded, warnings: list[dict]):
+    def __init__(
+        self,
+        dataset: Dataset,
+        scenario: Scenario,
+        loaded: Loaded,
+        warnings: list[dict],
+        progress: Callable[[str, int, int], None] = lambda *_: None,
+    ):
         self.dataset, self._loaded, self._scenario = dataset, loaded, scenario
         self.dataset_hash = dataset.digest
         prompt = scenario.prompt[0]
@@ -66,6 +76,8 @@ class DatasetPrompts:
         }
         errors: list[tuple[Filled, str]] = []
         for filled in dataset.prompts():
+            if len(self._ids) % TOLD == 0:
+                progress("tokens of rows", len(self._ids), len(dataset))
             error = filled.error or self._read(filled)
             if error:
                 if self._request.on_error == "stop":

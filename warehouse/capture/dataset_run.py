@@ -92,7 +92,8 @@ def capture_dataset(
             f"{scenario.name} is no dataset that is read only: there is nothing to go on with",
             "Capture it without --resume.",
         )
-    plan, prompts, asked = prepare(scenario, loaded, sites, lake, source=source, force=force)
+    given: dict[str, Any] = {"source": source, "force": force, "progress": progress}
+    plan, prompts, asked = prepare(scenario, loaded, sites, lake, **given)
     if stopped := None if resume is False else _stopped(lake, asked, same=resume is None):
         staged = lake.resume(stopped)
     else:
@@ -117,13 +118,14 @@ def prepare(
     *,
     source: Any = None,
     force: bool = False,
+    progress: Progress = lambda *_: None,
 ) -> Prepared:
     """Check a dataset that is read only against a model and the disk, and note what was asked for.
 
     Raises:
         AlabError: as `capture_dataset`.
     """
-    plan, prompts = dataset_plan(scenario, loaded, sites, source)
+    plan, prompts = dataset_plan(scenario, loaded, sites, source, progress)
     if not force:
         check_room(plan, lake)
     lake.prepare()
@@ -169,7 +171,11 @@ def keeping(staged: StagedRun, lake: Lake, way: str) -> Iterator[None]:
 
 
 def dataset_plan(
-    scenario: Scenario, loaded: Loaded, sites: ModelSites, source: Any = None
+    scenario: Scenario,
+    loaded: Loaded,
+    sites: ModelSites,
+    source: Any = None,
+    progress: Progress = lambda *_: None,
 ) -> tuple[Plan, DatasetPrompts]:
     """Check a dataset and its scenario against a model; runs nothing.
 
@@ -179,7 +185,7 @@ def dataset_plan(
     assert scenario.dataset is not None  # who calls this has looked
     warnings: list[dict] = []
     dataset = Dataset(scenario.dataset, source)
-    prompts = DatasetPrompts(dataset, scenario, loaded, warnings)
+    prompts = DatasetPrompts(dataset, scenario, loaded, warnings, progress)
     plan = make_plan(scenario.model_copy(update={"prompt": []}), loaded, sites)
     warnings = plan.warnings + warnings
     return replace(plan, scenario=scenario, prompts=prompts, warnings=warnings), prompts
@@ -195,11 +201,7 @@ def means_of(plan: Plan) -> frozenset[tuple[int, str]]:
 
 
 def _stopped(lake: Lake, asked: dict, *, same: bool) -> str | None:
-    """The newest run of the same request that was stopped.
-
-    Raises:
-        AlabError: there is none, and one has to be there: not with `same`.
-    """
+    """The newest run of a request that was stopped; with `same` None where there is none."""
     name = asked["scenario"]["name"]
     stopped = {
         run_id: request

@@ -74,7 +74,7 @@ def capture_share(
         AlabError: as `capture_dataset`; another process is at the shard, or some are missing.
     """
     refuse_undivided(scenario)
-    prepared = prepare(scenario, loaded, sites, lake, **options)
+    prepared = prepare(scenario, loaded, sites, lake, progress=progress, **options)
     if share is None:
         return finish(prepared, lake, progress)
     read_shard(prepared, lake, share, progress)
