@@ -19,7 +19,8 @@ WHERE _in_place();
 -- @example select fields from _label_fields('latest')
 CREATE OR REPLACE MACRO _label_fields(run_id) AS TABLE
 -- A dataset may have a column of any name but two; that of the relation is none that anybody gives.
-SELECT "a row of the dataset".run_id, "a row of the dataset".prompt_id, to_json("a row of the dataset")::VARCHAR AS fields
+SELECT "a row of the dataset".run_id, "a row of the dataset".prompt_id,
+       to_json("a row of the dataset")::VARCHAR AS fields
 FROM labels_of(run_id) AS "a row of the dataset";
 
 -- One column of the dataset, as text: the label of each row.

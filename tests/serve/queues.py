@@ -79,4 +79,5 @@ def settle(jobs: Jobs, id_: str) -> Job:
 def reads(jobs: Jobs, id_: str) -> bool:
     """Whether a job's model reads."""
     job = jobs.get(id_)
-    return job.state == "running" and jobs.log(job).stage is not None
+    log = jobs.log(job)
+    return job.state == "running" and bool(log.begun) and log.stage is not None

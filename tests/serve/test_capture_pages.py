@@ -170,7 +170,7 @@ def test_cancel_offers_what_is_done_of_a_dataset(visit, place, service):
         assert made.status_code == 201
         visit.page.goto(visit.origin + made.json()["address"])
         until(visit, "!document.querySelector('[data-part=bar]').hidden")
-        assert "prompts:" in visit.page.inner_text("[data-part='stage']")
+        until(visit, "document.querySelector('[data-part=stage]').innerText.includes('prompts:')")
         (active,) = ask.get("/api/jobs?active=1").json()
         assert active["state"] == "running" and active["name"] == "rows"
         visit.page.click("[data-part='cancel']")

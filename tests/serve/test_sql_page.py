@@ -97,7 +97,7 @@ def test_a_chart_of_large_and_broken_numbers(visit):
     def answered(route):
         body = {
             "names": ["a", "b"],
-            "types": ["int64", "double"],
+            "types": ["BIGINT", "DOUBLE"],
             "cut": False,
             "limit": 9,
             "hints": [],
