@@ -60,7 +60,6 @@ def changed_lines(before: str, after: str) -> list[str]:
         ({"path": ["capture", "layers"], "append": -1}, 2),
         ({"path": ["capture", "sites", 0], "remove": True}, 1),
         ({"path": ["capture", "sites"], "append": "hidden_in"}, 1),
-        ({"path": ["capture", "sites"], "value": ["hidden_in"]}, 5),
         ({"path": ["output", "dir"], "value": "lab"}, 2),
         ({"path": ["prompt", "template", "enable_thinking"], "value": False}, 2),
     ],
@@ -73,11 +72,10 @@ def test_an_edit_touches_its_lines_only(change, lines):
         for part in change["path"]:
             value = value[part]
         assert value == change["value"]
-    if change["path"] != ["capture", "sites"] or "value" not in change:
-        assert after.count("#") - str(change).count("#") == TEXT.count("#") - (
-            ("remove" in change) and change["path"] != ["prompt", "messages", 1]
-            and "sites" not in change["path"] and "role" not in change["path"]
-        )  # fmt: skip
+    assert after.count("#") - str(change).count("#") == TEXT.count("#") - (
+        ("remove" in change) and change["path"] != ["prompt", "messages", 1]
+        and "sites" not in change["path"] and "role" not in change["path"]
+    )  # fmt: skip
 
 
 def test_a_prompt_becomes_the_first_of_several():
@@ -180,3 +178,41 @@ def test_aliases_that_stand_for_too_much_are_refused_before_anybody_walks_throug
 def test_paths_are_no_deeper_than_scenarios():
     with pytest.raises(AlabError, match="an edit has a path"):
         edit("a: 1\n", [{"path": ["a"] * 3000, "value": 1}])
+
+
+COMMENTED = """\
+prompt:
+  text: |  # told
+    one
+    two
+capture:
+  sites: [hidden_out,  # first
+    q]
+"""
+
+
+@pytest.mark.parametrize("value", ["a\nb", "one line", ""])
+def test_what_is_said_behind_the_mark_of_a_block_stays(value):
+    after = edit(COMMENTED, [{"path": ["prompt", "text"], "value": value}])
+    assert yaml.safe_load(after)["prompt"]["text"] == value and "  # told\n" in after
+
+
+def test_no_comment_is_lost_without_a_word():
+    after = edit(COMMENTED, [{"path": ["capture", "sites", 1], "value": "k"}])
+    assert yaml.safe_load(after)["capture"]["sites"] == ["hidden_out", "k"] and "# first" in after
+    with pytest.raises(AlabError, match="'# first' would be lost\nChange it in the YAML"):
+        edit(COMMENTED, [{"path": ["capture", "sites"], "value": ["q"]}])
+    with pytest.raises(AlabError, match="'# of the MLP' would be lost"):
+        edit(TEXT, [{"path": ["capture", "sites"], "value": ["hidden_in"]}])
+    assert "# first" not in edit(COMMENTED, [{"path": ["capture", "sites"], "remove": True}])
+
+
+def test_what_would_be_no_yaml_is_refused_by_the_name_of_what_was_changed():
+    text = "a: &a x\nsites:\n  - *a\n"
+    try:
+        assert yaml.safe_load(edit(text, [{"path": ["sites"], "append": "q"}]))["sites"] == [
+            "x",
+            "q",
+        ]
+    except AlabError as error:
+        assert "sites cannot be changed here" in str(error)

@@ -239,7 +239,7 @@ def _rows(request: "scenario.Dataset", table: Any, digest: Any) -> pa.Table:
         db.execute("SET lock_configuration = true")
         try:
             answer = db.sql(request.query) if request.query else db.table("source")
-            rows = for_arrow(answer).to_arrow_table() if answer is not None else None
+            rows = for_arrow(answer, words=True).to_arrow_table() if answer is not None else None
         except duckdb.Error as error:
             raise _refused(
                 f"query: {first_line(error)}", "It is DuckDB SQL over the relation source."

@@ -8,6 +8,7 @@ to come out, so that an edit that the text is too unusual for is refused, never 
 import copy
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,10 +41,35 @@ def edit(text: str, changes: Sequence[dict[str, Any]]) -> str:
     for change in changes:
         path = _checked(change.get("path"))
         expected = _changed(load(text, "the scenario"), path, change)
+        before = Counter(_comments(text))
         text = _edited(text, path, change)
-        if load(text, "the scenario") != expected:
+        if not _means(text, expected):
             raise _refused(path)
+        if "remove" not in change and (lost := before - Counter(_comments(text))):
+            raise AlabError(
+                f"{'.'.join(map(str, path))} cannot be changed here: {min(lost)!r} would be lost",
+                "Change it in the YAML beside.",
+                2,
+            )
     return text
+
+
+def _means(text: str, expected: Any) -> bool:
+    try:
+        return bool(load(text, "the scenario") == expected)
+    except AlabError:  # the text was too unusual: it is no YAML any more
+        return False
+
+
+def _comments(text: str) -> list[str]:
+    """The comments of a text: what stands between its tokens, and behind the mark of a block."""
+    gaps, end = [], 0
+    for token in yaml.scan(text, Loader):
+        gaps.append(text[end : token.start_mark.index])
+        end = token.end_mark.index
+        if isinstance(token, yaml.ScalarToken) and token.style in ("|", ">"):
+            gaps.append(text[token.start_mark.index : end].partition("\n")[0])
+    return re.findall(r"#.*", "\n".join([*gaps, text[end:]]))
 
 
 def line_of(root: Node | None, path: Path) -> int:
@@ -183,12 +209,17 @@ def _set(text: str, root: Node | None, path: Path, value: Any) -> str:
     if node is not None:
         start, end = node.start_mark.index, _end(text, node)
         column = _indent_of(text, node)
-        new = _dump(value, column + 2, flow=_in_flow(root, path))
+        in_brackets = _in_flow(root, path)
+        new = _dump(value, column + 2, flow=in_brackets)
+        if isinstance(node, ScalarNode) and node.style in ("|", ">"):
+            behind = re.search(r" +#.*", text[start:end].partition("\n")[0])
+            first, line_end, rest = new.partition("\n")
+            new = first + (behind[0] if behind else "") + line_end + rest
         # `key:` with nothing behind it, or what stood on lines of its own.
         before = "" if not new or new[0] == "\n" or text[start - 1 : start] in " \n-[{" else " "
         if new.startswith("\n"):
             start = len(text[:start].rstrip(" \n"))
-        elif not text[:start].rpartition("\n")[2].strip():
+        elif not in_brackets and not text[:start].rpartition("\n")[2].strip():
             start, before = len(text[:start].rstrip()), " "
         if new.startswith("|"):  # what stands behind it on its line would be text
             stop = _line_end(text, end)
