@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Two processes share the tests; who has nothing to do takes some of the other's.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal --durations=20
+# Two processes share the tests, a file each: the long ones first, so that both end at once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test quick soak compat lint bench wheel clean
@@ -45,8 +45,9 @@ test: $(VENV)/.installed-dev  ## Run the tests (12 to 21 minutes on two cores)
 quick: $(VENV)/.installed-dev  ## Run the tests that take less than 90 seconds together
 	$(PYTEST) -m "not slow"
 
+# One of them takes four minutes: who has nothing to do takes tests of the other's, file or not.
 soak: $(VENV)/.installed-dev  ## Run the tests that take long by nature, such as storms of kills
-	$(PYTEST) -m soak
+	$(PYTEST) --dist worksteal -m soak
 
 # Each DuckDB in a folder of its own, which stands before the environment's.
 .compat/%/.installed:

@@ -32,7 +32,7 @@ SLOW = (
     "test_end_to_end", "test_ending", "test_export", "test_families", "test_fingerprint", "test_reader", "test_heatmap",
     "test_hooks", "test_import", "test_import_arrays", "test_lens", "test_lens_by_content", "test_library",
     "test_many_prompts", "test_matrix", "test_older_warehouse", "test_passes", "test_places", "test_run", "test_readonly", "test_recording", "test_reliability",
-    "test_advice", "test_aggregates", "test_blocks", "test_captures", "test_dataset_resume", "test_dataset_run", "test_jobs", "test_progress_lines", "test_report", "test_report_datasets", "test_report_findings", "test_report_in_browser", "test_shards", "test_shards_url", "test_url", "test_url_commands", "test_url_requests", "test_weights", "test_wheel", "test_workers",
+    "test_advice", "test_aggregates", "test_answers", "test_dataset_asked", "test_map", "test_blocks", "test_captures", "test_dataset_resume", "test_dataset_run", "test_jobs", "test_progress_lines", "test_report", "test_report_datasets", "test_report_findings", "test_report_in_browser", "test_shards", "test_shards_url", "test_url", "test_url_commands", "test_url_requests", "test_weights", "test_wheel", "test_workers",
 )  # fmt: skip
 #: Files that compare computations of a tiny model with each other, whatever the number of threads; a second one costs
 #: as much as the first and brings nothing. Captures take a core from the model, so their tests keep all threads.
@@ -45,12 +45,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that `make quick` leaves out."""
+    """Mark the tests that `make quick` leaves out, and put their files first."""
     for item in items:
         if item.path.stem in SLOW or any(
             item.get_closest_marker(name) for name in ("embedded", "browser", "soak")
         ):
             item.add_marker("slow")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

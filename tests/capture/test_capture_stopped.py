@@ -16,7 +16,7 @@ from warehouse.errors import AlabError
 
 def test_a_disk_without_room_is_seen_beforehand(lake, llama, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
-    with pytest.raises(AlabError, match=r"(?s)needs about .* GB; .* has 0.0 GB free.*--force"):
+    with pytest.raises(AlabError, match=r"(?s)needs about .* GB; .* has 0.000 GB free.*--force"):
         run(lake, llama)
     assert not lake.root.exists()
     assert capture.capture_one(make_scenario(), *llama, lake, force=True)

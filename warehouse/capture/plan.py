@@ -355,8 +355,8 @@ def check_room(plan: Plan, lake: Lake) -> None:
     place = next(folder for folder in (lake.root, *lake.root.parents) if folder.exists())
     free = shutil.disk_usage(place).free
     if needed > free:
-        room = f"the disk of {place} has {free / 1e9:,.3g} GB free"
+        room = f"the disk of {place} has {free / 1e9:,.3f} GB free"
         raise AlabError(
-            f"{plan.scenario.name} needs about {needed / 1e9:,.3g} GB; {room}",
+            f"{plan.scenario.name} needs about {needed / 1e9:,.3f} GB; {room}",
             "Keep fewer layers or tensors (capture.*), free some space, or go ahead with --force.",
         )

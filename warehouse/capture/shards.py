@@ -86,13 +86,13 @@ def read_shard(prepared: Prepared, lake: Lake, share: Share, progress: Progress)
     plan, prompts, asked = prepared
     index, count = share
     run_id = f"{_stem(asked)}{count}"
-    if done := _done(lake, asked):
-        progress(f"{done} is published already", 0, 0)
-        return
     begun = {k: run for k, run in _begun(lake, asked) if run["shards"] == count}
     for other, run in begun.items():
         refuse_changes(other, run, asked, "Give the scenario another name")
     if run_id not in begun:
+        if done := _done(lake, asked):
+            progress(f"{done} is published already", 0, 0)
+            return
         asked = asked | {"trees": trees_of(plan, prompts, asked)}
     asked = asked | {"shards": count}
     asked["parts"] = len(batches_of(plan, prompts, asked).shards)

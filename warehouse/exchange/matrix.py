@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from warehouse.catalog import runs
 from warehouse.catalog.runs import Run, names, numbers
-from warehouse.errors import AlabError, NotThereError, first_line
+from warehouse.errors import AlabError, first_line
 from warehouse.lake import store
 from warehouse.lake.lake import Lake
 from warehouse.lake.vectors import VectorFile
@@ -189,7 +189,7 @@ def find_vectors(
     known = [row[0] for row in db.execute(_SELECTORS, {"run": found.run_id}).fetchall()]
     there = f"There are: {', '.join(known) or 'none'}"
     if selector not in known:
-        raise NotThereError(f"there is no selector {selector!r} in this run", there)
+        raise AlabError(f"there is no selector {selector!r} in this run", there)
     raise error or AlabError(f"{selector!r} keeps nothing of {site} in layer {layer}", there)
 
 
