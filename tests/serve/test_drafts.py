@@ -171,6 +171,15 @@ def test_a_run_gives_its_scenario_back(start, changes, listed):
     assert parse(yaml.safe_load(drafts.of_run(stored))) == scenario
 
 
+def test_a_run_of_earlier_gives_its_scenario_back_too():
+    sites = {"positions": ["last"], "sites": ["hidden_out"]}
+    flags = {"qkv": True, "mlp": True, "attention_weights": True, "hidden_states": True, "logits": True}  # fmt: skip
+    stored = json.dumps(ROWS | {"capture": sites | flags})
+    assert parse(yaml.safe_load(drafts.of_run(stored))) == parse(ROWS | {"capture": sites})
+    with pytest.raises(AlabError, match="the run's scenario"):
+        drafts.of_run('{"tool": "another"}')
+
+
 def test_what_is_usual_of_a_dataset_is_so_in_a_list_too():
     assert parse(ROWS | {"prompt": [ROWS["prompt"]]}) == parse(ROWS)
 

@@ -60,7 +60,7 @@ async def _beginning(server: Server, query: dict[str, str]) -> str:
         return await asyncio.to_thread(drafts.example, query["example"])
     if "run" in query:
         (row,) = await server.rows("run", run=query["run"])
-        return drafts.of_run(row["scenario_json"])
+        return drafts.of_run(row["scenario_json"] or "{}")
     there = await asyncio.to_thread(models.models, [])
     first = there[0] if there else None
     id_ = query.get("model") or (first.id if first else "owner/model")

@@ -1,5 +1,6 @@
 """Scenarios while they are written: files in one folder, and what is wrong with a text."""
 
+import json
 import os
 import re
 import secrets
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from warehouse.assets import asset_dir
 from warehouse.errors import AlabError, ConflictError, NotThereError
 from warehouse.mistakes import each
-from warehouse.scenario import Scenario, parse
+from warehouse.scenario import FLAGS, Scenario, parse
 from warehouse.scenario_files import beside, load
 from warehouse.serve.server import Server
 from warehouse.serve.yaml_edit import edit, line_of, tree
@@ -226,8 +227,16 @@ def examples() -> list[str]:
 
 
 def of_run(scenario_json: str) -> str:
-    """The scenario of a run as YAML, without what is so by default."""
-    scenario = Scenario.model_validate_json(scenario_json)
+    """The scenario of a run as YAML, without what is so by default.
+
+    Raises:
+        AlabError: with exit code 2; it is none, as of an imported run.
+    """
+    stored = json.loads(scenario_json)
+    capture = stored.get("capture") or {}
+    if capture.get("sites") is not None:  # earlier runs say flags too, which then mean nothing
+        stored["capture"] = {key: value for key, value in capture.items() if key not in FLAGS}
+    scenario = parse(stored, "the run's scenario")
     whole, data = (scenario.model_dump(mode="json", exclude_defaults=no) for no in (False, True))
     # What is usual depends on the rest: of a dataset, say, no tokens are generated.
     usual = parse(data).model_dump(mode="json")
