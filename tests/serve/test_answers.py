@@ -82,7 +82,7 @@ def test_a_draft_whose_data_need_too_much_memory_is_told(asker, conversations):
     """A forgotten join in a dataset's query, while somebody types."""
     source = conversations.home / "rows.csv"
     source.write_text("a\n1\n")
-    query = f"select i, repeat('x', 10000) as a from range({worker.MOST // 5000}) t(i), source"
+    query = f"select i, repeat('x', 1000000) as a from range({worker.MOST // 500000}) t(i), source"
     text = json.dumps({"name": "d", "model": {"id": "x"}, "prompt": {"dataset": {"source": str(source), "query": query, "text": "{{ a }}"}}})  # fmt: skip
     answer = json.loads(asker.post("/api/capture/check", {"yaml": text}).body)
     assert "emory" in answer["preview"]["error"], answer
