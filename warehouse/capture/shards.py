@@ -35,14 +35,16 @@ def published(
     scenario: Scenario, loaded: Loaded, lake: Lake, since: datetime = datetime.min
 ) -> str | None:
     """The run that a scenario is in a lake since then, of the same weights and data, or None."""
-    rows = None if scenario.dataset is None else Dataset(scenario.dataset).digest
-    asked = [scenario.model_dump_json(), loaded.weights_hash, rows]
+    asked = [scenario.model_dump_json(), loaded.weights_hash]
+    digest: str | None = None  # read once, and only where some run may be of the same rows
     for run_id in lake.run_ids():
         if run_id.startswith(f"{scenario.name}_"):
             run = lake.metadata(run_id, "runs").to_pylist()[0]
-            same = [run["scenario_json"], run["weights_hash"], run.get("dataset_hash")] == asked
-            if same and run["created_at"] >= since:
-                return run_id
+            if [run["scenario_json"], run["weights_hash"]] == asked and run["created_at"] >= since:
+                if digest is None and scenario.dataset is not None:
+                    digest = Dataset(scenario.dataset).digest
+                if run.get("dataset_hash") == digest:
+                    return run_id
     return None
 
 
