@@ -1,6 +1,8 @@
-"""Warehouses that the tests of the pages look at, made once."""
+"""Warehouses that the tests of the pages look at, made once; a server, and the browser that looks."""
 
 import pytest
+from browser import chromium
+from pages_in_browser import served
 from synthetic import Shape, make_run
 
 from warehouse.catalog import catalog
@@ -15,3 +17,17 @@ def conversations(tmp_path_factory) -> Lake:
         make_run(lake, name, Shape(), seed=seed)
     catalog.sync(lake)
     return lake
+
+
+@pytest.fixture(scope="module")
+def service(conversations):
+    """The pages of those runs; a file about another warehouse has its own."""
+    with served(conversations) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium."""
+    with chromium() as browser:
+        yield browser

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from asker import Asker
 from click.testing import CliRunner
-from pages_in_browser import served
 
 from warehouse.cli.commands import main
 from warehouse.serve import tasks, worker, workers
@@ -26,9 +25,8 @@ ODD = """
 
 
 @pytest.fixture(scope="module")
-def asker(conversations):
-    with served(conversations) as service:
-        yield Asker(service)
+def asker(service):
+    return Asker(service)
 
 
 def rows(asker, sql: str, form: str = "", **params):

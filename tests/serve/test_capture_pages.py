@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from browser import chromium, executable
+from browser import executable
 from pages_in_browser import LOOKS, Visit, served
 from queues import long_dataset, make_place, new_lake, scenario
 
@@ -32,12 +32,6 @@ def place(tmp_path_factory):
 def service(place):
     with served(new_lake(place)) as service:
         yield service
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import numpy as np
 import pyarrow as pa
 import pytest
-from browser import chromium, executable
+from browser import executable
 from pages_in_browser import WIDTHS, Visit, served
 from synthetic import Shape, make_run
 from synthetic_dataset import make_dataset
@@ -287,12 +287,6 @@ def test_unknown_runs_are_an_error_of_data(desk):
 def service(lake):
     with served(lake) as service:
         yield service
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 def page(*refs: str, **values: str) -> str:

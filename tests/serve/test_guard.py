@@ -6,15 +6,8 @@ from urllib.parse import quote
 
 import pytest
 from asker import Asker, state
-from pages_in_browser import served
 
 from warehouse.serve import workers
-
-
-@pytest.fixture(scope="module")
-def service(conversations):
-    with served(conversations) as service:
-        yield service
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import re
 import httpx
 import numpy as np
 import pytest
-from browser import chromium, executable
+from browser import executable
 from pages_in_browser import LOOKS, Visit, served
 from playwright.sync_api import expect
 from synthetic_dataset import make_dataset
@@ -35,12 +35,6 @@ def client(service):
     with httpx.Client(base_url=service.address.partition("/?")[0], follow_redirects=True) as client:
         client.get(service.address)
         yield client
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 def order(client, **values) -> list[int]:

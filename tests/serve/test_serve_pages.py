@@ -4,8 +4,8 @@ import re
 from collections import Counter
 
 import pytest
-from browser import chromium, executable
-from pages_in_browser import LOOKS, Visit, served
+from browser import executable
+from pages_in_browser import LOOKS, Visit
 
 from warehouse.assets import asset_dir
 
@@ -13,18 +13,6 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(executable() is None, reason="no Chromium on the path"),
 ]
-
-
-@pytest.fixture(scope="module")
-def service(conversations):
-    with served(conversations) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @LOOKS

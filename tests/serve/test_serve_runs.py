@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from browser import chromium, executable
+from browser import executable
 from pages_in_browser import LOOKS, Visit, served
 from report_pages import edit
 from synthetic import Shape, make_run
@@ -65,12 +65,6 @@ def asking(service):
 def client(service):
     with asking(service) as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

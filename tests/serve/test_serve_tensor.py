@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from browser import chromium, executable
+from browser import executable
 from pages_in_browser import LOOKS, Visit, served
 from playwright.sync_api import expect
 from synthetic import Shape, make_run
@@ -22,18 +22,6 @@ needs_browser = [
     pytest.mark.skipif(executable() is None, reason="no Chromium on the path"),
 ]
 TENSOR, ATTENTION = "/run/latest:talk/tensor", "/run/latest:talk/attention"
-
-
-@pytest.fixture(scope="module")
-def service(conversations):
-    with served(conversations) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -3,26 +3,14 @@
 import json
 
 import pytest
-from browser import chromium, executable
-from pages_in_browser import Visit, served
+from browser import executable
+from pages_in_browser import Visit
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(executable() is None, reason="no Chromium on the path"),
 ]
 LARGE = 2**53 + 1
-
-
-@pytest.fixture(scope="module")
-def service(conversations):
-    with served(conversations) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

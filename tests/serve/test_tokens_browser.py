@@ -1,7 +1,7 @@
 """The pages of tokens and of the search in a real browser."""
 
 import pytest
-from browser import chromium, executable
+from browser import executable
 from pages_in_browser import LOOKS, WIDTHS, Visit, served
 from synthetic import Shape, make_run
 from synthetic_dataset import make_dataset
@@ -39,12 +39,6 @@ def lake(tmp_path_factory):
 def service(lake):
     with served(lake) as service:
         yield service
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
